@@ -1,0 +1,1 @@
+"""Distributed training toolkit for text-based person search."""

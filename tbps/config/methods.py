@@ -1,0 +1,174 @@
+"""Hyper-parameters of the methods and how each is built. Heavy modules are imported in `build` only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from tbps.methods.albef import AlbefMethod
+    from tbps.methods.mars import MarsMethod
+    from tbps.methods.rasa import RasaMethod
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Vit:
+    """Vision transformer. Defaults: ViT-B/16."""
+
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    patch_px: int = 16
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bert:
+    """BERT whose last layers (or all) carry cross-attention to the image. Defaults: BERT-base."""
+
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    intermediate: int = 3072
+    vocabulary_size: int = 30_522
+    max_positions: int = 512
+    fusion_layer: int = 6
+    """The first `fusion_layer` layers are the text encoder; the rest belong to the cross encoder only."""
+    full_cross_attention: bool = False
+    """Every layer carries cross-attention and the cross encoder runs all of them from token ids (MARS)."""
+    dropout: float = 0.1
+    cls_id: int = 101
+    """Token id of [CLS] in the vocabulary (bert-base-uncased: 101)."""
+    mask_id: int = 103
+    """Token id of [MASK] in the vocabulary (bert-base-uncased: 103)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MaeDecoder:
+    """MARS's image decoder with cross-attention to the text."""
+
+    depth: int = 4
+    heads: int = 8
+    mask_ratio: float = 0.75
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AlbefWeights:
+    """Weights of ALBEF's losses."""
+
+    itc: float = 1.0
+    itm: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RasaWeights:
+    """Weights of RaSa's losses (RaSa configs; MARS paper, Eq. 17)."""
+
+    cl: float = 0.5
+    pitm: float = 1.0
+    mlm: float = 1.0
+    prd: float = 0.5
+    mrtd: float = 0.5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MarsWeights:
+    """Weights of MARS's losses (MARS paper, Sec. 4.1). 0 = the loss and its passes are left out."""
+
+    cl: float = 0.5
+    pitm: float = 1.0
+    mlm: float = 1.0
+    prd: float = 0.5
+    mrtd: float = 0.5
+    mae: float = 1.0
+    attribute: float = 2.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _AlbefFamily:
+    vit: Vit = Vit()
+    bert: Bert = Bert()
+    projection: int = 256
+    """Width E of the contrastive features."""
+    temperature: float = 0.07
+    """Start of the learned temperature, not clamped."""
+    queue_pairs: int = 65_536
+    momentum: float = 0.995
+    alpha: float = 0.4
+    """Weight of the momentum twin's soft targets, ramped from 0 over the first epoch."""
+    momentum_dropout: bool = True
+    """The momentum BERT runs with dropout, as in the official code; off = evaluation mode."""
+    padding: Literal["packed", "official"] = "packed"
+    """`packed` computes real tokens only; `official` also computes padding, which leaks into two official losses."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Albef(_AlbefFamily):
+    """ALBEF fine-tuned for retrieval: ITC + ITM (arXiv 2107.07651)."""
+
+    weights: AlbefWeights = AlbefWeights()
+
+    def build(self, *, image_px: tuple[int, int]) -> AlbefMethod:
+        """The method with random weights."""
+        from tbps.methods.albef import AlbefMethod
+        from tbps.methods.assembly import family_arguments
+
+        return AlbefMethod(**family_arguments(self, image_px=image_px), weights=self.weights)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rasa(_AlbefFamily):
+    """RaSa: relation- and sensitivity-aware learning (arXiv 2305.13653)."""
+
+    weights: RasaWeights = RasaWeights()
+    mlm_probability: float = 0.15
+    mrtd_probability: float = 0.3
+    mlm_soft: Literal["vocabulary", "sequence"] = "vocabulary"
+    """Soft MLM labels against a softmax over the vocabulary, or over positions (a typo behind the published numbers,
+    salesforce/ALBEF issue 58; needs padding = official to be exact)."""
+
+    def build(self, *, image_px: tuple[int, int]) -> RasaMethod:
+        """The method with random weights."""
+        from tbps.methods.assembly import family_arguments
+        from tbps.methods.rasa import RasaMethod
+
+        return RasaMethod(
+            **family_arguments(self, image_px=image_px),
+            weights=self.weights,
+            mlm_probability=self.mlm_probability,
+            mrtd_probability=self.mrtd_probability,
+            mlm_soft=self.mlm_soft,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Mars(_AlbefFamily):
+    """MARS: RaSa with full cross-attention, attribute loss and text-aware MAE (papers: mars)."""
+
+    bert: Bert = Bert(full_cross_attention=True)
+    weights: MarsWeights = MarsWeights()
+    mae: MaeDecoder = MaeDecoder()
+    mlm_probability: float = 0.15
+    mrtd_probability: float = 0.3
+    mlm_soft: Literal["vocabulary", "sequence"] = "vocabulary"
+    """As in RaSa."""
+    attribute_head: Literal["shared", "own"] = "shared"
+    """Chunks are judged by the ITM head, or by a head of their own (Table 2, w/o shared head)."""
+    attribute_weighting: Literal["uniform", "frequency"] = "uniform"
+    """`frequency`: common words weigh less (Eq. 14-15; Table 2, AL rebalanced)."""
+
+    def build(self, *, image_px: tuple[int, int]) -> MarsMethod:
+        """The method with random weights."""
+        from tbps.methods.assembly import family_arguments
+        from tbps.methods.mars import MarsMethod
+
+        return MarsMethod(
+            **family_arguments(self, image_px=image_px),
+            weights=self.weights,
+            mae_depth=self.mae.depth,
+            mae_heads=self.mae.heads,
+            mae_mask_ratio=self.mae.mask_ratio,
+            mlm_probability=self.mlm_probability,
+            mrtd_probability=self.mrtd_probability,
+            mlm_soft=self.mlm_soft,
+            attribute_head=self.attribute_head,
+        )

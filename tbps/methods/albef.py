@@ -1,0 +1,59 @@
+"""ALBEF fine-tuned for retrieval: contrast and matching (arXiv 2107.07651; salesforce/ALBEF Retrieval.py).
+
+Shapes: B pairs, N packed tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from tbps.config.methods import AlbefWeights
+from tbps.data.batch import Batch, Draws
+from tbps.data.draws import DrawSpec
+from tbps.methods.albef_family import AlbefFamily, cross_encode, sequences
+from tbps.methods.matching_step import PendingNegatives
+from tbps.objectives.itc import Features
+from tbps.objectives.itm import matching_loss
+
+
+class AlbefMethod(AlbefFamily):
+    """Losses: itc = (i2t + t2i) / 2, itm. One image view and one caption feed everything."""
+
+    def __init__(self, *, weights: AlbefWeights, **family: Any) -> None:
+        super().__init__(word_head=False, weights=weights, **family)
+        self.draw_spec = DrawSpec(mlm_probability=0, mrtd_probability=0, vocabulary_size=1, num_patches=0)
+
+    def forward(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
+        """Named losses; see tbps/methods/method.py."""
+        captions = self.pack_captions(batch.paired, padded=self.padding == "official", group_pairs=batch.group_pairs)
+        momentum, _ = self.momentum_features(batch, captions)
+        token_BPD = self.online.image_encoder(batch.image_BCHW)
+        hidden_ND = self.encode_text(self.online, captions)
+        online = Features(
+            image_BE=self.online.image_feature(token_BPD),
+            caption_BE=self.online.caption_feature(hidden_ND.index_select(0, captions.packing.first_S)),
+        )
+        contrast = self.contrast(batch, online, momentum, intra=False)
+        pending = PendingNegatives(
+            i2t_BC=contrast.i2t_BC,
+            t2i_BC=contrast.t2i_BC,
+            identity_B=batch.identity_B,
+            group_pairs=batch.group_pairs,
+            draws=draws,
+        )
+        losses = {"itc": (contrast.loss["i2t"] + contrast.loss["t2i"]) / 2}
+        if self.weights["itm"]:
+            negatives = pending.wait()
+            shown = sequences(captions, offset=0, image=negatives.images(), caption=negatives.captions())
+            crossed = cross_encode(
+                self.online.text_encoder,
+                ids_N=captions.token_id_N,
+                hidden_ND=hidden_ND,
+                image_IPD=token_BPD,
+                shown=shown,
+            )
+            logit_R2 = self.itm_head(crossed.hidden_ND.index_select(0, crossed.packing.first_S))
+            losses["itm"] = matching_loss(logit_R2, has_negative_B=pending.has_B, group_pairs=batch.group_pairs)
+        return losses

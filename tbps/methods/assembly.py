@@ -1,0 +1,42 @@
+"""Building the encoders of a method from its hyper-parameters."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tbps.nn.bert import Bert
+from tbps.nn.vit import VisionTransformer
+
+if TYPE_CHECKING:
+    from tbps.config.methods import Albef, Mars, Rasa
+
+
+def family_arguments(config: Albef | Rasa | Mars, *, image_px: tuple[int, int]) -> dict[str, Any]:
+    """Arguments that ALBEF, RaSa and MARS share; encoders with random weights."""
+    vit, bert = config.vit, config.bert
+    return {
+        "image_encoder": VisionTransformer(
+            image_px=image_px, patch_px=vit.patch_px, width=vit.width, depth=vit.depth, heads=vit.heads
+        ),
+        "text_encoder": Bert(
+            width=bert.width,
+            layers=bert.layers,
+            heads=bert.heads,
+            intermediate=bert.intermediate,
+            vocabulary_size=bert.vocabulary_size,
+            max_positions=bert.max_positions,
+            fusion_layer=bert.fusion_layer,
+            full_cross_attention=bert.full_cross_attention,
+            image_width=vit.width,
+            dropout=bert.dropout,
+        ),
+        "projection": config.projection,
+        "temperature": config.temperature,
+        "queue_pairs": config.queue_pairs,
+        "momentum": config.momentum,
+        "alpha": config.alpha,
+        "momentum_dropout": config.momentum_dropout,
+        "padding": config.padding,
+        "cls_id": bert.cls_id,
+        "mask_id": bert.mask_id,
+    }

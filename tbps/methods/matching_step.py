@@ -1,0 +1,70 @@
+"""Hard negatives of a step: drawn on the device, known to the host once other work has been queued behind them.
+
+Shapes: B pairs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tbps.data.batch import Draws
+from tbps.objectives.hard_negatives import draw_negatives, negative_weights
+
+
+@dataclass(kw_only=True)
+class Negatives:
+    """Hard negatives on the host."""
+
+    image_B: NDArray[np.int64]
+    """Hard negative image of each caption, a row of the batch."""
+    caption_B: NDArray[np.int64]
+    """Hard negative caption of each image, a row of the batch."""
+    has_B: NDArray[np.bool_]
+    """Whether the pair's group holds another identity."""
+
+    def captions(self) -> NDArray[np.int64]:
+        """Captions of the 3B matching rows: positives, (negative image, caption), (image, negative caption)."""
+        own = np.arange(len(self.image_B))
+        return np.concatenate([own, own, self.caption_B])
+
+    def images(self) -> NDArray[np.int64]:
+        """Images of the 3B matching rows."""
+        own = np.arange(len(self.image_B))
+        return np.concatenate([own, self.image_B, own])
+
+
+class PendingNegatives:
+    """The copy to the host is started here and waited for in `wait`: the step's one host sync, hidden behind queued work."""
+
+    def __init__(self, *, i2t_BC: Tensor, t2i_BC: Tensor, identity_B: Tensor, group_pairs: int, draws: Draws) -> None:
+        weight_t2i, has_B = negative_weights(t2i_BC[:, :group_pairs], identity_B)
+        weight_i2t, _ = negative_weights(i2t_BC[:, :group_pairs], identity_B)
+        self.has_B = has_B
+        uniform_B2 = draws.negative_B2.to(identity_B.device, non_blocking=True)
+        image_B = draws.negative_image_B
+        if image_B is None:
+            image_B = draw_negatives(weight_t2i, uniform_B2[:, 0])
+        caption_B = draws.negative_caption_B
+        if caption_B is None:
+            caption_B = draw_negatives(weight_i2t, uniform_B2[:, 1])
+        on_device = torch.stack([image_B.to(has_B.device), caption_B.to(has_B.device), has_B.long()])
+        self._event: torch.cuda.Event | None = None
+        if on_device.device.type == "cuda":
+            self._host = torch.empty(on_device.shape, dtype=on_device.dtype, pin_memory=True)
+            self._host.copy_(on_device, non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record()
+        else:
+            self._host = on_device
+
+    def wait(self) -> Negatives:
+        """Block until the copy is there."""
+        if self._event is not None:
+            self._event.synchronize()
+        image_B, caption_B, has_B = self._host.numpy()
+        return Negatives(image_B=image_B, caption_B=caption_B, has_B=has_B.astype(bool))

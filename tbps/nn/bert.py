@@ -1,0 +1,185 @@
+"""BERT on packed sequences, with cross-attention to an image in its last layers or in all of them.
+
+Shapes: S sequences of N tokens in all, packed (tbps/nn/packing.py); I images of P tokens; D width, d head width.
+Source: BERT (arXiv 1810.04805), post-norm, exact GELU; cross-attention between self-attention and feed-forward with its
+own residual and norm, as in ALBEF (arXiv 2107.07651, Sec. 3.1).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from tbps.nn.attention import attention, join_heads, split_heads
+from tbps.nn.packing import Packing
+
+NORM_EPS = 1e-12
+
+
+class SelfAttention(nn.Module):
+    """Tokens of one sequence attend to each other; residual and norm."""
+
+    def __init__(self, *, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.dropout = dropout
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width, eps=NORM_EPS)
+
+    def forward(self, x_ND: Tensor, packing: Packing, *, only_first: bool = False) -> Tensor:
+        """(N, D) to (N, D), or to (S, D) with `only_first`: the [CLS] rows alone, attending to everything."""
+        qkv_SLD = self.qkv(x_ND).index_select(0, packing.grid_SL.flatten()).view(*packing.grid_SL.shape, -1)
+        query, key, value = (split_heads(part, self.heads) for part in qkv_SLD.chunk(3, dim=-1))
+        query = query[:, :, :1] if only_first else query
+        dropout = self.dropout if self.training else 0.0
+        bias = None if packing.key_bias_SL is None else packing.key_bias_SL.to(query.dtype)
+        context_SLD = join_heads(attention(query, key, value, bias=bias, dropout=dropout))
+        context_ND = context_SLD[:, 0] if only_first else context_SLD.flatten(0, 1).index_select(0, packing.flat_N)
+        residual = x_ND.index_select(0, packing.first_S) if only_first else x_ND
+        return self.norm(F.dropout(self.out(context_ND), self.dropout, self.training) + residual)
+
+
+class CrossAttention(nn.Module):
+    """All tokens that look at one image attend to it in one dense call; residual and norm."""
+
+    def __init__(self, *, width: int, image_width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.dropout = dropout
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(image_width, 2 * width)
+        self.out = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width, eps=NORM_EPS)
+
+    def forward(self, x_ND: Tensor, packing: Packing, image_IPD: Tensor) -> Tensor:
+        """(N, D) to (N, D)."""
+        assert packing.image_grid_IQ is not None and packing.image_flat_N is not None
+        query_IQD = self.query(x_ND).index_select(0, packing.image_grid_IQ.flatten()).view(*packing.image_grid_IQ.shape, -1)
+        key, value = (split_heads(part, self.heads) for part in self.key_value(image_IPD).chunk(2, dim=-1))
+        dropout = self.dropout if self.training else 0.0
+        context_IQD = join_heads(attention(split_heads(query_IQD, self.heads), key, value, dropout=dropout))
+        context_ND = context_IQD.flatten(0, 1).index_select(0, packing.image_flat_N)
+        return self.norm(F.dropout(self.out(context_ND), self.dropout, self.training) + x_ND)
+
+
+class BertLayer(nn.Module):
+    """Self-attention, cross-attention where the layer has it and an image is given, feed-forward."""
+
+    def __init__(self, *, width: int, heads: int, intermediate: int, dropout: float, image_width: int | None) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.self_attention = SelfAttention(width=width, heads=heads, dropout=dropout)
+        self.cross_attention: CrossAttention | None = None
+        if image_width is not None:
+            self.cross_attention = CrossAttention(width=width, image_width=image_width, heads=heads, dropout=dropout)
+        self.fc1 = nn.Linear(width, intermediate)
+        self.fc2 = nn.Linear(intermediate, width)
+        self.norm = nn.LayerNorm(width, eps=NORM_EPS)
+
+    def forward(self, x_ND: Tensor, packing: Packing, image_IPD: Tensor | None) -> Tensor:
+        """(N, D) to (N, D)."""
+        x_ND = self.self_attention(x_ND, packing)
+        if image_IPD is not None and self.cross_attention is not None:
+            x_ND = self.cross_attention(x_ND, packing, image_IPD)
+        return self.feed_forward(x_ND)
+
+    def feed_forward(self, x_ND: Tensor) -> Tensor:
+        """The layer's last third."""
+        return self.norm(F.dropout(self.fc2(F.gelu(self.fc1(x_ND))), self.dropout, self.training) + x_ND)
+
+
+class Bert(nn.Module):
+    """Text encoder (layers before `fusion_layer`) and cross encoder."""
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        layers: int,
+        heads: int,
+        intermediate: int,
+        vocabulary_size: int,
+        max_positions: int,
+        fusion_layer: int,
+        full_cross_attention: bool,
+        image_width: int,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.width = width
+        self.vocabulary_size = vocabulary_size
+        self.fusion_layer = fusion_layer
+        self.full_cross_attention = full_cross_attention
+        self.dropout = dropout
+        self.checkpointing = False
+        self.words = nn.Embedding(vocabulary_size, width, padding_idx=0)
+        self.positions = nn.Embedding(max_positions, width)
+        self.token_type = nn.Parameter(torch.empty(2, width))
+        self.norm = nn.LayerNorm(width, eps=NORM_EPS)
+        self.layers = nn.ModuleList(
+            BertLayer(
+                width=width,
+                heads=heads,
+                intermediate=intermediate,
+                dropout=dropout,
+                image_width=image_width if full_cross_attention or index >= fusion_layer else None,
+            )
+            for index in range(layers)
+        )
+        self._initialise()
+
+    def embed(self, token_id_N: Tensor, packing: Packing) -> Tensor:
+        """Token ids to (N, D)."""
+        x_ND = self.words(token_id_N) + self.positions(packing.position_N) + self.token_type[0]
+        return F.dropout(self.norm(x_ND), self.dropout, self.training)
+
+    def encode_text(self, x_ND: Tensor, packing: Packing) -> Tensor:
+        """Embedded tokens through the text encoder; no image is seen."""
+        return self._run(x_ND, packing, None, range(self.fusion_layer))
+
+    def encode_cross(self, x_ND: Tensor, packing: Packing, image_IPD: Tensor) -> Tensor:
+        """The cross encoder: all layers from embedded tokens with full cross-attention, else the last from text states."""
+        return self._run(x_ND, packing, image_IPD, range(self.first_cross_layer, len(self.layers)))
+
+    @property
+    def first_cross_layer(self) -> int:
+        """Where the cross encoder starts."""
+        return 0 if self.full_cross_attention else self.fusion_layer
+
+    def _run(self, x_ND: Tensor, packing: Packing, image_IPD: Tensor | None, layers: range) -> Tensor:
+        for index in layers:
+            layer = self.layers[index]
+            if self.checkpointing and torch.is_grad_enabled():
+                x_ND = checkpoint(layer, x_ND, packing, image_IPD, use_reentrant=False)
+            else:
+                x_ND = layer(x_ND, packing, image_IPD)
+        return x_ND
+
+    def _initialise(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+            if isinstance(module, nn.Linear):
+                nn.init.zeros_(module.bias)
+        nn.init.normal_(self.token_type, std=0.02)
+        with torch.no_grad():
+            self.words.weight[0].zero_()
+
+
+class WordHead(nn.Module):
+    """BERT's masked-word head; its output matrix is the word embedding of the encoder it belongs to."""
+
+    def __init__(self, *, width: int, vocabulary_size: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width, eps=NORM_EPS)
+        self.bias = nn.Parameter(torch.zeros(vocabulary_size))
+        nn.init.normal_(self.dense.weight, std=0.02)
+        nn.init.zeros_(self.dense.bias)
+
+    def forward(self, hidden_MD: Tensor, word_VD: Tensor) -> Tensor:
+        """(M, D) states and the (V, D) word embeddings to (M, V) logits."""
+        return F.linear(self.norm(F.gelu(self.dense(hidden_MD))), word_VD, self.bias)

@@ -1,0 +1,41 @@
+"""Hard negatives inside a group: a near pair of another identity.
+
+Shapes: B pairs in groups of g.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+@torch.no_grad()
+def negative_weights(logit_Bg: Tensor, identity_B: Tensor) -> tuple[Tensor, Tensor]:
+    """Probability of each pair of the group as negative of each row, and which rows have any.
+
+    p_ij = softmax_j(logit_ij) over pairs of other identities. logit_Bg (B, g): similarities over the temperature to the
+    members of the row's group; identity_B (B,). Returns (B, g) rows that sum to 1 (0 where the group has one identity
+    only) and (B,) bool.
+    Source: ALBEF, Sec. 3.1. Differs: the softmax runs over the other identities alone; the official code zeroes the own
+    identity afterwards, which is the same distribution but underflows once the model is sure of its pairs.
+    """
+    group_Gg = identity_B.view(-1, logit_Bg.shape[1])
+    same_Bg = (group_Gg[:, :, None] == group_Gg[:, None, :]).flatten(0, 1)
+    has_B = ~same_Bg.all(1)
+    weight_Bg = logit_Bg.float().masked_fill(same_Bg, -torch.inf).softmax(1)
+    return torch.where(has_B[:, None], weight_Bg, 0.0), has_B
+
+
+@torch.no_grad()
+def draw_negatives(weight_Bg: Tensor, uniform_B: Tensor) -> Tensor:
+    """Batch rows of the drawn negatives: the first member whose cumulated weight exceeds uniform * total.
+
+    weight_Bg (B, g) non-negative; uniform_B (B,) in [0, 1). Returns (B,) int64, rows of the whole batch; a row without
+    weight points at the first member of its group.
+    """
+    num_rows, size = weight_Bg.shape
+    cumulated_Bg = weight_Bg.double().cumsum(1)
+    place_B = (cumulated_Bg <= (uniform_B * cumulated_Bg[:, -1])[:, None]).sum(1)
+    last_B = size - 1 - (weight_Bg > 0).flip(1).int().argmax(1)  # rounding may not step past the last candidate
+    start_B = torch.arange(num_rows, device=weight_Bg.device) // size * size
+    return start_B + torch.where(cumulated_Bg[:, -1] > 0, torch.minimum(place_B, last_B), 0)
