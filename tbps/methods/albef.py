@@ -12,8 +12,9 @@ from torch import Tensor
 from tbps.config.methods import AlbefWeights
 from tbps.data.batch import Batch, Draws
 from tbps.data.draws import DrawSpec
-from tbps.methods.albef_family import AlbefFamily, cross_encode, sequences
+from tbps.methods.albef_family import AlbefFamily
 from tbps.methods.matching_step import PendingNegatives
+from tbps.methods.packed_calls import cross_encode, sequences
 from tbps.objectives.itc import Features
 from tbps.objectives.itm import matching_loss
 

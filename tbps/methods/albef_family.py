@@ -5,8 +5,8 @@ Shapes: B pairs in groups of g, N packed tokens, P image tokens, D width, E feat
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Literal
 
 import numpy as np
@@ -18,25 +18,17 @@ from torch import Tensor, nn
 from tbps.config.methods import AlbefWeights, MarsWeights, RasaWeights
 from tbps.data.batch import Batch, Captions
 from tbps.methods.method import EmbeddedCaptions, EmbeddedImages
+from tbps.methods.packed_calls import PackedCaptions
 from tbps.nn.bert import Bert
 from tbps.nn.dual_encoder import DualEncoder
+from tbps.nn.mae_decoder import MaeDecoder
 from tbps.nn.momentum import advance, momentum_copy
-from tbps.nn.packing import Layout, Packing, lay_out, upload
+from tbps.nn.packing import lay_out, upload
 from tbps.nn.queue import FeatureQueue
 from tbps.nn.vit import VisionTransformer
 from tbps.objectives.itc import Contrast, Features, momentum_contrast
 
 Padding = Literal["packed", "official"]
-
-
-@dataclass(kw_only=True)
-class PackedCaptions:
-    """Captions of a batch laid out for the encoders."""
-
-    layout: Layout
-    packing: Packing
-    token_id_N: Tensor
-    """On the device."""
 
 
 class AlbefFamily(nn.Module):
@@ -82,8 +74,8 @@ class AlbefFamily(nn.Module):
 
     def set_activation_checkpointing(self, on: bool) -> None:
         """Recompute blocks in backward: less memory, the same losses."""
-        for module in [*self.online.modules(), *self.children()]:
-            if hasattr(module, "checkpointing"):
+        for name, module in self.named_modules():
+            if isinstance(module, VisionTransformer | Bert | MaeDecoder) and not name.startswith("twin."):
                 module.checkpointing = on
 
     def advance_momentum(self) -> None:
@@ -173,69 +165,6 @@ class AlbefFamily(nn.Module):
                 group_pairs=batch.group_pairs,
                 intra=intra,
             )
-
-
-@dataclass(kw_only=True)
-class CrossSequences:
-    """Sequences for one packed cross-encoder call: each shows one caption to one image."""
-
-    source_S: NDArray[np.int64]
-    """Row, in the joined source states, of each sequence's first token."""
-    tokens_S: NDArray[np.int64]
-    keys_S: NDArray[np.int64]
-    image_S: NDArray[np.int64]
-
-    @staticmethod
-    def join(parts: Sequence[CrossSequences]) -> CrossSequences:
-        """Several kinds of sequences, one after another."""
-        return CrossSequences(
-            source_S=np.concatenate([part.source_S for part in parts]),
-            tokens_S=np.concatenate([part.tokens_S for part in parts]),
-            keys_S=np.concatenate([part.keys_S for part in parts]),
-            image_S=np.concatenate([part.image_S for part in parts]),
-        )
-
-
-def sequences(
-    captions: PackedCaptions, *, offset: int, image: NDArray[np.int64], caption: NDArray[np.int64] | None = None
-) -> CrossSequences:
-    """Show caption[s] (default: s) to image[s]; `offset` is where these captions start in the joined source states."""
-    layout = captions.layout
-    rows = np.arange(len(layout.tokens_S)) if caption is None else caption
-    return CrossSequences(
-        source_S=offset + layout.start_S[rows],
-        tokens_S=layout.tokens_S[rows],
-        keys_S=layout.keys_S[rows],
-        image_S=image,
-    )
-
-
-@dataclass(kw_only=True)
-class CrossPass:
-    """A packed cross-encoder call that was made."""
-
-    layout: Layout
-    packing: Packing
-    hidden_ND: Tensor
-
-
-def cross_encode(
-    text: Bert, *, ids_N: Tensor, hidden_ND: Tensor | None, image_IPD: Tensor, shown: CrossSequences
-) -> CrossPass:
-    """Run every sequence through the cross encoder in one call.
-
-    ids_N: token ids of the joined source captions; hidden_ND: their text states, needed unless the cross encoder starts
-    from ids (full cross-attention); image_IPD (I, P, D) image tokens.
-    """
-    layout = lay_out(shown.tokens_S, keys=shown.keys_S, image=shown.image_S, num_images=len(image_IPD))
-    packing = layout.to(ids_N.device)
-    source_N = upload([shown.source_S[layout.sequence_N] + layout.position_N], ids_N.device)[0]
-    if text.full_cross_attention:
-        x_ND = text.embed(ids_N.index_select(0, source_N), packing)
-    else:
-        assert hidden_ND is not None
-        x_ND = hidden_ND.index_select(0, source_N)
-    return CrossPass(layout=layout, packing=packing, hidden_ND=text.encode_cross(x_ND, packing, image_IPD))
 
 
 def _longest_of_group(length_B: NDArray[np.int64], group_pairs: int) -> NDArray[np.int64]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tbps.config.methods import MarsWeights
 from tbps.data.batch import Batch, Captions, Draws
 from tbps.data.draws import DrawSpec
-from tbps.methods.albef_family import PackedCaptions
+from tbps.methods.packed_calls import PackedCaptions
 from tbps.methods.rasa import Matched, Online, RasaMethod
 from tbps.nn.mae_decoder import MaeDecoder
 from tbps.nn.packing import upload

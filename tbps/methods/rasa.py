@@ -15,15 +15,9 @@ from torch import Tensor, nn
 from tbps.config.methods import MarsWeights, RasaWeights
 from tbps.data.batch import Batch, Draws
 from tbps.data.draws import DrawSpec
-from tbps.methods.albef_family import (
-    AlbefFamily,
-    CrossPass,
-    CrossSequences,
-    PackedCaptions,
-    cross_encode,
-    sequences,
-)
+from tbps.methods.albef_family import AlbefFamily
 from tbps.methods.matching_step import Negatives, PendingNegatives
+from tbps.methods.packed_calls import CrossPass, CrossSequences, PackedCaptions, cross_encode, sequences
 from tbps.nn.packing import Index, upload
 from tbps.objectives.itc import Features
 from tbps.objectives.itm import matching_loss
@@ -57,8 +51,10 @@ class WordTask:
     """Caption and position of each MLM position."""
     label_M: Tensor
     twin_logit_MV: Tensor
+    generator: PackedCaptions
+    """Own captions after m-RTD masking."""
     corrupted: PackedCaptions
-    """m-RTD input."""
+    """m-RTD input: the generator's words."""
 
 
 @dataclass(kw_only=True)
@@ -143,7 +139,8 @@ class RasaMethod(AlbefFamily):
         mrtd_BL, _ = mask_tokens(ids_BL, draws.mrtd, cls_id=self.cls_id, mask_id=self.mask_id)
         layout = own.layout
         place_N = (layout.sequence_N, layout.position_N)
-        chosen = chosen_BL.numpy().nonzero()
+        chosen_rows, chosen_places = chosen_BL.numpy().nonzero()
+        chosen = (chosen_rows, chosen_places)
         mlm_N, mrtd_N, label_M = upload(
             [mlm_BL.numpy()[place_N], mrtd_BL.numpy()[place_N], ids_BL.numpy()[chosen]], self.device
         )
@@ -160,7 +157,13 @@ class RasaMethod(AlbefFamily):
         corrupted_N = corrupt(word_N, position_N=own.packing.position_N, real_N=real_N, cls_id=self.cls_id)
         corrupted = PackedCaptions(layout=layout, packing=own.packing, token_id_N=corrupted_N)
         return WordTask(
-            own=own, masked=masked, chosen=chosen, label_M=label_M, twin_logit_MV=twin_logit_MV, corrupted=corrupted
+            own=own,
+            masked=masked,
+            generator=generator,
+            chosen=chosen,
+            label_M=label_M,
+            twin_logit_MV=twin_logit_MV,
+            corrupted=corrupted,
         )
 
     def cross_captions(self, encoder: Any, kinds: list[PackedCaptions], image_BPD: Tensor) -> CrossPass:

@@ -31,6 +31,8 @@ class Contrast:
     t2t_BC: Tensor
     target_BC: Tensor
     """Share of each candidate of the row's identity."""
+    soft: dict[str, Tensor]
+    """i2t, t2i, i2i, t2t: (B, C) targets mixed with the twin's."""
     loss: dict[str, Tensor]
     """i2t, t2i, i2i, t2t: scalars."""
 
@@ -84,6 +86,7 @@ def momentum_contrast(
     online_2E = torch.stack([online.image_BE, online.caption_BE])
     momentum_2E = torch.stack([momentum.image_BE, momentum.caption_BE])
     logits: dict[str, Tensor] = {}
+    softs: dict[str, Tensor] = {}
     losses: dict[str, Tensor] = {}
     for key, key_BE, queue_KE in (
         ("t", momentum.caption_BE, queue.caption_KE),
@@ -99,12 +102,13 @@ def momentum_contrast(
                 with torch.no_grad():
                     twin_BC = candidate_logits(momentum_2E[row], key_BE, queue_KE, group_pairs=group_pairs)
                     soft_BC = alpha * (twin_BC / temperature).softmax(1) + (1 - alpha) * target_BC
-            logits[name], losses[name] = logit_BC, soft_cross_entropy(logit_BC, soft_BC)
+            logits[name], softs[name], losses[name] = logit_BC, soft_BC, soft_cross_entropy(logit_BC, soft_BC)
     return Contrast(
         i2t_BC=logits["i2t"],
         t2i_BC=logits["t2i"],
         i2i_BC=logits.get("i2i", logits["i2t"]),
         t2t_BC=logits.get("t2t", logits["t2i"]),
         target_BC=target_BC,
+        soft=softs,
         loss=losses,
     )

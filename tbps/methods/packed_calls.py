@@ -1,0 +1,86 @@
+"""Which captions are shown to which images in one packed cross-encoder call.
+
+Shapes: S sequences of N tokens in all, I images of P tokens, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from tbps.nn.bert import Bert
+from tbps.nn.packing import Index, Layout, Packing, lay_out, upload
+
+
+@dataclass(kw_only=True)
+class PackedCaptions:
+    """Captions of a batch laid out for the encoders."""
+
+    layout: Layout
+    packing: Packing
+    token_id_N: Tensor
+    """On the device."""
+
+
+@dataclass(kw_only=True)
+class CrossSequences:
+    """Sequences for one packed cross-encoder call: each shows one caption to one image."""
+
+    source_S: Index
+    """Row, in the joined source states, of each sequence's first token."""
+    tokens_S: Index
+    keys_S: Index
+    image_S: Index
+
+    @staticmethod
+    def join(parts: Sequence[CrossSequences]) -> CrossSequences:
+        """Several kinds of sequences, one after another."""
+        return CrossSequences(
+            source_S=np.concatenate([part.source_S for part in parts]),
+            tokens_S=np.concatenate([part.tokens_S for part in parts]),
+            keys_S=np.concatenate([part.keys_S for part in parts]),
+            image_S=np.concatenate([part.image_S for part in parts]),
+        )
+
+
+def sequences(captions: PackedCaptions, *, offset: int, image: Index, caption: Index | None = None) -> CrossSequences:
+    """Show caption[s] (default: s) to image[s]; `offset` is where these captions start in the joined source states."""
+    layout = captions.layout
+    rows = np.arange(len(layout.tokens_S)) if caption is None else caption
+    return CrossSequences(
+        source_S=offset + layout.start_S[rows],
+        tokens_S=layout.tokens_S[rows],
+        keys_S=layout.keys_S[rows],
+        image_S=image,
+    )
+
+
+@dataclass(kw_only=True)
+class CrossPass:
+    """A packed cross-encoder call that was made."""
+
+    layout: Layout
+    packing: Packing
+    hidden_ND: Tensor
+
+
+def cross_encode(
+    text: Bert, *, ids_N: Tensor, hidden_ND: Tensor | None, image_IPD: Tensor, shown: CrossSequences
+) -> CrossPass:
+    """Run every sequence through the cross encoder in one call.
+
+    ids_N: token ids of the joined source captions; hidden_ND: their text states, needed unless the cross encoder starts
+    from ids (full cross-attention); image_IPD (I, P, D) image tokens.
+    """
+    layout = lay_out(shown.tokens_S, keys=shown.keys_S, image=shown.image_S, num_images=len(image_IPD))
+    packing = layout.to(ids_N.device)
+    source_N = upload([shown.source_S[layout.sequence_N] + layout.position_N], ids_N.device)[0]
+    if text.full_cross_attention:
+        x_ND = text.embed(ids_N.index_select(0, source_N), packing)
+    else:
+        assert hidden_ND is not None
+        x_ND = hidden_ND.index_select(0, source_N)
+    return CrossPass(layout=layout, packing=packing, hidden_ND=text.encode_cross(x_ND, packing, image_IPD))

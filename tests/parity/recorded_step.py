@@ -1,0 +1,134 @@
+"""Recorded steps of the official ALBEF, RaSa and MARS code: weights under official key names, inputs, draws, expectations."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from tbps.config.methods import Albef, Bert, MaeDecoder, Mars, Rasa, Vit
+from tbps.convert.official import from_official
+from tbps.convert.weights import place
+from tbps.data.batch import Batch, Captions, Draws, TokenMask
+
+HERE = Path(__file__).parent
+TOLERANCE = 1e-5
+
+
+class Recorded:
+    """A recorded step."""
+
+    def __init__(self, name: str) -> None:
+        self.about = json.loads((HERE / f"{name}_A.json").read_text())
+        self.tensors = load_file(HERE / f"{name}_A.safetensors")
+
+    def part(self, prefix: str) -> dict[str, Tensor]:
+        return {key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)}
+
+
+def build(recorded: Recorded, **changes: object) -> torch.nn.Module:
+    model, bert, tokens = (
+        recorded.about["config"]["model"],
+        recorded.about["config"]["bert"],
+        recorded.about["config"]["tokens"],
+    )
+    family = {
+        "vit": Vit(
+            width=model["vision_width"], depth=model["vit_depth"], heads=model["vit_heads"], patch_px=model["patch_size"]
+        ),
+        "bert": Bert(
+            width=bert["hidden_size"],
+            layers=bert["num_hidden_layers"],
+            heads=bert["num_attention_heads"],
+            intermediate=bert["intermediate_size"],
+            vocabulary_size=bert["vocab_size"],
+            max_positions=bert["max_position_embeddings"],
+            fusion_layer=bert["fusion_layer"],
+            full_cross_attention=bert.get("full_ca", False),
+            dropout=0.0,
+            cls_id=tokens["cls"],
+            mask_id=tokens["mask"],
+        ),
+        "projection": model["embed_dim"],
+        "temperature": model["temp"],
+        "queue_pairs": model["queue_size"],
+        "momentum": model["momentum"],
+        "alpha": recorded.about["config"]["alpha"],
+        "padding": "official",
+    }
+    name = recorded.about["config"]["name"]
+    if name == "albef":
+        config = Albef(**(family | changes))
+    elif name == "rasa":
+        config = Rasa(**(family | {"mlm_soft": "sequence"} | changes))
+    else:
+        mae = MaeDecoder(depth=model["dec_depth"], heads=model["dec_heads"], mask_ratio=model["mask_ratio"])
+        config = Mars(**(family | {"mlm_soft": "sequence", "mae": mae} | changes))
+    method = config.build(image_px=(model["image_res"], model["image_res"]))
+    converted = from_official(recorded.part("weights."))
+    assert converted.unplaced == []
+    report = place(method, converted.tensors, source=name, keep_queue=True)
+    assert report.missing == [] and report.copied == [] and report.unplaced == []
+    return method.train()
+
+
+def captions(recorded: Recorded, name: str) -> Captions:
+    ids, mask = recorded.tensors[f"inputs.{name}.input_ids"], recorded.tensors[f"inputs.{name}.attention_mask"]
+    chunks = recorded.tensors.get(f"inputs.{name}.attribute_masks", torch.zeros_like(ids))
+    return Captions(token_ids_BL=ids, lengths=tuple(mask.sum(1).tolist()), chunk_id_BL=chunks.long())
+
+
+def inputs(recorded: Recorded) -> tuple[Batch, Draws]:
+    tensors = recorded.tensors
+    single = "inputs.image" in tensors
+    text1, text2 = ("text", "text") if single else ("text1", "text2")
+    own = captions(recorded, text1)
+    identity_B = tensors["inputs.idx"].flatten()
+    image, second = ("inputs.image", "inputs.image") if single else ("inputs.image1", "inputs.image2")
+    batch = Batch(
+        image_BCHW=tensors[image],
+        second_image_BCHW=tensors[second],
+        own=own,
+        paired=captions(recorded, text2),
+        replaced_B=tensors.get("inputs.replace", torch.zeros_like(identity_B)),
+        identity_B=identity_B,
+        group_pairs=len(identity_B),
+        epoch=1.0,
+    )
+    draws = recorded.part("draws.")
+    empty = torch.zeros_like(own.token_ids_BL)
+
+    def mask(kind: str) -> TokenMask:
+        if f"{kind}.select" not in draws:
+            return TokenMask(select_BL=empty.bool(), mask_BL=empty.bool(), random_BL=empty.bool(), word_BL=empty)
+        return TokenMask(
+            select_BL=draws[f"{kind}.select"],
+            mask_BL=draws[f"{kind}.replace80"],
+            random_BL=draws[f"{kind}.random50"],
+            word_BL=draws[f"{kind}.random_words"],
+        )
+
+    size = len(identity_B)
+    return batch, Draws(
+        negative_B2=torch.zeros(size, 2, dtype=torch.float64),
+        mlm=mask("mlm"),
+        mrtd=mask("mrtd"),
+        word_BL=empty.double(),
+        mae_noise_BN=draws.get("mae.noise", torch.zeros(size, 0)),
+        negative_image_B=draws["image_neg_idx"],
+        negative_caption_B=draws["text_neg_idx"],
+        sampled_word_BL=draws.get("mrtd.sampled_ids"),
+    )
+
+
+def close(found: Tensor, expected: Tensor, what: str) -> None:
+    assert found.shape == expected.shape, what
+    if not expected.is_floating_point():
+        assert torch.equal(found.to(expected.dtype), expected), what
+        return
+    bound = TOLERANCE * max(expected.abs().max().item(), 1e-12)
+    error = (found.detach() - expected).abs().max().item()
+    assert error <= bound, f"{what}: error {error:.3g}, allowed {bound:.3g}"
