@@ -1,0 +1,52 @@
+"""The small twin of every recipe: the same code path on a synthetic world, seconds on two CPU cores.
+
+`tbps data synth` writes the world; widths, steps and rates are ours, chosen for speed on a CPU.
+"""
+
+from __future__ import annotations
+
+from tbps.config.methods import Bert, MaeDecoder, Vit
+from tbps.config.run import AdamW, Benchmark, Captioning, Cosine, Data, Evaluation, Loop
+
+IMAGE_PX = (96, 96)
+VIT = Vit(width=128, depth=4, heads=4, patch_px=16)
+MAE = MaeDecoder(depth=2, heads=4)
+QUEUE_PAIRS = 256
+PROJECTION = 64
+
+
+def bert(*, full_cross_attention: bool = False) -> Bert:
+    """Two text layers, two cross layers; ids of the vocabularies that `tbps data vocabulary` trains."""
+    return Bert(
+        width=128,
+        layers=4,
+        heads=4,
+        intermediate=512,
+        vocabulary_size=1000,
+        max_positions=96,
+        fusion_layer=2,
+        full_cross_attention=full_cross_attention,
+        dropout=0.0,
+        cls_id=2,
+        mask_id=4,
+    )
+
+
+def data(benchmark: Benchmark, *, root: str, weak_positive_probability: float = 0.1) -> Data:
+    """Batches of 32 in groups of 16."""
+    return Data(
+        benchmark=benchmark,
+        root=root,
+        captioning=Captioning(vocabulary="demo/vocab.txt", max_words=70, max_tokens=72, chunker="builtin"),
+        image_px=IMAGE_PX,
+        weak_positive_probability=weak_positive_probability,
+        batch_pairs=32,
+        group_pairs=16,
+        workers=1,
+    )
+
+
+OPTIM = AdamW(lr=5e-4, head_lr=1e-3)
+SCHEDULE = Cosine(epochs=4, min_lr=1e-5, warmup_steps=20, warmup_lr=1e-5)
+LOOP = Loop(log_steps=10, save_steps=100)
+EVALUATION = Evaluation(every_epochs=2, rerank_k=16)

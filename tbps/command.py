@@ -1,0 +1,194 @@
+"""The `tbps` console script: data, convert, evaluate, report. Each command imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+BENCHMARKS = ("cuhk-pedes", "icfg-pedes", "rstpreid", "mals")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status. An error that a user can cause is one sentence on stderr and status 2."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    given = _parser().parse_args(arguments)
+    try:
+        return int(given.run(given) or 0)
+    except (ValueError, OSError) as error:
+        sys.stderr.write(f"tbps: {error}\n")
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="tbps", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_data(commands.add_parser("data", help="make, check and pack data sets"))
+    _add_convert(commands.add_parser("convert", help="official, BERT and ViT weights to ours; export"))
+    _add_evaluate(commands.add_parser("evaluate", help="score a run on its own or another data set"))
+    report = commands.add_parser("report", help="one HTML file about a run")
+    report.add_argument("run_folder", type=Path, metavar="RUN", help="run folder: runs/<recipe>/<name>")
+    report.set_defaults(run=_report)
+    return parser
+
+
+# -- data ----------------------------------------------------------------------------------------------------------------
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    synth = commands.add_parser("synth", help="write a synthetic pedestrian world in the format of a benchmark")
+    synth.add_argument("root", type=Path, help="new folder")
+    synth.add_argument("--benchmark", choices=BENCHMARKS, default="cuhk-pedes")
+    synth.add_argument("--identities", type=int, default=256, help="people (for mals: images)")
+    synth.add_argument("--seed", type=int, default=0)
+    synth.add_argument("--workers", type=int, default=2)
+    synth.add_argument("--image-px", type=int, nargs=2, default=(384, 128), metavar=("HEIGHT", "WIDTH"))
+    synth.add_argument("--no-parsing", action="store_true", help="write no human-parsing maps")
+    synth.add_argument("--contact-sheet", type=Path, metavar="PNG", help="also draw some people with their captions")
+    synth.set_defaults(run=_synth)
+
+    doctor = commands.add_parser("doctor", help="check a data set; exit status 1 when it is not usable")
+    doctor.add_argument("root", type=Path)
+    doctor.add_argument("--benchmark", choices=BENCHMARKS, required=True)
+    doctor.add_argument("--decode", action="store_true", help="also decode every image")
+    doctor.add_argument("--workers", type=int, default=2)
+    doctor.set_defaults(run=_doctor)
+
+    shard = commands.add_parser("shard", help="pack a data set into tar shards with an index")
+    shard.add_argument("root", type=Path)
+    shard.add_argument("out", type=Path, help="new folder")
+    shard.add_argument("--benchmark", choices=BENCHMARKS, required=True)
+    shard.add_argument("--split", action="append", default=[], help="only this split (repeat for several)")
+    shard.add_argument("--shard-mb", type=int, default=256)
+    shard.add_argument("--workers", type=int, default=2)
+    shard.set_defaults(run=_shard)
+
+    verify = commands.add_parser("verify", help="compare shards with the sha256 in their index")
+    verify.add_argument("root", type=Path)
+    verify.set_defaults(run=_verify)
+
+    vocabulary = commands.add_parser("vocabulary", help="train a WordPiece vocabulary on the captions of data sets")
+    vocabulary.add_argument("out", type=Path, help="vocab.txt to write")
+    vocabulary.add_argument("data", nargs="+", metavar="BENCHMARK=ROOT", help="data sets whose training captions are read")
+    vocabulary.add_argument("--size", type=int, default=1000)
+    vocabulary.set_defaults(run=_vocabulary)
+
+
+def _synth(given: argparse.Namespace) -> None:
+    from tbps.data.synthetic.world import write_world
+
+    summary = write_world(
+        given.root,
+        benchmark=given.benchmark,
+        num_identities=given.identities,
+        seed=given.seed,
+        workers=given.workers,
+        image_px=tuple(given.image_px),
+        parsing=not given.no_parsing,
+    )
+    sys.stdout.write(f"{summary}\n")
+    if given.contact_sheet:
+        from tbps.data.synthetic.contact_sheet import contact_sheet
+
+        contact_sheet(given.root, given.contact_sheet)
+        sys.stdout.write(f"contact sheet: {given.contact_sheet}\n")
+
+
+def _doctor(given: argparse.Namespace) -> int:
+    from tbps.data.doctor import examine
+
+    report = examine(given.root, given.benchmark, decode=given.decode, workers=given.workers)
+    sys.stdout.write(report.text() + "\n")
+    return 0 if report.usable else 1
+
+
+def _shard(given: argparse.Namespace) -> None:
+    from tbps.data.shard_writer import write_shards
+
+    index = write_shards(
+        given.root, given.benchmark, given.out, splits=given.split, shard_mb=given.shard_mb, workers=given.workers
+    )
+    for name, split in index.items():
+        sys.stdout.write(f"{given.out}: {name}: {split.num_pairs} pairs in {len(split.shards)} shards\n")
+
+
+def _verify(given: argparse.Namespace) -> int:
+    from tbps.data.shards import verify_shards
+
+    problems = verify_shards(given.root)
+    sys.stdout.write("\n".join(problems or [f"{given.root}: every shard is as its index says"]) + "\n")
+    return 1 if problems else 0
+
+
+def _vocabulary(given: argparse.Namespace) -> None:
+    from tbps.data.annotations import read_annotations
+    from tbps.data.vocabulary import train_vocabulary
+
+    captions: list[str] = []
+    for item in given.data:
+        benchmark, _, root = item.partition("=")
+        if benchmark not in BENCHMARKS or not root:
+            raise ValueError(f"{item!r} names no data set, expected BENCHMARK=ROOT with one of {', '.join(BENCHMARKS)}")
+        captions += read_annotations(Path(root), benchmark).split("train").captions
+    trained = train_vocabulary(captions, size=given.size, path=given.out)
+    sys.stdout.write(f"{given.out}: {trained.size} word pieces from {len(captions)} captions\n")
+
+
+# -- weights, evaluation, report -----------------------------------------------------------------------------------------
+
+
+def _add_convert(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", type=Path, help="official checkpoint, BERT or ViT weights; with --export: a run folder")
+    parser.add_argument("out", type=Path, help="safetensors file to write")
+    parser.add_argument("--kind", choices=("auto", "albef", "rasa", "mars", "bert", "vit"), default="auto")
+    parser.add_argument("--export", action="store_true", help="strip a run or its checkpoint to what inference needs")
+    parser.add_argument("--official", action="store_true", help="with --export: write official key names")
+    parser.add_argument("--force", action="store_true", help="overwrite")
+    parser.set_defaults(run=_convert)
+
+
+def _convert(given: argparse.Namespace) -> None:
+    from tbps.convert.command import convert, export
+
+    if given.export:
+        text = export(given.source, given.out, official=given.official, force=given.force)
+    else:
+        text = convert(given.source, given.out, kind=given.kind, force=given.force)
+    sys.stdout.write(text + "\n")
+
+
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_folder", type=Path, metavar="RUN", help="run folder: runs/<recipe>/<name>")
+    parser.add_argument("--on", choices=BENCHMARKS[:3], help="another benchmark than the run's own")
+    parser.add_argument("--root", default="", help="its folder or shards (default: the run's own)")
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--rerank-k", type=int, help="images per caption that the matching head re-ranks (0 = none)")
+    parser.add_argument("--tail", choices=("similarity", "index"), help="order of the images beyond the re-ranked")
+    parser.add_argument("--image-to-text-rerank", action="store_true", help="re-rank captions for each image too (ALBEF)")
+    parser.set_defaults(run=_evaluate)
+
+
+def _evaluate(given: argparse.Namespace) -> None:
+    from tbps.run import evaluate_run
+
+    sys.stdout.write(
+        evaluate_run(
+            given.run_folder,
+            benchmark=given.on,
+            root=given.root,
+            split=given.split,
+            rerank_k=given.rerank_k,
+            tail=given.tail,
+            rerank_image_to_text=given.image_to_text_rerank,
+        )
+        + "\n"
+    )
+
+
+def _report(given: argparse.Namespace) -> None:
+    from tbps.run import report_run
+
+    sys.stdout.write(f"{report_run(given.run_folder)}\n")
