@@ -73,7 +73,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     vocabulary = commands.add_parser("vocabulary", help="train a WordPiece vocabulary on the captions of data sets")
     vocabulary.add_argument("out", type=Path, help="vocab.txt to write")
     vocabulary.add_argument("data", nargs="+", metavar="BENCHMARK=ROOT", help="data sets whose training captions are read")
-    vocabulary.add_argument("--size", type=int, default=1000)
+    vocabulary.add_argument("--size", type=int, default=600)
     vocabulary.set_defaults(run=_vocabulary)
 
 
@@ -93,7 +93,7 @@ def _synth(given: argparse.Namespace) -> None:
     if given.contact_sheet:
         from tbps.data.synthetic.contact_sheet import contact_sheet
 
-        contact_sheet(given.root, given.contact_sheet)
+        contact_sheet(given.root, given.contact_sheet, benchmark=given.benchmark)
         sys.stdout.write(f"contact sheet: {given.contact_sheet}\n")
 
 
@@ -132,7 +132,7 @@ def _vocabulary(given: argparse.Namespace) -> None:
         benchmark, _, root = item.partition("=")
         if benchmark not in BENCHMARKS or not root:
             raise ValueError(f"{item!r} names no data set, expected BENCHMARK=ROOT with one of {', '.join(BENCHMARKS)}")
-        captions += read_annotations(Path(root), benchmark).split("train").captions
+        captions += read_annotations(Path(root), benchmark).split("train").caption
     trained = train_vocabulary(captions, size=given.size, path=given.out)
     sys.stdout.write(f"{given.out}: {trained.size} word pieces from {len(captions)} captions\n")
 

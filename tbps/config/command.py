@@ -1,4 +1,4 @@
-"""The command line of a recipe: `python recipes/mars.py cuhk-pedes --data.root DIR`. Imports nothing heavy before it must."""
+"""The command line of a recipe: `python recipes/mars.py cuhk-pedes --data.root DIR`. Nothing heavy is imported early."""
 
 from __future__ import annotations
 

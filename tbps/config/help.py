@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import itertools
 import textwrap
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
@@ -43,7 +44,7 @@ def field_docs(kind: type) -> dict[str, str]:
         if not is_dataclass(base):
             continue
         body = _class_body(base)
-        for field, text in zip(body, body[1:], strict=False):
+        for field, text in itertools.pairwise(body):
             if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr):
                 docs[field.target.id] = " ".join(ast.literal_eval(text.value).split())
     return docs

@@ -1,0 +1,102 @@
+"""A run as JSON and back, field by field. A field that may hold one of several dataclasses carries a "kind"."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from tbps.config.run import Run
+
+Json = dict[str, Any]
+
+
+def to_json(value: Any, *, place: bool = True) -> Json:
+    """A config dataclass as plain dicts, lists and scalars.
+
+    place: False leaves out fields marked `place`: where a run happens, not what it computes.
+    """
+    hints = get_type_hints(type(value))
+    out: Json = {}
+    for field in fields(value):
+        if place or not field.metadata.get("place"):
+            out[field.name] = _encode(getattr(value, field.name), hints[field.name], place)
+    return out
+
+
+def run_from_json(data: Mapping[str, Any]) -> Run:
+    """The run that `to_json` wrote. ValueError names an unknown or missing field, or a value of another type."""
+    run = _decode(Run, data, "run")
+    assert isinstance(run, Run)
+    return run
+
+
+def _encode(value: Any, hint: Any, place: bool) -> Any:
+    if is_dataclass(value):
+        kind = {"kind": _kind(type(value))} if len(_choices(hint)) > 1 else {}
+        return {**kind, **to_json(value, place=place)}
+    if isinstance(value, tuple):
+        return list(value)
+    return value
+
+
+def _decode(hint: Any, value: Any, path: str) -> Any:
+    choices = _choices(hint)
+    if choices:
+        return _decode_dataclass(choices, value, path)
+    if get_origin(hint) is Literal:
+        if value not in get_args(hint):
+            raise ValueError(f"{path} is {value!r}, expected one of {list(get_args(hint))}")
+        return value
+    if get_origin(hint) is tuple:
+        return _decode_tuple(hint, value, path)
+    # bool is an int in Python, and JSON writes 1.0 and 1 alike
+    wanted = (int, float) if hint is float else (hint,)
+    if not isinstance(value, wanted) or (isinstance(value, bool) and hint is not bool):
+        raise ValueError(f"{path} is {value!r}, expected a value of type {hint.__name__}")
+    return hint(value)
+
+
+def _decode_dataclass(choices: tuple[type, ...], value: Any, path: str) -> Any:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{path} is {value!r}, expected an object with fields")
+    given = dict(value)
+    cls = choices[0]
+    if len(choices) > 1:
+        kinds = {_kind(choice): choice for choice in choices}
+        kind = given.pop("kind", None)
+        if kind not in kinds:
+            raise ValueError(f"{path}.kind is {kind!r}, expected one of {sorted(kinds)}")
+        cls = kinds[kind]
+    names = [field.name for field in fields(cls)]
+    unknown = sorted(set(given) - set(names))
+    missing = [name for name in names if name not in given]
+    if unknown or missing:
+        raise ValueError(
+            f"{path} has unknown fields {unknown} and lacks {missing}: it was written by another version;"
+            " use that version, or start a new run"
+        )
+    hints = get_type_hints(cls)
+    return cls(**{name: _decode(hints[name], given[name], f"{path}.{name}") for name in names})
+
+
+def _decode_tuple(hint: Any, value: Any, path: str) -> tuple[Any, ...]:
+    items = get_args(hint)
+    if not isinstance(value, list):
+        raise ValueError(f"{path} is {value!r}, expected a list")
+    if items[-1] is Ellipsis:
+        items = (items[0],) * len(value)
+    if len(value) != len(items):
+        raise ValueError(f"{path} has {len(value)} values, expected {len(items)}")
+    return tuple(_decode(item, entry, f"{path}[{i}]") for i, (item, entry) in enumerate(zip(items, value)))
+
+
+def _choices(hint: Any) -> tuple[type, ...]:
+    """The dataclasses a field may hold; empty for plain values."""
+    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    return tuple(option for option in options if isinstance(option, type) and is_dataclass(option))
+
+
+def _kind(cls: type) -> str:
+    return cls.__name__.lower()

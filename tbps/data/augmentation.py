@@ -1,0 +1,139 @@
+"""Random choices of the image pipelines, and the operations that are made on the host.
+
+Mirroring, padded crops and erasing are only drawn here (`tbps.data.views` makes them on the device); ALBEF's pipeline,
+which changes pixels in ways that do not batch, is made here with PIL.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageEnhance, ImageOps
+from torch import Tensor
+
+from tbps.data.views import crop_padding_px
+
+Augmentation = Literal["none", "flip", "crop-erase", "randaugment"]
+Box = tuple[int, int, int, int]
+"""Top, left, height, width."""
+
+ERASE_PROBABILITY = 0.5
+ERASE_AREA = (0.02, 0.4)
+ERASE_RATIO = (0.3, 3.3)
+"""IRRA's code: torchvision's RandomErasing(scale=(0.02, 0.4)) with its other defaults."""
+
+CROP_AREA = (0.5, 1.0)
+CROP_RATIO = (3 / 4, 4 / 3)
+"""ALBEF's code: RandomResizedCrop(scale=(0.5, 1.0)) with torchvision's default ratio."""
+
+NUM_OPERATIONS = 2
+OPERATION_PROBABILITY = 0.5
+LEVEL = 0.7
+"""ALBEF's code: RandomAugment(2, 7): two operations, each made with 0.5, at level 7 of 10."""
+GREY = (128, 128, 128)
+TRIES = 10
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ViewDraws:
+    """How both views of one pair are made on the device."""
+
+    flip: tuple[bool, bool]
+    corner: tuple[tuple[int, int], tuple[int, int]] | None
+    """Row and column of the crop in the padded image, per view; None = no crop."""
+    erase: tuple[Box, Box] | None
+    """Erased box per view, height 0 = none; None = no erasing."""
+
+
+def uniforms(generator: torch.Generator) -> Iterator[float]:
+    """Endless numbers in [0, 1)."""
+    while True:
+        yield from torch.rand(32, generator=generator, dtype=torch.float64).tolist()
+
+
+def draw_views(augmentation: Augmentation, *, image_px: tuple[int, int], uniform: Iterator[float]) -> ViewDraws:
+    """Draw both views independently of each other."""
+    if augmentation == "none":
+        return ViewDraws(flip=(False, False), corner=None, erase=None)
+    flip = (next(uniform) < 0.5, next(uniform) < 0.5)
+    if augmentation != "crop-erase":
+        return ViewDraws(flip=flip, corner=None, erase=None)
+    places = 2 * crop_padding_px(image_px) + 1
+    first, second = ((int(next(uniform) * places), int(next(uniform) * places)) for _ in range(2))
+    return ViewDraws(
+        flip=flip, corner=(first, second), erase=(_draw_erase(image_px, uniform), _draw_erase(image_px, uniform))
+    )
+
+
+def _draw_erase(image_px: tuple[int, int], uniform: Iterator[float]) -> Box:
+    if next(uniform) >= ERASE_PROBABILITY:
+        return (0, 0, 0, 0)
+    box = _draw_box(image_px, area=ERASE_AREA, ratio=ERASE_RATIO, uniform=uniform)
+    # torchvision takes only boxes smaller than the image in both directions.
+    return box if box and box[2] < image_px[0] and box[3] < image_px[1] else (0, 0, 0, 0)
+
+
+def _draw_box(
+    image_px: tuple[int, int], *, area: tuple[float, float], ratio: tuple[float, float], uniform: Iterator[float]
+) -> Box | None:
+    """A box with area uniform in `area` (share of the image) and log height/width uniform in log `ratio`; None = no fit."""
+    rows, columns = image_px
+    for _ in range(TRIES):
+        pixels = rows * columns * (area[0] + (area[1] - area[0]) * next(uniform))
+        low, high = math.log(ratio[0]), math.log(ratio[1])
+        aspect = math.exp(low + (high - low) * next(uniform))
+        height, width = round(math.sqrt(pixels * aspect)), round(math.sqrt(pixels / aspect))
+        if 0 < height <= rows and 0 < width <= columns:
+            top, left = int(next(uniform) * (rows - height + 1)), int(next(uniform) * (columns - width + 1))
+            return top, left, height, width
+    return None
+
+
+def random_augment(image_HWC: NDArray[np.uint8], *, image_px: tuple[int, int], uniform: Iterator[float]) -> Tensor:
+    """ALBEF's training pipeline but the mirroring: resized crop, then random operations; (3, height, width) uint8.
+
+    Differs: the crop's ratio is relative to the image's own shape. ALBEF's ratio of 3/4 to 4/3 does not fit into a picture
+    of one standing person, where torchvision then always falls back to the same crop around the middle of the body.
+    Mirroring comes last (on the device), which changes nothing: every operation is as likely as its mirror image.
+    """
+    image = Image.fromarray(image_HWC)
+    # Drawn on a square and stretched to the image.
+    side = 1024
+    drawn = _draw_box((side, side), area=CROP_AREA, ratio=CROP_RATIO, uniform=uniform)
+    top, left, height, width = drawn or (0, 0, side, side)
+    x, y = image.width / side, image.height / side
+    box = (round(left * x), round(top * y), round((left + width) * x), round((top + height) * y))
+    image = image.crop(box).resize(image_px[::-1], Image.Resampling.BICUBIC)
+    for _ in range(NUM_OPERATIONS):
+        operation = OPERATIONS[int(next(uniform) * len(OPERATIONS))]
+        apply, negative = next(uniform) < OPERATION_PROBABILITY, next(uniform) < 0.5
+        if apply:
+            image = operation(image, -1 if negative else 1)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def _affine(image: Image.Image, matrix: tuple[float, float, float, float, float, float]) -> Image.Image:
+    return image.transform(image.size, Image.Transform.AFFINE, matrix, resample=Image.Resampling.BILINEAR, fillcolor=GREY)
+
+
+# Strengths at level 7 of 10, from ALBEF's code: enhancement 0.7 * 1.8 + 0.1, shear 0.7 * 0.3, shift 0.7 * 10 px,
+# rotation 0.7 * 30 degrees; the last three with a random sign.
+OPERATIONS: tuple[Callable[[Image.Image, int], Image.Image], ...] = (
+    lambda image, sign: image,
+    lambda image, sign: ImageOps.autocontrast(image),
+    lambda image, sign: ImageOps.equalize(image),
+    lambda image, sign: ImageEnhance.Brightness(image).enhance(LEVEL * 1.8 + 0.1),
+    lambda image, sign: ImageEnhance.Sharpness(image).enhance(LEVEL * 1.8 + 0.1),
+    lambda image, sign: _affine(image, (1, sign * LEVEL * 0.3, 0, 0, 1, 0)),
+    lambda image, sign: _affine(image, (1, 0, 0, sign * LEVEL * 0.3, 1, 0)),
+    lambda image, sign: _affine(image, (1, 0, sign * LEVEL * 10, 0, 1, 0)),
+    lambda image, sign: _affine(image, (1, 0, 0, 0, 1, sign * LEVEL * 10)),
+    lambda image, sign: image.rotate(sign * LEVEL * 30, resample=Image.Resampling.BILINEAR, fillcolor=GREY),
+)
+"""Identity, autocontrast, equalise, brightness, sharpness, shear in x and y, shift in x and y, rotation."""

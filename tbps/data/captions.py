@@ -1,0 +1,169 @@
+"""From a caption as annotated to token ids with attribute chunks, and to a padded batch."""
+
+# B captions, L tokens of the longest, C chunks
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tbps.data.batch import Captions, pad_rows
+from tbps.data.chunks import Chunker, ContentWord, chunk_weight
+from tbps.data.vocabulary import Vocabulary
+
+_PUNCTUATION = ",.'!?\"()*#:;~"
+_DELETE = str.maketrans(dict.fromkeys(_PUNCTUATION, "") | {"-": " ", "/": " "})
+_SPACE = str.maketrans(dict.fromkeys(_PUNCTUATION, " ") | {"-": " ", "/": " ", "\u201c": " ", "\u201d": " "})
+_INNER_APOSTROPHE = re.compile(r"(?<=\w)'(?=\w)")
+_TYPOGRAPHIC_APOSTROPHE = str.maketrans({"\u2018": "'", "\u2019": "'"})
+_PAD_MULTIPLE = 8
+
+
+def clean_caption(caption: str, *, max_words: int, punctuation: Literal["space", "delete"]) -> str:
+    """Lower case, punctuation gone, "-" and "/" to spaces, "<person>" to "person", spaces squeezed, first words kept.
+
+    `delete` is the official rule of ALBEF, RaSa and MARS: "shirt.His" becomes "shirthis". `space` gives "shirt his"; only
+    an apostrophe inside a word is deleted ("woman's" gives "womans", as under the official rule), since it parts no two
+    words. `space` also knows typographic quotes. May return "".
+    """
+    text = caption.lower()
+    if punctuation == "space":
+        text = _INNER_APOSTROPHE.sub("", text.translate(_TYPOGRAPHIC_APOSTROPHE)).translate(_SPACE)
+    else:
+        text = text.translate(_DELETE)
+    return " ".join(text.replace("<person>", "person").split()[:max_words])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class EncodedCaption:
+    """One caption as ids. Starts with [CLS] and has no [SEP], as in the official code."""
+
+    token_ids: Tensor
+    """(T,) int64."""
+    chunk_ids: Tensor
+    """(T,) int64: 0 = in no attribute chunk, c >= 1 = in chunk c, counted from the left without gaps."""
+    chunk_weights: Tensor | None = None
+    """(chunks,) float32: weight of chunk c at c - 1 (MARS Eq. 14), where the encoder was given word frequencies."""
+    num_dropped_chunks: int = 0
+    """Chunks left out because not all of their tokens fit."""
+    num_dropped_tokens: int = 0
+    """Word pieces beyond the cap."""
+
+    @property
+    def num_chunks(self) -> int:
+        """Chunks that were kept."""
+        return int(self.chunk_ids.max())
+
+
+class CaptionEncoder:
+    """Cleans captions, cuts them into word pieces and marks their attribute chunks. Picklable.
+
+    `max_words` words of the cleaned caption are kept, then `max_tokens` tokens, [CLS] included; a chunk that does not fit
+    whole is dropped and counted. Without `chunker` there are no chunks; with `frequencies` (`chunk_frequencies`) every
+    chunk gets its weight. Put a `ChunkCache` around the chunker: finding chunks is the slow part.
+    """
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        *,
+        max_words: int,
+        max_tokens: int,
+        punctuation: Literal["space", "delete"],
+        chunker: Chunker | None,
+        frequencies: Mapping[str, float] | None = None,
+    ) -> None:
+        if max_words < 1:
+            raise ValueError(f"max_words is {max_words}, expected at least 1")
+        if max_tokens < 2:
+            raise ValueError(f"max_tokens is {max_tokens}, expected at least 2: [CLS] and one word piece")
+        self.vocabulary = vocabulary
+        self.max_words = max_words
+        self.max_tokens = max_tokens
+        self.punctuation: Literal["space", "delete"] = punctuation
+        self.chunker = chunker
+        self.frequencies = None if frequencies is None else dict(frequencies)
+
+    def clean(self, caption: str) -> str:
+        """The text that is encoded, and under which chunks are cached."""
+        return clean_caption(caption, max_words=self.max_words, punctuation=self.punctuation)
+
+    def encode(self, caption: str, key: str) -> EncodedCaption:
+        """Ids and chunks of one caption; `key` names its pair in messages.
+
+        Raises ValueError where no word piece is left after cleaning.
+        """
+        text = self.clean(caption)
+        pieces = self.vocabulary.encode(text)
+        if not pieces.ids:
+            raise ValueError(
+                f"pair {key}: its caption {caption[:80]!r} has no word left after cleaning, expected at least one;"
+                " correct the caption or remove the pair"
+            )
+        room = self.max_tokens - 1
+        token_ids = _int64([self.vocabulary.cls_id, *pieces.ids[:room]])
+        dropped = max(0, len(pieces.ids) - room)
+        if self.chunker is None:
+            return EncodedCaption(token_ids=token_ids, chunk_ids=torch.zeros_like(token_ids), num_dropped_tokens=dropped)
+        words = next(iter(self.chunker.words([text])))
+        chunk_ids = _chunk_of_pieces(words, pieces.offsets)
+        number = _kept_chunks(words, chunk_ids, room)
+        return EncodedCaption(
+            token_ids=token_ids,
+            chunk_ids=_int64([0, *(number.get(chunk, 0) for chunk in chunk_ids[:room])]),
+            chunk_weights=None if self.frequencies is None else _weights(text, words, number, self.frequencies),
+            num_dropped_chunks=len({word.chunk for word in words} - {0}) - len(number),
+            num_dropped_tokens=dropped,
+        )
+
+    def encode_many(self, captions: Sequence[str], keys: Sequence[str]) -> list[EncodedCaption]:
+        """`encode` of each caption with its key, in order."""
+        return [self.encode(caption, key) for caption, key in zip(captions, keys, strict=True)]
+
+
+def make_captions(encoded: Sequence[EncodedCaption]) -> Captions:
+    """Stack B captions, padded with 0 to the longest, rounded up to a multiple of 8. B >= 1."""
+    lengths = tuple(len(caption.token_ids) for caption in encoded)
+    padded = -(-max(lengths) // _PAD_MULTIPLE) * _PAD_MULTIPLE
+    weights = [caption.chunk_weights for caption in encoded if caption.chunk_weights is not None]
+    assert len(weights) in (0, len(encoded)), "captions with and without chunk weights come from different encoders"
+    return Captions(
+        token_ids_BL=pad_rows([caption.token_ids for caption in encoded], length=padded),
+        lengths=lengths,
+        chunk_id_BL=pad_rows([caption.chunk_ids for caption in encoded], length=padded),
+        chunk_weight_BC=pad_rows(weights, length=max(map(len, weights))) if weights else None,
+    )
+
+
+def _int64(values: list[int]) -> Tensor:
+    # Several times faster than torch.tensor on a list.
+    return torch.from_numpy(np.array(values, dtype=np.int64))
+
+
+def _chunk_of_pieces(words: Sequence[ContentWord], offsets: Sequence[tuple[int, int]]) -> list[int]:
+    """The chunk of each word piece: that of the word it lies in. Both lists run from left to right."""
+    chunk_ids = []
+    place = 0
+    for start, end in offsets:
+        while place < len(words) and words[place].end <= start:
+            place += 1
+        inside = place < len(words) and words[place].start < end
+        chunk_ids.append(words[place].chunk if inside else 0)
+    return chunk_ids
+
+
+def _kept_chunks(words: Sequence[ContentWord], chunk_ids: Sequence[int], room: int) -> dict[int, int]:
+    """New number of every chunk whose word pieces all lie among the first `room`."""
+    whole = set(chunk_ids[:room]) - set(chunk_ids[room:]) - {0}
+    return {chunk: number for number, chunk in enumerate(sorted(whole), start=1)}
+
+
+def _weights(text: str, words: Sequence[ContentWord], number: Mapping[int, int], frequencies: Mapping[str, float]) -> Tensor:
+    chunks = [[text[word.start : word.end] for word in words if word.chunk == chunk] for chunk in number]
+    return torch.tensor([chunk_weight(chunk, frequencies) for chunk in chunks], dtype=torch.float32)

@@ -1,0 +1,323 @@
+"""Training micro-batches and evaluation batches from a source of pairs, made by worker processes.
+
+Shapes: B pairs, H height, W width, L tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from tbps.config.run import Data
+from tbps.data.augmentation import ViewDraws, draw_views, random_augment, uniforms
+from tbps.data.batch import Captions, HostBatch
+from tbps.data.captions import CaptionEncoder, EncodedCaption, make_captions
+from tbps.data.draws import DrawSpec, PairDraws, draw_pair, generator_of, stack_draws
+from tbps.data.images import decode, resize, resize_exactly
+from tbps.data.order import BatchOrder
+from tbps.data.pairs import EvaluationSet, PairSource
+
+PREFETCH_BATCHES = 4
+"""Micro-batches that each worker prepares ahead."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MicroBatch:
+    """Which pairs one forward pass of one rank sees."""
+
+    pairs: tuple[tuple[int, int], ...]
+    """(epoch, pair index) in the order of the global batch."""
+    epoch: float
+    """Epochs of pairs before the step."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Pair:
+    """One loaded pair before it is stacked."""
+
+    key: str
+    pixels: Tensor
+    second_pixels: Tensor | None
+    views: ViewDraws
+    own: EncodedCaption
+    paired: EncodedCaption
+    replaced: bool
+    identity: int
+    draws: PairDraws
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Failure:
+    """A message that travels from a worker to the training process in place of a batch."""
+
+    message: str
+
+
+class _LoadedBatch(HostBatch):
+    """A host batch that DataLoader's pinning thread knows how to pin."""
+
+    def pin_memory(self) -> _LoadedBatch:
+        """Move what goes to the device into page-locked memory."""
+        for name in (
+            "pixels_BCHW",
+            "second_pixels_BCHW",
+            "flip_B2",
+            "shift_B22",
+            "erase_B24",
+            "replaced_B",
+            "identity_B",
+        ):
+            if (tensor := getattr(self, name)) is not None:
+                setattr(self, name, tensor.pin_memory())
+        return self
+
+
+class PairDataset(Dataset[HostBatch]):
+    """Micro-batches by the pairs they hold. Every random choice is keyed by (seed, epoch, pair key)."""
+
+    def __init__(self, source: PairSource, encoder: CaptionEncoder, data: Data, draw_spec: DrawSpec, *, seed: int) -> None:
+        self.source = source
+        self.encoder = encoder
+        self.data = data
+        self.draw_spec = draw_spec
+        self.seed = seed
+
+    def __getitem__(self, micro_batch: MicroBatch) -> HostBatch:
+        """Load and stack the pairs. ValueError names the pair that cannot be loaded."""
+        pairs = [self.load(epoch, index) for epoch, index in micro_batch.pairs]
+        return _stack(pairs, self.draw_spec, epoch=micro_batch.epoch)
+
+    def load(self, epoch: int, index: int) -> _Pair:
+        """Load pair `index` as it is in `epoch`."""
+        key = self.source.key(index)
+        try:
+            return self._load(epoch, index, key)
+        except Exception as error:
+            if isinstance(error, ValueError) and key not in str(error):
+                raise ValueError(f"pair {key}: {error}") from error
+            error.add_note(f"while loading pair {key}")
+            raise
+
+    def _load(self, epoch: int, index: int, key: str) -> _Pair:
+        image_px, augmentation = self.data.image_px, self.data.augmentation
+        uniform = uniforms(generator_of(seed=self.seed, epoch=epoch, key=key, use="pair"))
+        swapped = self._choose_caption(index, uniform)
+        caption, other = self.source.caption(index), self.source.caption(swapped)
+        own = self.encoder.encode(caption, key)
+        paired = own if other == caption else self.encoder.encode(other, self.source.key(swapped))
+        views = draw_views(augmentation, image_px=image_px, uniform=uniform)
+        image_HWC = decode(self.source.image_bytes(index), key=key)
+        random = augmentation == "randaugment"
+        method = generator_of(seed=self.seed, epoch=epoch, key=key, use="method")
+        return _Pair(
+            key=key,
+            pixels=random_augment(image_HWC, image_px=image_px, uniform=uniform)
+            if random
+            else resize(image_HWC, image_px=image_px),
+            second_pixels=random_augment(image_HWC, image_px=image_px, uniform=uniform) if random else None,
+            views=views,
+            own=own,
+            paired=paired,
+            # As in RaSa's and MARS's code: drawing an equal sentence is no replacement.
+            replaced=other != caption,
+            identity=int(self.source.identity_N[index]),
+            draws=draw_pair(self.draw_spec, generator=method, num_tokens=len(own.token_ids)),
+        )
+
+    def _choose_caption(self, index: int, uniform: Iterator[float]) -> int:
+        """The pair whose caption stands for pair `index`: itself, or a weak positive."""
+        swap, place = next(uniform) < self.data.weak_positive_probability, next(uniform)
+        if not swap:
+            return index
+        candidates = self.source.siblings(index)
+        if self.data.weak_positive_pool == "other-image":
+            candidates = candidates[self.source.image_N[candidates] != self.source.image_N[index]]
+            if not len(candidates):
+                return index
+        return int(candidates[int(place * len(candidates))])
+
+
+def _stack(pairs: Sequence[_Pair], draw_spec: DrawSpec, *, epoch: float) -> HostBatch:
+    own = make_captions([pair.own for pair in pairs])
+    second = [pair.second_pixels for pair in pairs if pair.second_pixels is not None]
+    corners = [pair.views.corner for pair in pairs if pair.views.corner is not None]
+    erases = [pair.views.erase for pair in pairs if pair.views.erase is not None]
+    return _LoadedBatch(
+        pixels_BCHW=torch.stack([pair.pixels for pair in pairs]),
+        second_pixels_BCHW=torch.stack(second) if second else None,
+        flip_B2=torch.tensor([pair.views.flip for pair in pairs]),
+        shift_B22=torch.tensor(corners) if corners else None,
+        erase_B24=torch.tensor(erases) if erases else None,
+        own=own,
+        paired=make_captions([pair.paired for pair in pairs]),
+        replaced_B=torch.tensor([int(pair.replaced) for pair in pairs]),
+        identity_B=torch.tensor([pair.identity for pair in pairs]),
+        draws=stack_draws(draw_spec, [pair.draws for pair in pairs], length=own.token_ids_BL.shape[1]),
+        keys=tuple(pair.key for pair in pairs),
+        epoch=epoch,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MicroBatchSampler:
+    """The micro-batches of one rank, step after step."""
+
+    order: BatchOrder
+    rank: int
+    world_size: int
+    start_step: int
+    num_steps: int
+    micro_batch_pairs: int
+    """0 = the rank's whole share of a step."""
+
+    def __post_init__(self) -> None:
+        share = self.order.share_pairs(self.world_size)
+        if self.micro_batch_pairs and share % self.micro_batch_pairs:
+            raise ValueError(
+                f"data.micro_batch_pairs is {self.micro_batch_pairs}, expected a divisor of the {share} pairs that each of"
+                f" {self.world_size} processes computes in a step; change it or use 0"
+            )
+
+    @property
+    def micro_batches_per_step(self) -> int:
+        """Forward passes of one rank in a step."""
+        return self.order.share_pairs(self.world_size) // self.pairs
+
+    @property
+    def pairs(self) -> int:
+        """Pairs of one micro-batch."""
+        return self.micro_batch_pairs or self.order.share_pairs(self.world_size)
+
+    def __len__(self) -> int:
+        return self.num_steps * self.micro_batches_per_step
+
+    def __iter__(self) -> Iterator[MicroBatch]:
+        for step in range(self.start_step, self.start_step + self.num_steps):
+            share = self.order.indices(step, rank=self.rank, world_size=self.world_size)
+            for first in range(0, len(share), self.pairs):
+                yield MicroBatch(pairs=tuple(share[first : first + self.pairs]), epoch=self.order.epoch(step))
+
+
+class _Guarded(Dataset[object]):
+    """Turns a ValueError of `dataset` into a value: DataLoader would wrap its one sentence into a page of traceback."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, index: object) -> object:
+        try:
+            return self.dataset[index]
+        except ValueError as error:
+            return _Failure(message=str(error))
+
+
+class TrainingLoader:
+    """Iterating gives `micro_batches_per_step` host batches for each step, in order."""
+
+    def __init__(self, dataset: PairDataset, sampler: MicroBatchSampler, *, workers: int) -> None:
+        self._dataset = dataset
+        self._sampler = sampler
+        self._workers = workers
+        self.micro_batches_per_step = sampler.micro_batches_per_step
+
+    def __len__(self) -> int:
+        return len(self._sampler)
+
+    def __iter__(self) -> Iterator[HostBatch]:
+        return _load(self._dataset, self._sampler, workers=self._workers)
+
+
+def _load(dataset: Dataset, sampler: object, *, workers: int) -> Iterator:
+    """What `dataset` holds at each index of `sampler`, in order, loaded by `workers` processes (0 = by this one)."""
+    loader = DataLoader(
+        _Guarded(dataset),
+        sampler=sampler,  # type: ignore[arg-type]
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=PREFETCH_BATCHES if workers else None,
+        collate_fn=_unchanged,
+        pin_memory=torch.cuda.is_available(),
+        # DataLoader draws a seed when it starts; from the global generator, that would change dropout after a restart.
+        generator=torch.Generator(),
+    )
+    for loaded in loader:
+        if isinstance(loaded, _Failure):
+            raise ValueError(loaded.message)
+        yield loaded
+
+
+def _unchanged(loaded: object) -> object:
+    return loaded
+
+
+def make_loader(
+    source: PairSource,
+    encoder: CaptionEncoder,
+    data: Data,
+    draw_spec: DrawSpec,
+    *,
+    seed: int,
+    start_step: int,
+    num_steps: int,
+    rank: int = 0,
+    world_size: int = 1,
+) -> TrainingLoader:
+    """Micro-batches of `rank` for `num_steps` steps from `start_step` on: the same as in a run that was never stopped.
+
+    ValueError at once: batch, groups, micro-batch and world size do not fit; while iterating: a pair cannot be loaded.
+    """
+    order = BatchOrder(len(source), seed=seed, batch_pairs=data.batch_pairs, group_pairs=data.group_pairs)
+    sampler = MicroBatchSampler(
+        order=order,
+        rank=rank,
+        world_size=world_size,
+        start_step=start_step,
+        num_steps=num_steps,
+        micro_batch_pairs=data.micro_batch_pairs,
+    )
+    return TrainingLoader(PairDataset(source, encoder, data, draw_spec, seed=seed), sampler, workers=data.workers)
+
+
+class _GalleryDataset(Dataset[Tensor]):
+    """Batches of gallery images by their rows."""
+
+    def __init__(self, evaluation: EvaluationSet, image_px: tuple[int, int]) -> None:
+        self.evaluation = evaluation
+        self.image_px = image_px
+
+    def __getitem__(self, images: Sequence[int]) -> Tensor:
+        return torch.stack([self.load(image) for image in images])
+
+    def load(self, image: int) -> Tensor:
+        image_HWC = decode(self.evaluation.gallery_bytes(image), key=self.evaluation.gallery_key(image))
+        return resize_exactly(image_HWC, image_px=self.image_px)
+
+
+def load_gallery(
+    evaluation: EvaluationSet,
+    images: Sequence[int],
+    *,
+    image_px: tuple[int, int],
+    batch_images: int,
+    workers: int,
+) -> Iterator[Tensor]:
+    """(at most batch_images, 3, H, W) uint8 for the gallery rows `images`, in order; see `views.normalise_pixels`."""
+    batches = [images[first : first + batch_images] for first in range(0, len(images), batch_images)]
+    return _load(_GalleryDataset(evaluation, image_px), batches, workers=workers)
+
+
+def load_queries(
+    evaluation: EvaluationSet, queries: Sequence[int], encoder: CaptionEncoder, *, batch_captions: int
+) -> Iterator[Captions]:
+    """Captions of the query rows `queries`, in order, at most `batch_captions` at a time."""
+    for first in range(0, len(queries), batch_captions):
+        yield make_captions(
+            [
+                encoder.encode(evaluation.query_caption(query), evaluation.query_key(query))
+                for query in queries[first : first + batch_captions]
+            ]
+        )

@@ -1,0 +1,162 @@
+"""Every (image, caption) of a split is a pair: where pairs come from, and the queries and gallery of an evaluation.
+
+Shapes: N pairs, G gallery images, Q queries (every pair's caption: Q = N).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tbps.config.run import Benchmark, Data
+from tbps.data.annotations import LAYOUTS, Split, find_image, read_annotations
+
+
+class PairSource(Protocol):
+    """Pairs by number, from a folder or from shards: the same numbers, keys and bytes from both."""
+
+    identity_N: NDArray[np.int64]
+    """(N,) dense identities from 0."""
+    image_N: NDArray[np.int64]
+    """(N,) which image of the split the pair shows, counted 0, 1, ... by first appearance."""
+
+    def __len__(self) -> int:
+        """N."""
+
+    def key(self, index: int) -> str:
+        """`<image path>#<caption number>`."""
+
+    def caption(self, index: int) -> str:
+        """The caption as annotated."""
+
+    def image_bytes(self, index: int) -> bytes:
+        """The image file's bytes. ValueError names the pair if they cannot be had."""
+
+    def siblings(self, index: int) -> NDArray[np.int64]:
+        """All pairs of the same identity, `index` among them, ascending."""
+
+
+class IdentityIndex:
+    """The pairs of each identity."""
+
+    def __init__(self, identity_N: NDArray[np.int64]) -> None:
+        self._pair_N = np.argsort(identity_N, kind="stable")
+        counts = np.bincount(identity_N) if len(identity_N) else np.zeros(0, dtype=np.int64)
+        self._start = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(counts)])
+
+    def pairs(self, identity: int) -> NDArray[np.int64]:
+        """Pair numbers of `identity`, ascending."""
+        return self._pair_N[self._start[identity] : self._start[identity + 1]]
+
+
+class FolderPairs:
+    """Pairs of a data set as published: an annotation file and image files."""
+
+    def __init__(self, root: Path, benchmark: Benchmark, split: Split, *, limit_pairs: int = 0) -> None:
+        """`limit_pairs` > 0 keeps only the first so many pairs."""
+        self._root = root
+        self._benchmark = benchmark
+        self._usual_folder = root / LAYOUTS[benchmark].image_folders[0]
+        self._split = split
+        self._num_pairs = min(limit_pairs, len(split.caption)) if limit_pairs else len(split.caption)
+        self.identity_N = split.identity_N[: self._num_pairs]
+        self.image_N = split.image_N[: self._num_pairs]
+        self._identities = IdentityIndex(self.identity_N)
+
+    def __len__(self) -> int:
+        return self._num_pairs
+
+    def key(self, index: int) -> str:
+        """`<image path>#<caption number>`."""
+        return self._split.pair_key(index)
+
+    def caption(self, index: int) -> str:
+        """The caption as annotated."""
+        return self._split.caption[index]
+
+    def image_bytes(self, index: int) -> bytes:
+        """The image file's bytes."""
+        image_path = self._split.image_path[int(self.image_N[index])]
+        try:
+            # The usual place, without the several look-ups of `find_image`.
+            with open(f"{self._usual_folder}/{image_path}", "rb") as usual:
+                return usual.read()
+        except FileNotFoundError:
+            file = find_image(self._root, self._benchmark, image_path)
+        if file is None:
+            raise ValueError(
+                f"pair {self.key(index)}: image {image_path} is not below {self._root};"
+                ' run "tbps data doctor" to list every missing image'
+            )
+        return file.read_bytes()
+
+    def siblings(self, index: int) -> NDArray[np.int64]:
+        """All pairs of the same identity, ascending."""
+        return self._identities.pairs(int(self.identity_N[index]))
+
+
+class EvaluationSet:
+    """One split seen as a retrieval task: each caption is a query, each image is in the gallery once.
+
+    Example: 2 images with 2 captions each give G = 2, Q = 4 and query_image_Q = [0, 0, 1, 1].
+    """
+
+    def __init__(self, source: PairSource) -> None:
+        self.source = source
+        self.query_identity_Q = source.identity_N
+        """(Q,) identity of each caption."""
+        self.query_image_Q = source.image_N
+        """(Q,) row of the gallery that the caption was written for."""
+        image_G, self.gallery_pair_G = np.unique(source.image_N, return_index=True)
+        """(G,) the first pair of each image."""
+        assert np.array_equal(image_G, np.arange(len(image_G))), "images are numbered by first appearance"
+        self.gallery_identity_G = source.identity_N[self.gallery_pair_G]
+        """(G,) identity of each image."""
+
+    @property
+    def num_queries(self) -> int:
+        """Q."""
+        return len(self.query_identity_Q)
+
+    @property
+    def num_gallery(self) -> int:
+        """G."""
+        return len(self.gallery_identity_G)
+
+    def query_caption(self, query: int) -> str:
+        """The caption of query `query`."""
+        return self.source.caption(query)
+
+    def query_key(self, query: int) -> str:
+        """The pair key of query `query`."""
+        return self.source.key(query)
+
+    def gallery_key(self, image: int) -> str:
+        """The path of gallery image `image`, as in the annotation file."""
+        return self.source.key(int(self.gallery_pair_G[image])).rsplit("#", 1)[0]
+
+    def gallery_bytes(self, image: int) -> bytes:
+        """The file of gallery image `image`."""
+        return self.source.image_bytes(int(self.gallery_pair_G[image]))
+
+
+def open_pairs(data: Data, split: str = "train") -> PairSource:
+    """The pairs of `split`, from shards where `data.root` is a URL or holds a shard index, else from the published files.
+
+    `data.limit_pairs` applies to the training split only. ValueError: wrong root or unknown split.
+    """
+    from tbps.data.remote import is_remote
+    from tbps.data.shards import INDEX_NAME, ShardPairs
+
+    if not data.root:
+        raise ValueError(f"data.root is empty, expected the folder of {data.benchmark} or its shards; set --data.root")
+    limit = data.limit_pairs if split == "train" else 0
+    root = Path(data.root).expanduser()
+    if is_remote(data.root):
+        return ShardPairs(data.root, split, cache=Path(data.cache).expanduser(), limit_pairs=limit)
+    if (root / INDEX_NAME).is_file():
+        return ShardPairs(str(root), split, cache=Path(data.cache).expanduser(), limit_pairs=limit)
+    return FolderPairs(root, data.benchmark, read_annotations(root, data.benchmark).split(split), limit_pairs=limit)

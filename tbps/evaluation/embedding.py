@@ -1,0 +1,119 @@
+"""Embed the gallery and the captions of a split, each process its share, equal to the last bit for any number of them.
+
+Shapes: G gallery images, Q queries, I images of a block, P image tokens, D width, E features, N packed tokens.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tbps.data.batch import Captions
+from tbps.data.loader import load_gallery
+from tbps.data.pairs import EvaluationSet
+from tbps.data.views import normalise_pixels
+from tbps.evaluation.ranks import Ranks
+from tbps.methods.method import EmbeddedCaptions, Method
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(kw_only=True)
+class Gallery:
+    """Features of all images, and the tokens of those that this process embedded."""
+
+    feature_GE: Tensor
+    """(G, E) unit rows, on every process."""
+    shares: list[range]
+    """Gallery rows of each process: consecutive, each starting at a multiple of `batch_images`."""
+    batch_images: int
+    tokens_RPD: Tensor | None
+    """Tokens of this process's images, on the device or, where that has too little memory, the host; None = not kept."""
+
+
+def embed_gallery(
+    method: Method,
+    evaluation_set: EvaluationSet,
+    *,
+    ranks: Ranks,
+    device: torch.device,
+    image_px: tuple[int, int],
+    batch_images: int,
+    workers: int,
+    keep_tokens: bool,
+) -> Gallery:
+    """Embed every image once over all processes. ValueError names an image that cannot be read."""
+    shares = ranks.shares(evaluation_set.num_gallery, block=batch_images)
+    own = shares[ranks.rank]
+    # A process without a share embeds the first block and brings none of its rows: it learns their width and type.
+    images = own or range(min(batch_images, evaluation_set.num_gallery))
+    features: list[Tensor] = []
+    tokens_RPD: Tensor | None = None
+    done = 0
+    for pixels_ICHW in load_gallery(evaluation_set, images, image_px=image_px, batch_images=batch_images, workers=workers):
+        embedded = method.embed_images(normalise_pixels(pixels_ICHW.to(device, non_blocking=True)))
+        features.append(embedded.feature_IE)
+        if keep_tokens and own:
+            if tokens_RPD is None:
+                tokens_RPD = _room_for(embedded.tokens_IPD, num_images=len(own))
+            tokens_RPD[done : done + len(pixels_ICHW)] = embedded.tokens_IPD
+            done += len(pixels_ICHW)
+    feature_RE = torch.cat(features)[: len(own)]
+    return Gallery(
+        feature_GE=ranks.gather(feature_RE, [len(share) for share in shares]),
+        shares=shares,
+        batch_images=batch_images,
+        tokens_RPD=tokens_RPD,
+    )
+
+
+def embed_queries(
+    method: Method, captions: Captions, *, ranks: Ranks, batch_captions: int, keep_hidden: bool
+) -> EmbeddedCaptions:
+    """Embed all captions over all processes: features and, with `keep_hidden`, the packed text states on every one."""
+    num_captions = len(captions.lengths)
+    blocks = ranks.own_blocks(num_captions, block=batch_captions) or [range(min(batch_captions, num_captions))]
+    embedded = [method.embed_captions(caption_rows(captions, block)) for block in blocks]
+    shares = ranks.shares(num_captions, block=batch_captions)
+    counts = [len(share) for share in shares]
+    feature_RE = torch.cat([part.feature_QE for part in embedded])[: counts[ranks.rank]]
+    hidden_ND = None
+    states = [part.hidden_ND for part in embedded if part.hidden_ND is not None]
+    if keep_hidden and states:
+        tokens = [sum(captions.lengths[share.start : share.stop]) for share in shares]
+        hidden_ND = ranks.gather(torch.cat(states)[: tokens[ranks.rank]], tokens)
+    return EmbeddedCaptions(feature_QE=ranks.gather(feature_RE, counts), hidden_ND=hidden_ND)
+
+
+def caption_rows(captions: Captions, rows: range) -> Captions:
+    """Consecutive captions, still padded to the longest of all: packed encoders compute no padding."""
+    part = slice(rows.start, rows.stop)
+    weight_BC = captions.chunk_weight_BC
+    return Captions(
+        token_ids_BL=captions.token_ids_BL[part],
+        lengths=captions.lengths[part],
+        chunk_id_BL=captions.chunk_id_BL[part],
+        chunk_weight_BC=None if weight_BC is None else weight_BC[part],
+    )
+
+
+def _room_for(tokens_IPD: Tensor, *, num_images: int) -> Tensor:
+    """An empty (num_images, P, D), on the device unless it would fill more than half of the memory that is free."""
+    shape = (num_images, *tokens_IPD.shape[1:])
+    if tokens_IPD.device.type != "cuda":
+        return tokens_IPD.new_empty(shape)
+    needed = math.prod(shape) * tokens_IPD.element_size()
+    free, _ = torch.cuda.mem_get_info(tokens_IPD.device)
+    if needed <= free // 2:
+        return tokens_IPD.new_empty(shape)
+    logger.warning(
+        "image tokens of the gallery need %.1f GB and the device has %.1f GB free: they are kept in host memory"
+        " (slower, same numbers)",
+        needed / 1e9,
+        free / 1e9,
+    )
+    return torch.empty(shape, dtype=tokens_IPD.dtype)

@@ -1,0 +1,214 @@
+"""Score a method on one split: embed, rank by similarity, re-rank the best by matching, in both directions.
+
+Results are equal to the last bit for any number of processes: see `ranks.py`.
+Shapes: G gallery images, Q queries (captions), K candidates.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tbps.config.run import Evaluation
+from tbps.data.batch import Captions
+from tbps.data.captions import CaptionEncoder, make_captions
+from tbps.data.pairs import EvaluationSet
+from tbps.evaluation.candidates import candidate_scores
+from tbps.evaluation.direction import Direction, rank_direction
+from tbps.evaluation.embedding import embed_gallery, embed_queries
+from tbps.evaluation.order import Tail
+from tbps.evaluation.ranks import Ranks
+from tbps.methods.albef_family import AlbefFamily
+from tbps.methods.method import Method
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluated:
+    """Both directions of one split, and by which rules."""
+
+    text_to_image: Direction
+    image_to_text: Direction
+    tail: Tail
+    num_identities: int
+    """Different identities of the gallery."""
+    num_images: int
+    num_captions: int
+    num_cut_captions: int
+    """Captions with more word pieces than the encoder's cap; the rest of them was not read."""
+    num_processes: int
+    embed_s: float
+    """Seconds for embedding images and captions."""
+    rank_s: float
+    """Seconds for ranking and re-ranking."""
+
+    def values(self) -> dict[str, float]:
+        """Final metrics of text to image by name, 0-100: what a checkpoint is chosen by."""
+        final = self.text_to_image.final
+        return {
+            "rank_1": final.rank_1,
+            "rank_5": final.rank_5,
+            "rank_10": final.rank_10,
+            "mAP": final.mAP,
+            "mINP": final.mINP,
+        }
+
+
+def evaluate(
+    method: Method,
+    evaluation_set: EvaluationSet,
+    encoder: CaptionEncoder,
+    config: Evaluation,
+    *,
+    image_px: tuple[int, int],
+    device: torch.device,
+    rerank: bool = True,
+    rerank_image_to_text: bool = False,
+    precision: Literal["fp32", "bf16"] = "fp32",
+    workers: int = 0,
+) -> Evaluated:
+    """Every process of the default group calls this and gets the same result.
+
+    `rerank` re-ranks `config.rerank_k` images per caption; `rerank_image_to_text` as many captions per image (ALBEF's
+    evaluation; RaSa and MARS report text to image only). Raises ValueError: no query has a match, a number is NaN, an
+    image cannot be read.
+    """
+    ranks = Ranks.current()
+    num_candidates = config.rerank_k if rerank else 0
+    started = time.perf_counter()
+    captions, num_cut = _all_captions(evaluation_set, encoder)
+    with _evaluating(method):
+        with _autocast(device, precision):
+            gallery = embed_gallery(
+                method,
+                evaluation_set,
+                ranks=ranks,
+                device=device,
+                image_px=image_px,
+                batch_images=config.batch_images,
+                workers=workers,
+                keep_tokens=num_candidates > 0,
+            )
+            embedded = embed_queries(
+                method, captions, ranks=ranks, batch_captions=config.batch_captions, keep_hidden=num_candidates > 0
+            )
+        embed_s = time.perf_counter() - started
+
+        def match(image_AK: Tensor, caption_AK: Tensor) -> Tensor:
+            assert isinstance(method, AlbefFamily), "only methods with a cross encoder re-rank"
+            with _autocast(device, precision):
+                return candidate_scores(
+                    method,
+                    image_AK=image_AK,
+                    caption_AK=caption_AK,
+                    gallery=gallery,
+                    captions=captions,
+                    embedded=embedded,
+                    ranks=ranks,
+                )
+
+        text_to_image, image_to_text = _both_directions(
+            embedded.feature_QE,
+            gallery.feature_GE,
+            evaluation_set,
+            match,
+            ranks=ranks,
+            num_images=num_candidates,
+            num_captions=num_candidates if rerank_image_to_text else 0,
+            tail=config.tail,
+        )
+    return Evaluated(
+        text_to_image=text_to_image,
+        image_to_text=image_to_text,
+        tail=config.tail,
+        num_identities=len(np.unique(evaluation_set.gallery_identity_G)),
+        num_images=evaluation_set.num_gallery,
+        num_captions=evaluation_set.num_queries,
+        num_cut_captions=num_cut,
+        num_processes=ranks.size,
+        embed_s=embed_s,
+        rank_s=time.perf_counter() - started - embed_s,
+    )
+
+
+def _both_directions(
+    caption_QE: Tensor,
+    image_GE: Tensor,
+    evaluation_set: EvaluationSet,
+    match: Callable[[Tensor, Tensor], Tensor],
+    *,
+    ranks: Ranks,
+    num_images: int,
+    num_captions: int,
+    tail: Tail,
+) -> tuple[Direction, Direction]:
+    """Text to image with `num_images` candidates of each caption, image to text with `num_captions` of each image."""
+    image_identity_G = torch.as_tensor(evaluation_set.gallery_identity_G, device=image_GE.device)
+    caption_identity_Q = torch.as_tensor(evaluation_set.query_identity_Q, device=image_GE.device)
+    text_to_image = rank_direction(
+        caption_QE,
+        image_GE,
+        caption_identity_Q,
+        image_identity_G,
+        ranks=ranks,
+        num_candidates=num_images,
+        tail=tail,
+        match=lambda image_QK: match(image_QK, _row_numbers(image_QK)),
+    )
+    image_to_text = rank_direction(
+        image_GE,
+        caption_QE,
+        image_identity_G,
+        caption_identity_Q,
+        ranks=ranks,
+        num_candidates=num_captions,
+        tail=tail,
+        match=lambda caption_GK: match(_row_numbers(caption_GK), caption_GK),
+    )
+    return text_to_image, image_to_text
+
+
+def _row_numbers(table_AK: Tensor) -> Tensor:
+    """The row of each entry, in the table's shape."""
+    return torch.arange(len(table_AK), device=table_AK.device)[:, None].expand_as(table_AK)
+
+
+def _all_captions(evaluation_set: EvaluationSet, encoder: CaptionEncoder) -> tuple[Captions, int]:
+    """Every query, and how many of them were cut at the cap.
+
+    Tokenised without attribute chunks: they play no part in retrieval, and finding them is slow.
+    """
+    plain = CaptionEncoder(
+        encoder.vocabulary,
+        max_words=encoder.max_words,
+        max_tokens=encoder.max_tokens,
+        punctuation=encoder.punctuation,
+        chunker=None,
+    )
+    queries = range(evaluation_set.num_queries)
+    captions = [evaluation_set.query_caption(query) for query in queries]
+    encoded = plain.encode_many(captions, [evaluation_set.query_key(query) for query in queries])
+    return make_captions(encoded), sum(caption.num_dropped_tokens > 0 for caption in encoded)
+
+
+def _autocast(device: torch.device, precision: Literal["fp32", "bf16"]) -> torch.autocast:
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+@contextmanager
+def _evaluating(method: Method) -> Iterator[None]:
+    """Evaluation mode without gradients; afterwards the method is in the mode it was in."""
+    assert isinstance(method, nn.Module)
+    was_training = method.training
+    method.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        method.train(was_training)

@@ -1,0 +1,58 @@
+"""In which order a query's gallery is shown: by similarity, and by matching score where the first k were re-ranked.
+
+Ties are always broken the same way, so that an order is a function of its numbers alone and equal on every machine.
+Shapes: C queries of a chunk, G gallery, K candidates.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Tail = Literal["similarity", "index"]
+
+
+def similarity_order(similarity_CG: Tensor) -> Tensor:
+    """Gallery indices by descending similarity; equal similarities by ascending index.
+
+    (C, G) float to (C, G) int64. Raises ValueError where a similarity is not a number: a sort would put it first.
+    """
+    _refuse_nan(similarity_CG, "similarity")
+    return torch.sort(similarity_CG, dim=1, descending=True, stable=True).indices
+
+
+def final_order(similarity_CG: Tensor, candidate_CK: Tensor, score_CK: Tensor, *, tail: Tail) -> Tensor:
+    """Gallery indices with the K candidates first, by descending matching score; then all others, the tail.
+
+    Equal scores: by similarity, then by ascending index. The tail `similarity` goes on by similarity; `index` by
+    ascending index, which is what the official code's fill value of -100 gives under a stable sort (its own sort is
+    unstable, so its mAP is not a function of the scores).
+
+    candidate_CK  (C, K) int64, K different gallery indices per query, in any order;  score_CK  (C, K) their scores;
+    returns (C, G) int64. Raises ValueError where a similarity or score is not a number.
+    """
+    _refuse_nan(score_CK, "matching score")
+    num_queries, num_gallery = similarity_CG.shape
+    order_CG = similarity_order(similarity_CG)
+    is_candidate_CG = torch.zeros_like(similarity_CG, dtype=torch.bool).scatter_(1, candidate_CK, True)
+    in_order_CG = is_candidate_CG.gather(1, order_CG)
+    head_CK = order_CG[in_order_CG].view(num_queries, -1)
+    assert head_CK.shape == candidate_CK.shape, "a query's candidates must differ"
+    score_CG = score_CK.new_zeros(num_queries, num_gallery).scatter_(1, candidate_CK, score_CK)
+    by_score_CK = torch.sort(score_CG.gather(1, head_CK), dim=1, descending=True, stable=True).indices
+    if tail == "similarity":
+        tail_CT = order_CG[~in_order_CG]
+    else:
+        tail_CT = (~is_candidate_CG).nonzero()[:, 1]
+    return torch.cat([head_CK.gather(1, by_score_CK), tail_CT.view(num_queries, -1)], dim=1)
+
+
+def _refuse_nan(value_CG: Tensor, name: str) -> None:
+    wrong = int(torch.isnan(value_CG).sum())
+    if wrong:
+        raise ValueError(
+            f"{wrong} of {value_CG.numel()} values of {name} are not a number, expected none:"
+            " the weights have diverged; evaluate an earlier checkpoint"
+        )

@@ -1,0 +1,145 @@
+"""One HTML file about a run: what it is, how training went, what it scores, what it finds.
+
+The file stands alone: pictures are data URIs, charts inline SVG; it runs no script and asks for nothing from anywhere,
+which its content policy also tells the browser. It is made from the run folder alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from tbps.reporting.chart import Chart, make_chart
+from tbps.reporting.curves import Curves, read_curves
+from tbps.reporting.gallery import FOLDER
+from tbps.reporting.reconstructions import FILE as RECONSTRUCTIONS
+from tbps.reporting.results import PURPOSES, final_metrics, metric_rows, read_results, rule_in_words
+from tbps.reporting.tables import METRICS
+from tbps.training.atomic_file import write_text
+from tbps.training.run_folder import RunFolder
+
+FILE = "report.html"
+RANKING = ("rank_1", "rank_5", "rank_10", "mAP", "mINP")
+GROUP_MEANING = {
+    "typical": "average precision nearest to the median",
+    "hard": "first right image at rank 2 to 10",
+    "failed": "no right image among the first 10",
+}
+
+
+def write_report(run_folder: Path) -> Path:
+    """Write `report/report.html` from what the run folder holds; a part that is not there is left out, and said so.
+
+    Raises ValueError where the folder is no run folder or a file in it is damaged.
+    """
+    config = RunFolder(run_folder).read_config()
+    curves = read_curves(run_folder / "metrics.jsonl")
+    results = read_results(run_folder)
+    main = results[0] if results and results[0]["purpose"] in ("final", "validation") else None
+    environment = Environment(
+        loader=PackageLoader("tbps", "reporting"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template("report.html").render(
+        title=f"{config['run']['recipe']} / {config['run']['name']}",
+        config=config,
+        settings=_settings(config["run"]),
+        main=main,
+        others=[found for found in results if found is not main],
+        metric_names=METRICS,
+        metric_rows=metric_rows,
+        final_metrics=final_metrics,
+        rule_in_words=rule_in_words,
+        loss_charts=_loss_charts(curves),
+        evaluation_charts=_evaluation_charts(curves),
+        broken_lines=curves.num_broken_lines,
+        galleries=_galleries(run_folder),
+        group_meaning=GROUP_MEANING,
+        reconstructions=_read_json(run_folder / FOLDER / RECONSTRUCTIONS, default=[]),
+    )
+    file = run_folder / FOLDER / FILE
+    file.parent.mkdir(exist_ok=True)
+    write_text(file, page)
+    return file
+
+
+def _loss_charts(curves: Curves) -> list[Chart]:
+    """The sum, each named loss, then everything else that training logs, one chart each: their scales differ."""
+
+    def place(name: str) -> tuple[int, str]:
+        return (0 if name == "loss" else 1 if name.startswith("loss/") else 2, name)
+
+    names = sorted((name for name in curves.training if name != "epoch"), key=place)
+    return [make_chart(_chart_title(name), {name: curves.training[name]}) for name in names]
+
+
+def _chart_title(name: str) -> str:
+    if name == "loss":
+        return "all losses, weighted sum"
+    return name.removeprefix("loss/") if name.startswith("loss/") else name
+
+
+def _evaluation_charts(curves: Curves) -> list[Chart]:
+    """Ranking metrics of each split that was evaluated more than once during training."""
+    charts = []
+    for split, values in curves.evaluation.items():
+        shown = {name: values[name] for name in RANKING if len(values.get(name, ())) > 1}
+        if shown:
+            charts.append(make_chart(split, shown, width=660, height=260))
+    return charts
+
+
+def _galleries(run_folder: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Name and content of every queries file, those of the final evaluation first."""
+    files = (run_folder / FOLDER).glob("queries-*.json")
+    found = [(file.stem.removeprefix("queries-"), _read_json(file, default={})) for file in files]
+
+    def place(item: tuple[str, dict[str, Any]]) -> tuple[int, str]:
+        purposes = [number for number, purpose in enumerate(PURPOSES) if item[0].startswith(purpose)]
+        return (purposes[0] if purposes else len(PURPOSES), item[0])
+
+    return sorted(found, key=place)
+
+
+def _read_json(file: Path, *, default: Any) -> Any:
+    if not file.exists():
+        return default
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} cannot be read: {error}; remove it or evaluate again") from error
+
+
+def _settings(run: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """The config as sections of (dotted name, value)."""
+    sections = []
+    general: list[tuple[str, str]] = []
+    for name, value in run.items():
+        if isinstance(value, Mapping):
+            sections.append((name, _flat(value, "")))
+        else:
+            general.append((name, _value(value)))
+    return [("run", general), *sections]
+
+
+def _flat(values: Mapping[str, Any], prefix: str) -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            rows += _flat(value, f"{prefix}{name}.")
+        else:
+            rows.append((f"{prefix}{name}", _value(value)))
+    return rows
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(map(str, value))
+    return str(value) if value != "" else "(empty)"

@@ -1,0 +1,149 @@
+"""Results as JSON: every number with the rules and the weights it was made by, so that it can be made again."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from tbps.evaluation.direction import Direction
+from tbps.evaluation.evaluate import Evaluated
+from tbps.reporting.published import published_for
+from tbps.training.atomic_file import write_json
+
+FORMAT = 1
+FOLDER = "results"
+"""Folder of results inside a run folder."""
+LIBRARIES = ("tbps", "torch", "numpy", "tokenizers")
+Purpose = Literal["final", "validation", "zero-shot", "cross-set"]
+"""`zero-shot`: not trained on the benchmark at all; `cross-set`: fine-tuned on another benchmark."""
+PURPOSES: tuple[Purpose, ...] = ("final", "validation", "zero-shot", "cross-set")
+"""In the order in which a report shows them."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Provenance:
+    """What was evaluated, on what."""
+
+    benchmark: str
+    split: str
+    purpose: Purpose
+    recipe: str
+    run: str
+    """Name of the run."""
+    config_hash: str
+    weights: str
+    """The checkpoint or weights file."""
+    weights_sha256: str
+    step: int
+    """Optimiser steps behind the weights; 0 = not trained here."""
+    precision: str
+    device: str
+    """The machine in words: see `device_name`."""
+
+
+def device_name(device: torch.device) -> str:
+    """For example "NVIDIA H100" or "cpu (x86_64, 1 thread)"."""
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    threads = torch.get_num_threads()
+    return f"{device.type} ({platform.machine()}, {threads} {'thread' if threads == 1 else 'threads'})"
+
+
+def make_results(evaluated: Evaluated, provenance: Provenance, *, now: datetime.datetime | None = None) -> dict[str, Any]:
+    """Everything as plain JSON values. `now`: the date to write, else the clock's (UTC)."""
+    figures, no_figures_because = published_for(
+        provenance.benchmark,
+        provenance.split,
+        num_captions=evaluated.num_captions,
+        num_images=evaluated.num_images,
+    )
+    return {
+        "format": FORMAT,
+        **asdict(provenance),
+        "size": {
+            "captions": evaluated.num_captions,
+            "images": evaluated.num_images,
+            "identities": evaluated.num_identities,
+            "cut_captions": evaluated.num_cut_captions,
+        },
+        "text_to_image": _direction(evaluated.text_to_image, evaluated.tail),
+        "image_to_text": _direction(evaluated.image_to_text, evaluated.tail),
+        "ties": "descending, equal values by ascending gallery index",
+        "queries_without_match": "misses in rank_k, left out of mAP and mINP",
+        "published": [asdict(figure) for figure in figures],
+        "no_published_because": no_figures_because,
+        "versions": {"python": platform.python_version(), **{library: version(library) for library in LIBRARIES}},
+        "processes": evaluated.num_processes,
+        "seconds": {"embed": round(evaluated.embed_s, 2), "rank": round(evaluated.rank_s, 2)},
+        "date": (now or datetime.datetime.now(datetime.UTC)).isoformat(timespec="seconds"),
+    }
+
+
+def _direction(direction: Direction, tail: str) -> dict[str, Any]:
+    """Metrics of each ranking with the rule it was made by."""
+    coarse_rule = {"rule": {"rerank_k": 0, "itc_weight": 1.0}}
+    # The matching score alone ranks the candidates; similarity only chose them and orders what it left out.
+    rule = {"rule": {"rerank_k": direction.num_candidates, "tail": tail, "itc_weight": 0.0}}
+    return {
+        "coarse": {**asdict(direction.coarse), **coarse_rule},
+        "reranked": None if direction.reranked is None else {**asdict(direction.reranked), **rule},
+        "chance": asdict(direction.chance),
+    }
+
+
+def final_metrics(results: dict[str, Any]) -> dict[str, Any]:
+    """Text to image: re-ranked where that was done, else by similarity."""
+    direction = results["text_to_image"]
+    metrics: dict[str, Any] = direction["reranked"] or direction["coarse"]
+    return metrics
+
+
+def write_results(run_folder: Path, results: dict[str, Any]) -> Path:
+    """Write `results/<purpose>-<benchmark>-<split>.json`; replaces what an earlier evaluation wrote there."""
+    folder = run_folder / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{results['purpose']}-{results['benchmark']}-{results['split']}.json"
+    write_json(file, results)
+    return file
+
+
+def read_results(run_folder: Path) -> list[dict[str, Any]]:
+    """All results of a run folder, the final ones first. ValueError names a file of another kind."""
+    found: list[dict[str, Any]] = []
+    for file in sorted((run_folder / FOLDER).glob("*.json")):
+        try:
+            results = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"results file {file} cannot be read: {error}; remove it or evaluate again") from error
+        if not isinstance(results, dict) or results.get("format") != FORMAT:
+            what = results.get("format") if isinstance(results, dict) else type(results).__name__
+            raise ValueError(f"results file {file} has format {what}, expected {FORMAT}; remove it or evaluate again")
+        found.append(results)
+    return sorted(found, key=lambda results: PURPOSES.index(results["purpose"]))
+
+
+def rule_in_words(metrics: dict[str, Any]) -> str:
+    """How a ranking was made, in a few words."""
+    rule = metrics["rule"]
+    if not rule["rerank_k"]:
+        return "similarity"
+    return f"re-ranked k={rule['rerank_k']}, tail by {rule['tail']}"
+
+
+def metric_rows(results: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """What a table shows of one evaluation: label and metrics, both directions, each with chance."""
+    rows: list[tuple[str, dict[str, Any]]] = []
+    for name, words in (("text_to_image", "text to image"), ("image_to_text", "image to text")):
+        direction = results[name]
+        ways: Sequence[dict[str, Any] | None] = (direction["reranked"], direction["coarse"])
+        rows += [(f"{words}, {rule_in_words(metrics)}", metrics) for metrics in ways if metrics]
+        rows.append((f"{words}, chance", direction["chance"]))
+    return rows

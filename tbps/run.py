@@ -1,0 +1,253 @@
+"""A whole run from its config: data, method, training, evaluation, report. What the recipes and the console script call."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from rich.console import Console
+from torch import nn
+
+from tbps.config.methods import Mars
+from tbps.config.run import Benchmark, Run
+from tbps.data.assembly import evaluation_encoder, open_vocabulary, splits_of, training_encoder
+from tbps.data.draws import DrawSpec
+from tbps.data.loader import TrainingLoader, make_loader
+from tbps.data.pairs import EvaluationSet, open_pairs
+from tbps.data.vocabulary import Vocabulary
+from tbps.evaluation.evaluate import evaluate
+from tbps.methods.mars import MarsMethod
+from tbps.reporting.gallery import write_queries
+from tbps.reporting.reconstructions import write_reconstructions
+from tbps.reporting.reconstruct import reconstruct
+from tbps.reporting.results import Provenance, Purpose, device_name, make_results, write_results
+from tbps.reporting.tables import evaluation_table
+from tbps.training import checkpoint
+from tbps.training.config_hash import config_hash
+from tbps.training.distributed import on_main, start_processes
+from tbps.training.loop import train
+from tbps.training.parts import Evaluate, Parts
+from tbps.training.run_folder import RunFolder
+from tbps.training.selection import best_checkpoint
+
+logger = logging.getLogger(__name__)
+
+
+def train_run(run: Run) -> int:
+    """Train, validate, test and report; the exit status. What a user caused is one sentence and status 2."""
+    first = os.environ.get("RANK", "0") == "0"
+    logging.basicConfig(level=logging.INFO if first else logging.WARNING, format="%(message)s")
+    try:
+        start_processes(run.loop)  # so that preparing the data can be shared out
+        folder = train(run, make_parts(run))
+    except (ValueError, OSError) as error:
+        sys.stderr.write(f"{run.recipe}: {error}\n")
+        return 2
+    if first:
+        logger.info("report: %s", report_run(folder.path))
+    return 0
+
+
+def make_parts(run: Run) -> Parts:
+    """Open the data and say how everything else is made. Called on every process, once they have found each other."""
+    vocabulary = _vocabulary(run)
+    source = open_pairs(run.data)
+    mars = run.method if isinstance(run.method, Mars) else None
+    encoder = training_encoder(
+        source,
+        run.data.captioning,
+        vocabulary,
+        chunks=mars is not None and mars.weights.attribute > 0,
+        weigh_chunks=mars is not None and mars.attribute_weighting == "frequency",
+        cache=Path(run.data.cache).expanduser().parent / "chunks",
+        on_main=on_main,
+    )
+
+    def make_batches(
+        draw_spec: DrawSpec, *, start_step: int, num_steps: int, rank: int, world_size: int
+    ) -> TrainingLoader:
+        return make_loader(
+            source,
+            encoder,
+            run.data,
+            draw_spec,
+            seed=run.loop.seed,
+            start_step=start_step,
+            num_steps=num_steps,
+            rank=rank,
+            world_size=world_size,
+        )
+
+    splits = splits_of(run.data)
+    return Parts(
+        build=lambda: run.method.build(image_px=run.data.image_px),
+        num_pairs=len(source),
+        make_batches=make_batches,
+        validate=_validation(run, vocabulary, splits),
+        test=_test(run, vocabulary, splits),
+    )
+
+
+def evaluate_run(
+    path: Path,
+    *,
+    benchmark: Benchmark | None = None,
+    root: str = "",
+    split: str = "test",
+    rerank_k: int | None = None,
+    tail: Literal["similarity", "index"] | None = None,
+    rerank_image_to_text: bool = False,
+) -> str:
+    """Score a run's best checkpoint, on its own benchmark or another; writes results and gallery, returns the table."""
+    folder = RunFolder(path)
+    run = folder.read_run()
+    if benchmark is not None and benchmark != run.data.benchmark and not root:
+        raise ValueError(f"the run was trained on {run.data.benchmark}: name the folder of {benchmark} with --root")
+    changes: dict[str, Any] = {} if rerank_k is None else {"rerank_k": rerank_k}
+    changes |= {} if tail is None else {"tail": tail}
+    other = benchmark is not None and benchmark != run.data.benchmark
+    run = replace(
+        run,
+        data=replace(run.data, benchmark=benchmark or run.data.benchmark, root=root or run.data.root),
+        evaluation=replace(run.evaluation, **changes),
+    )
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    weights = best_checkpoint(path)
+    method = run.method.build(image_px=run.data.image_px)
+    checkpoint.load_model(method, weights)
+    purpose: Purpose = "final"
+    if other:
+        purpose = "zero-shot" if folder.read_run().data.benchmark == "mals" else "cross-set"
+    elif split == "val":
+        purpose = "validation"
+    results = _score(
+        run,
+        method.to(device),
+        _vocabulary(run),
+        folder=folder,
+        weights=weights,
+        split=split,
+        purpose=purpose,
+        rerank_image_to_text=rerank_image_to_text,
+    )
+    console = Console(width=120)
+    with console.capture() as captured:
+        console.print(evaluation_table(results))
+    return captured.get().rstrip()
+
+
+def report_run(path: Path) -> Path:
+    """Write the HTML report of a run folder; returns its path."""
+    from tbps.reporting.report import write_report
+
+    return write_report(path)
+
+
+def _validation(run: Run, vocabulary: Vocabulary, splits: tuple[str, ...]) -> Evaluate | None:
+    if "val" not in splits:
+        if run.evaluation.selection == "val":
+            raise ValueError(
+                f"{run.data.benchmark} at {run.data.root} has no val split (it has {', '.join(splits)}), but the checkpoint is"
+                " to be chosen on it; set --evaluation.selection last"
+            )
+        return None
+    evaluation_set = EvaluationSet(open_pairs(run.data, "val"))
+    encoder = evaluation_encoder(run.data.captioning, vocabulary)
+
+    def validate(method: nn.Module, step: int) -> dict[str, float]:
+        return evaluate(
+            cast(Any, method),
+            evaluation_set,
+            encoder,
+            run.evaluation,
+            image_px=run.data.image_px,
+            device=next(method.parameters()).device,
+            rerank=run.evaluation.validation_rerank,
+            precision=run.loop.precision,
+            workers=run.data.workers,
+        ).values()
+
+    return validate
+
+
+def _test(run: Run, vocabulary: Vocabulary, splits: tuple[str, ...]) -> Evaluate | None:
+    if not run.evaluation.test:
+        return None
+    if "test" not in splits:
+        raise ValueError(
+            f"{run.data.benchmark} at {run.data.root} has no test split (it has {', '.join(splits)}); set --evaluation.test False"
+        )
+    folder = RunFolder.of(run)
+
+    def test(method: nn.Module, step: int) -> dict[str, float]:
+        weights = checkpoint.folder_of(folder.checkpoints, step)
+        results = _score(run, method, vocabulary, folder=folder, weights=weights, split="test", purpose="final")
+        final: Mapping[str, Any] = results["text_to_image"]["reranked"] or results["text_to_image"]["coarse"]
+        return {name: float(final[name]) for name in ("rank_1", "rank_5", "rank_10", "mAP", "mINP")}
+
+    return test
+
+
+def _score(
+    run: Run,
+    method: nn.Module,
+    vocabulary: Vocabulary,
+    *,
+    folder: RunFolder,
+    weights: Path,
+    split: str,
+    purpose: Purpose,
+    rerank_image_to_text: bool = False,
+) -> dict[str, Any]:
+    """Evaluate on every process; the first one writes results, gallery and reconstructions."""
+    device = next(method.parameters()).device
+    evaluation_set = EvaluationSet(open_pairs(run.data, split))
+    encoder = evaluation_encoder(run.data.captioning, vocabulary)
+    evaluated = evaluate(
+        cast(Any, method),
+        evaluation_set,
+        encoder,
+        run.evaluation,
+        image_px=run.data.image_px,
+        device=device,
+        rerank_image_to_text=rerank_image_to_text,
+        precision=run.loop.precision,
+        workers=run.data.workers,
+    )
+
+    def write() -> dict[str, Any]:
+        provenance = Provenance(
+            benchmark=run.data.benchmark,
+            split=split,
+            purpose=purpose,
+            recipe=run.recipe,
+            run=run.name,
+            config_hash=config_hash(folder.read_run()),
+            weights=weights.name,
+            weights_sha256=checkpoint.model_sha256(weights),
+            step=int(checkpoint.read_progress(weights)["step"]),
+            precision=run.loop.precision,
+            device=device_name(device),
+        )
+        results = make_results(evaluated, provenance)
+        file = write_results(folder.path, results)
+        write_queries(folder.path, file.stem, evaluated, evaluation_set)
+        if isinstance(method, MarsMethod) and method.mae_decoder is not None:
+            shown = reconstruct(method, evaluation_set, encoder, image_px=run.data.image_px)
+            write_reconstructions(folder.path, shown)
+        return results
+
+    return on_main(write)
+
+
+def _vocabulary(run: Run) -> Vocabulary:
+    bert = run.method.bert
+    return open_vocabulary(
+        run.data.captioning, size=bert.vocabulary_size, cls_id=bert.cls_id, mask_id=bert.mask_id
+    )

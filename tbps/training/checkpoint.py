@@ -1,0 +1,186 @@
+"""Checkpoints: folders `step-00001234/` that are whole or absent. The newest whose manifest verifies is the latest.
+
+Tensors are safetensors, the rest JSON: reading one runs no code from it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from tbps.training.atomic_file import fsync_path, write_json
+
+logger = logging.getLogger(__name__)
+
+FORMAT_VERSION = 1
+MODEL_FILE = "model.safetensors"
+"""Weights, momentum twin and queue, by the names of the method's `state_dict`."""
+OPTIMISER_FILE = "optimiser.safetensors"
+PROGRESS_FILE = "progress.json"
+MANIFEST_FILE = "manifest.json"
+
+_FOLDER = re.compile(r"step-(\d{8,})")
+_TEMPORARY = ".tmp-"
+_BROKEN = "broken-"
+
+
+def folder_of(parent: Path, step: int) -> Path:
+    """Where the checkpoint after `step` optimiser steps lies."""
+    return parent / f"step-{step:08d}"
+
+
+def steps_in(parent: Path) -> list[int]:
+    """Steps of all checkpoint folders, broken ones included, oldest first."""
+    if not parent.is_dir():
+        return []
+    found = (_FOLDER.fullmatch(entry.name) for entry in parent.iterdir())
+    return sorted(int(match[1]) for match in found if match)
+
+
+def save(
+    parent: Path, *, step: int, model: Mapping[str, Tensor], optimiser: Mapping[str, Tensor], progress: dict[str, Any]
+) -> Path:
+    """Write a checkpoint and return its folder. OSError says what could not be written; earlier ones are untouched."""
+    parent.mkdir(parents=True, exist_ok=True)
+    target = folder_of(parent, step)
+    aside = parent / f"{_TEMPORARY}{target.name}"
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        aside.mkdir()
+        _write_files(aside, step, model, optimiser, progress)
+        if target.exists():  # a broken one of the same step: `newest` would have resumed from it otherwise
+            target.rename(parent / f"{_TEMPORARY}replaced-{target.name}")
+        aside.rename(target)
+        fsync_path(parent)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise OSError(
+            f"checkpoint {target} could not be written: {reason}; {_kept(parent)}; make room and run the same command again"
+        ) from error
+    remove_temporary(parent)
+    return target
+
+
+def why_broken(folder: Path) -> str | None:
+    """None if every file of the manifest is there with its size and digest, else the reason in words."""
+    try:
+        manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+        version, files = manifest["format_version"], dict(manifest["files"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{MANIFEST_FILE} cannot be read ({error})"
+    if version != FORMAT_VERSION:
+        return f"format version {version}, expected {FORMAT_VERSION}"
+    if missing := sorted({MODEL_FILE, OPTIMISER_FILE, PROGRESS_FILE} - set(files)):
+        return f"{MANIFEST_FILE} does not list {', '.join(missing)}"
+    for name, entry in files.items():
+        try:
+            size = (folder / name).stat().st_size
+            if size != entry["bytes"]:
+                return f"{name} has {size} bytes, expected {entry['bytes']}"
+            if _sha256(folder / name) != entry["sha256"]:
+                return f"{name} has another sha256 than {MANIFEST_FILE} says"
+        except OSError as error:
+            return f"{name} cannot be read ({error.strerror})"
+    return None
+
+
+def newest(parent: Path, *, set_aside: bool = False) -> Path | None:
+    """The newest whole checkpoint. Broken newer ones are logged with the reason and, if asked, renamed `broken-...`."""
+    for step in reversed(steps_in(parent)):
+        folder = folder_of(parent, step)
+        reason = why_broken(folder)
+        if reason is None:
+            return folder
+        logger.warning("checkpoint %s is broken and skipped: %s", folder, reason)
+        if set_aside:
+            shutil.rmtree(parent / f"{_BROKEN}{folder.name}", ignore_errors=True)
+            folder.rename(parent / f"{_BROKEN}{folder.name}")
+    return None
+
+
+def prune(parent: Path, *, keep: int, best: int | None) -> None:
+    """Remove all but the newest `keep` checkpoints and that of step `best`."""
+    for step in steps_in(parent)[:-keep]:
+        if step != best:
+            shutil.rmtree(folder_of(parent, step))
+
+
+def remove_temporary(parent: Path) -> None:
+    """Remove what saves that were killed left behind."""
+    for entry in parent.glob(f"{_TEMPORARY}*"):
+        shutil.rmtree(entry)
+
+
+def model_sha256(folder: Path) -> str:
+    """Digest of the weights file, as the manifest says."""
+    manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+    return str(manifest["files"][MODEL_FILE]["sha256"])
+
+
+def read_progress(folder: Path) -> dict[str, Any]:
+    """What `save` was given as `progress`."""
+    progress: dict[str, Any] = json.loads((folder / PROGRESS_FILE).read_text(encoding="utf-8"))
+    return progress
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """Every tensor of a safetensors file, on the host."""
+    with safe_open(file, framework="pt") as opened:
+        return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  (not a mapping)
+
+
+def load_model(method: nn.Module, folder: Path) -> None:
+    """Copy a checkpoint's weights, twin and queue into `method`. ValueError names the first tensors that differ."""
+    found = read_tensors(folder / MODEL_FILE)
+    expected = method.state_dict()
+    names = [*expected, *(name for name in found if name not in expected)]
+    differing = [
+        f"{name}: found {_shape(found, name)}, expected {_shape(expected, name)}"
+        for name in names
+        if _shape(found, name) != _shape(expected, name)
+    ]
+    if differing:
+        raise ValueError(
+            f"{folder} holds another architecture, {len(differing)} of {len(names)} tensors differ:"
+            f" {'; '.join(differing[:3])}; use the config it was made with"
+        )
+    method.load_state_dict(found)
+
+
+def _write_files(
+    folder: Path, step: int, model: Mapping[str, Tensor], optimiser: Mapping[str, Tensor], progress: dict[str, Any]
+) -> None:
+    for name, tensors in ((MODEL_FILE, model), (OPTIMISER_FILE, optimiser)):
+        save_file({key: tensor.detach().contiguous() for key, tensor in tensors.items()}, folder / name)
+        fsync_path(folder / name)
+    write_json(folder / PROGRESS_FILE, progress)
+    files = {
+        name: {"bytes": (folder / name).stat().st_size, "sha256": _sha256(folder / name)}
+        for name in (MODEL_FILE, OPTIMISER_FILE, PROGRESS_FILE)
+    }
+    write_json(folder / MANIFEST_FILE, {"format_version": FORMAT_VERSION, "step": step, "files": files})
+
+
+def _kept(parent: Path) -> str:
+    steps = steps_in(parent)
+    return f"the checkpoint of step {steps[-1]} is kept" if steps else "there is no earlier checkpoint"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _shape(tensors: Mapping[str, Tensor], name: str) -> str:
+    return str(tuple(tensors[name].shape)) if name in tensors else "none"

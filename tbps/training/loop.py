@@ -1,0 +1,222 @@
+"""The training loop. One loop serves all methods; it may be killed at any moment and goes on by the same command."""
+
+from __future__ import annotations
+
+import logging
+import math
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from tbps.config.run import Run
+from tbps.training import checkpoint
+from tbps.training.compilation import compile_image_blocks
+from tbps.training.distributed import on_main, start_processes
+from tbps.training.journal import Journal, check_finite
+from tbps.training.optimiser import make_optimiser, state_tensors
+from tbps.training.parts import Evaluate, Parts
+from tbps.training.precision import choose_gemm
+from tbps.training.run_folder import OpenRunFolder, RunFolder
+from tbps.training.schedule import total_steps
+from tbps.training.selection import best_step
+from tbps.training.start import start
+from tbps.training.step import Stepper
+from tbps.training.stop_signals import StoppedBySignal, StopSignals
+
+logger = logging.getLogger(__name__)
+
+
+def train(run: Run, parts: Parts) -> RunFolder:
+    """Train, validate and test a run in `runs/<recipe>/<name>/`, from where that folder stands; return the folder.
+
+    ValueError: the folder is in use or was started with another config, the processes do not fit the batch, a number is
+    not finite. OSError: a checkpoint cannot be written. StoppedBySignal (exit status 130 or 143) after Ctrl-C, SIGTERM or
+    SIGUSR2, with everything saved.
+    """
+    _check(run)
+    accelerator = start_processes(run.loop)
+    with StopSignals() as signals:
+        folder = _open_folder(run)
+        try:
+            training = _Training(run, parts, accelerator, folder, signals)
+            with closing(training.journal):
+                training.steps()
+                training.finish()
+        finally:
+            if isinstance(folder, OpenRunFolder):
+                folder.close()
+    return folder
+
+
+def _open_folder(run: Run) -> RunFolder:
+    """The first process locks the folder and may write; the others know the paths."""
+    opened: list[OpenRunFolder] = []
+    on_main(lambda: opened.append(OpenRunFolder(run)))
+    return opened[0] if opened else RunFolder.of(run)
+
+
+class _Training:
+    """A run under way: what the loop calls, and when."""
+
+    def __init__(self, run: Run, parts: Parts, accelerator: Accelerator, folder: RunFolder, signals: StopSignals) -> None:
+        self.run, self.parts, self.accelerator, self.folder, self.signals = run, parts, accelerator, folder, signals
+        self.steps_per_epoch = parts.num_pairs / run.data.batch_pairs
+        self.total = total_steps(run.schedule, steps_per_epoch=self.steps_per_epoch)
+        if accelerator.device.type == "cpu":
+            _choose_gemm(folder)
+        torch.manual_seed(run.loop.seed)
+        self.method: Any = parts.build().to(accelerator.device)
+        self.method.set_activation_checkpointing(run.loop.activation_checkpointing)
+        if run.loop.compile:
+            compile_image_blocks(self.method, accelerator.device)
+        self.optimiser = make_optimiser(self.method, run.optim)
+        self.first = start(self.method, self.optimiser, folder, run.start)
+        on_main(lambda: folder.forget_evaluations_after(self.first))
+        self.saved = self.first
+        self.batches = parts.make_batches(
+            self.method.draw_spec,
+            start_step=self.first,
+            num_steps=self.total - self.first,
+            rank=accelerator.process_index,
+            world_size=accelerator.num_processes,
+        )
+        self.stepper = Stepper(
+            run,
+            accelerator=accelerator,
+            method=self.method,
+            optimiser=self.optimiser,
+            steps_per_epoch=self.steps_per_epoch,
+            micro_batches=self.batches.micro_batches_per_step,
+        )
+        self.journal = Journal(run, folder, accelerator, step=self.first, total_steps=self.total)
+
+    def steps(self) -> None:
+        """The loop."""
+        self._validate_if_due(self.first)  # it may have been killed in the middle of this
+        self.method.train()
+        batches = iter(self.batches)
+        for step in range(self.first, self.total):
+            done = step + 1
+            rates = self.stepper.set_learning_rates(step)
+            losses = self.stepper.forward_backward(step, batches)
+            agreement = self.stepper.agree(losses, self.signals.requested)
+            self.stepper.update(agreement)  # not where a number is not finite
+            self.method.after_step()  # momentum twin and queue
+            numbers, exit_status = agreement.read()
+            check_finite(numbers, step=done, keys=losses.keys, folder=self.folder)
+            self.journal.add({"step": done, "epoch": done / self.steps_per_epoch, **numbers, **rates})
+            if exit_status:
+                self._stop(done, exit_status)
+            if self._save_is_due(done):
+                self._save(done)
+            self._validate_if_due(done)
+
+    def finish(self) -> None:
+        """Touch the test split once, with the selected weights. A second start of a finished run does nothing."""
+        if self.parts.test is None or not self.run.evaluation.test:
+            return
+        weights = self.total
+        if self.run.evaluation.selection == "val" and self.parts.validate is not None:
+            weights = on_main(lambda: _best_step(self.folder))
+        if weights != self.total and on_main(lambda: self.folder.read_evaluation("test", self.total)) is None:
+            best = checkpoint.folder_of(self.folder.checkpoints, weights)
+            on_main(lambda: _check_best(best))
+            checkpoint.load_model(self.method, best)
+        self._evaluate("test", self.parts.test, self.total, weights=weights)
+
+    def _stop(self, step: int, exit_status: int) -> None:
+        self._save(step)
+        logger.warning(
+            "stopped as asked after step %d of %d, all saved in %s: run the same command again to go on",
+            step,
+            self.total,
+            self.folder.path,
+        )
+        raise StoppedBySignal(exit_status)
+
+    def _save_is_due(self, step: int) -> bool:
+        every = self.run.loop.save_steps
+        return step == self.total or bool(every and step % every == 0)
+
+    def _save(self, step: int) -> None:
+        if step == self.saved:
+            return
+        self.journal.progress.pause()
+        self.journal.sync()
+        on_main(lambda: self._write_checkpoint(step))
+        self.saved = step
+        self.journal.progress.resume()
+
+    def _write_checkpoint(self, step: int) -> None:
+        checkpoint.save(
+            self.folder.checkpoints,
+            step=step,
+            model=self.method.state_dict(),
+            optimiser=state_tensors(self.optimiser),
+            progress={"step": step, "pairs_seen": step * self.run.data.batch_pairs, "total_steps": self.total},
+        )
+        checkpoint.prune(self.folder.checkpoints, keep=self.run.loop.keep_checkpoints, best=best_step(self.folder))
+
+    def _validate_if_due(self, step: int) -> None:
+        every = self.run.evaluation.every_epochs * self.steps_per_epoch
+        due = step == self.total or bool(every and step and math.floor(step / every) > math.floor((step - 1) / every))
+        if self.parts.validate is not None and due:
+            self._save(step)  # first, so that a kill during the evaluation costs the evaluation only
+            self._evaluate("val", self.parts.validate, step, weights=step)
+
+    def _evaluate(self, split: str, evaluate: Evaluate, step: int, *, weights: int) -> None:
+        """Use the values kept for `step`, or make and keep them, with the weights of step `weights`."""
+        self.journal.progress.pause()
+        values = on_main(lambda: self.folder.read_evaluation(split, step))
+        if values is None:
+            made = {"weights_of_step": weights, **self._measure(split, evaluate, weights)}
+            on_main(lambda: self.folder.write_evaluation(split, step, made))
+            values = on_main(lambda: made)
+        self.journal.add_evaluation(split, step, values)
+        self.journal.progress.resume()
+
+    def _measure(self, split: str, evaluate: Evaluate, step: int) -> dict[str, float]:
+        torch.manual_seed(self.run.loop.seed)  # as after a restart, should an evaluation draw
+        self.method.eval()
+        try:
+            with torch.no_grad(), self.signals.at_once():
+                return evaluate(self.method, step)
+        except StoppedBySignal:
+            logger.warning("stopped as asked, %s is unfinished: run the same command again to do it anew", split)
+            raise
+        finally:
+            self.method.train()
+
+
+def _check(run: Run) -> None:
+    if run.loop.log_steps < 1:
+        raise ValueError(f"loop.log_steps is {run.loop.log_steps}, expected at least 1")
+    if run.loop.save_steps < 0:
+        raise ValueError(f"loop.save_steps is {run.loop.save_steps}, expected at least 1, or 0 to save at evaluations only")
+    if run.loop.keep_checkpoints < 1:
+        raise ValueError(f"loop.keep_checkpoints is {run.loop.keep_checkpoints}, expected at least 1")
+
+
+def _choose_gemm(folder: RunFolder) -> None:
+    """The first process measures or remembers; the others do as it does."""
+
+    def choose() -> str:
+        chosen = choose_gemm(folder.machine_choice("gemm"))
+        folder.remember_machine_choice("gemm", chosen)
+        return chosen
+
+    torch.set_float32_matmul_precision(on_main(choose))
+
+
+def _best_step(folder: RunFolder) -> int:
+    step = best_step(folder)
+    assert step is not None, "the last step is always validated"
+    return step
+
+
+def _check_best(folder: Path) -> None:
+    if reason := checkpoint.why_broken(folder):
+        raise ValueError(f"the best checkpoint {folder} cannot be tested: {reason}; copy it from a backup, or train again")

@@ -1,0 +1,56 @@
+"""`metrics.jsonl`: one JSON object a line, `step` in each; lines of evaluations also name their `split`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from tbps.training.atomic_file import write_text
+
+logger = logging.getLogger(__name__)
+
+Line = dict[str, Any]
+
+
+class MetricsLog:
+    """Appends lines. A resumed run first takes back what it will write again."""
+
+    def __init__(self, path: Path, *, step: int) -> None:
+        """Open `path` as it was when `step` steps were done, its evaluations of that step not yet written."""
+        _rewind(path, step)
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, lines: list[Line]) -> None:
+        """Append lines and hand them to the operating system, so that a killed process loses none."""
+        self._file.write("".join(json.dumps(line) + "\n" for line in lines))
+        self._file.flush()
+
+    def sync(self) -> None:
+        """Wait until everything is on the disk: a checkpoint must not know more than the log."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def _rewind(path: Path, step: int) -> None:
+    if not path.exists():
+        return
+    text = path.read_text(encoding="utf-8")
+    kept = [line for line in text.splitlines(keepends=True) if _is_before(line, step)]
+    if "".join(kept) != text:
+        logger.info("%s: going back to step %d, %d lines kept", path, step, len(kept))
+        write_text(path, "".join(kept))
+
+
+def _is_before(text: str, step: int) -> bool:
+    try:
+        line = json.loads(text)
+    except ValueError:  # cut off when the process was killed
+        return False
+    # A kill between an evaluation and the next step must give the same log as none: its line is written again.
+    return bool(line["step"] < step or (line["step"] == step and "split" not in line)) and text.endswith("\n")

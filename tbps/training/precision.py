@@ -1,0 +1,66 @@
+"""Which library multiplies float32 matrices on the CPU: measured once per run, then kept, because it changes bits.
+
+`torch.set_float32_matmul_precision("medium")` hands them to oneDNN. Without AMX it still computes in full float32, on some
+processors twice as fast as the default; with AMX it rounds to bfloat16. So one product is compared with float64.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import torch
+
+logger = logging.getLogger(__name__)
+
+LARGEST_ERROR = 1e-6
+"""Largest error, relative to the largest value of the product, that counts as full float32 (default: 3e-7 to 7e-7)."""
+_ROUNDS = 5
+_LEAST_GAIN = 1.05
+
+
+def choose_gemm(stored: str | None) -> str:
+    """Set and return "medium" (oneDNN) or "highest" (default). `stored`: what the run used before; kept if exact here."""
+    if stored == "highest":
+        return _set("highest")
+    a, b = _operands()
+    exact = (a.double() @ b.double()).float()
+    torch.set_float32_matmul_precision("medium")
+    error = float((a @ b - exact).abs().max() / exact.abs().max())
+    if stored == "medium":
+        if error < LARGEST_ERROR:
+            return _set("medium")
+        logger.warning(
+            "this run multiplied matrices with oneDNN so far, which is not exact here (error %.1e): bits will differ", error
+        )
+        return _set("highest")
+    gain = _seconds("highest", a, b) / _seconds("medium", a, b)
+    chosen = "medium" if error < LARGEST_ERROR and gain > _LEAST_GAIN else "highest"
+    logger.info(
+        "float32 products on the CPU: oneDNN is %.2f times as fast, with error %.1e: %s it",
+        gain,
+        error,
+        "using" if chosen == "medium" else "not using",
+    )
+    return _set(chosen)
+
+
+def _set(precision: str) -> str:
+    torch.set_float32_matmul_precision(precision)
+    return precision
+
+
+def _operands() -> tuple[torch.Tensor, torch.Tensor]:
+    """The shape of a ViT-B's output projection on one image of 384 x 384."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(577, 768, generator=generator), torch.randn(768, 768, generator=generator)
+
+
+def _seconds(precision: str, a: torch.Tensor, b: torch.Tensor) -> float:
+    torch.set_float32_matmul_precision(precision)
+    times = []
+    for _ in range(_ROUNDS):
+        start = time.perf_counter()
+        _ = a @ b
+        times.append(time.perf_counter() - start)
+    return min(times)

@@ -1,0 +1,44 @@
+"""One line of progress: where training is, what the losses are, how fast it goes, when it ends."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+
+from tbps.training.metrics_log import Line
+
+
+class Progress:
+    """Measures speed between lines. Time spent on saving and evaluation is left out by `pause`."""
+
+    def __init__(self, *, step: int, total_steps: int, batch_pairs: int) -> None:
+        self.total_steps = total_steps
+        self.batch_pairs = batch_pairs
+        self._step = step
+        self._elapsed_s = 0.0
+        self._running_since = time.perf_counter()
+
+    def pause(self) -> None:
+        """Stop the clock until `resume`."""
+        self._elapsed_s += time.perf_counter() - self._running_since
+
+    def resume(self) -> None:
+        """Let the clock go on."""
+        self._running_since = time.perf_counter()
+
+    def pairs_per_second(self, step: int) -> float:
+        """Speed of all processes together since the last call."""
+        self.pause()
+        pairs_per_s = (step - self._step) * self.batch_pairs / max(self._elapsed_s, 1e-9)
+        self._step, self._elapsed_s = step, 0.0
+        self.resume()
+        return pairs_per_s
+
+    def sentence(self, line: Line, pairs_per_s: float) -> str:
+        """Step, epoch, losses, speed and time left as one line."""
+        losses = " ".join(f"{key.removeprefix('loss/')} {line[key]:.3f}" for key in line if key.startswith("loss/"))
+        left_s = (self.total_steps - line["step"]) * self.batch_pairs / max(pairs_per_s, 1e-9)
+        return (
+            f"step {line['step']}/{self.total_steps}  epoch {line['epoch']:.2f}  loss {line['loss']:.4f} ({losses})"
+            f"  {pairs_per_s:.1f} pairs/s  {timedelta(seconds=round(left_s))} left"
+        )

@@ -1,0 +1,173 @@
+"""`runs/<recipe>/<name>/`: who may write there, the resolved config, evaluations and where everything else lies."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import IO, Any
+
+from tbps.config.run import Run
+from tbps.config.serialise import run_from_json, to_json
+from tbps.training import checkpoint
+from tbps.training.atomic_file import write_json
+from tbps.training.config_hash import config_hash, difference
+
+logger = logging.getLogger(__name__)
+
+_LIBRARIES = ("tbps", "torch", "accelerate", "transformers", "safetensors", "numpy")
+
+
+class RunFolder:
+    """Paths of a run folder, its evaluations and facts about the machine. Reading needs no lock."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.json"
+        self.metrics = path / "metrics.jsonl"
+        self.checkpoints = path / "checkpoints"
+        self.evaluations = path / "evaluations"
+        self.report = path / "report"
+
+    @classmethod
+    def of(cls, run: Run) -> RunFolder:
+        """The folder of `run`, to read from."""
+        return cls(Path(run.runs).expanduser() / run.recipe / run.name)
+
+    def read_config(self) -> dict[str, Any]:
+        """`config.json`: hash, run, git state, library versions, machine."""
+        try:
+            config: dict[str, Any] = json.loads(self.config.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{self.config} cannot be read ({error}); expected the config of a run") from error
+        return config
+
+    def read_run(self) -> Run:
+        """The run that this folder belongs to."""
+        return run_from_json(self.read_config()["run"])
+
+    def machine_choice(self, name: str) -> str | None:
+        """What was chosen at the first start by measuring the machine, and changes bits."""
+        choice: str | None = self.read_config()["machine"].get(name)
+        return choice
+
+    def remember_machine_choice(self, name: str, value: str) -> None:
+        """Make later starts use the same choice."""
+        config = self.read_config()
+        if config["machine"].get(name) != value:
+            config["machine"][name] = value
+            write_json(self.config, config)
+
+    def read_evaluation(self, split: str, step: int) -> dict[str, float] | None:
+        """Values of `split` with the weights of `step`; None = not evaluated yet."""
+        file = self._evaluation(split, step)
+        if not file.exists():
+            return None
+        values: dict[str, float] = json.loads(file.read_text(encoding="utf-8"))
+        return values
+
+    def write_evaluation(self, split: str, step: int, values: dict[str, float]) -> None:
+        """Keep the values; whole or not there."""
+        self.evaluations.mkdir(exist_ok=True)
+        write_json(self._evaluation(split, step), values)
+
+    def evaluated_steps(self, split: str) -> list[int]:
+        """Steps with values of `split`, oldest first."""
+        return sorted(int(file.stem.rpartition("-")[2]) for file in self.evaluations.glob(f"{split}-*.json"))
+
+    def forget_evaluations_after(self, step: int) -> None:
+        """Remove values of steps that training has not reached: they will be made again."""
+        for split in ("val", "test"):
+            for later in self.evaluated_steps(split):
+                if later > step:
+                    self._evaluation(split, later).unlink()
+
+    def _evaluation(self, split: str, step: int) -> Path:
+        return self.evaluations / f"{split}-{step:08d}.json"
+
+
+class OpenRunFolder(RunFolder):
+    """A run folder that this process alone may write to, until it dies."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(RunFolder.of(run).path)
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        self.report.mkdir(exist_ok=True)
+        self._lock = _lock(self.path)
+        if self.config.exists():
+            self._check(run)
+        else:
+            write_json(self.config, self._new_config(run))
+        checkpoint.remove_temporary(self.checkpoints)
+
+    def close(self) -> None:
+        """Let another process have the folder."""
+        self._lock.close()
+
+    def _check(self, run: Run) -> None:
+        config = self.read_config()
+        if changes := difference(run_from_json(config["run"]), run):
+            raise ValueError(
+                f"{self.path} was started with another config ({'; '.join(changes)}); restore the old values to go on,"
+                " or choose another name"
+            )
+        for library, now in _versions().items():
+            before = config["versions"].get(library)
+            if before != now:
+                logger.warning("%s: started with %s %s, goes on with %s: bits may differ", self.path, library, before, now)
+
+    def _new_config(self, run: Run) -> dict[str, Any]:
+        return {
+            "hash": config_hash(run),
+            "run": to_json(run),
+            "git": _git_state(),
+            "versions": _versions(),
+            "machine": {},
+        }
+
+
+def _lock(folder: Path) -> IO[str]:
+    """Take the folder's lock. A POSIX lock: gone with the process, and not inherited by its loader workers."""
+    file = (folder / "lock").open("a+", encoding="utf-8")
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as error:
+        file.seek(0)
+        holder = file.read().strip() or "unknown"
+        file.close()
+        raise ValueError(
+            f"{folder} is in use by another process ({holder}); wait until it ends, stop it, or choose another name"
+        ) from error
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {platform.node()}\n")
+    file.flush()
+    return file
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for library in _LIBRARIES:
+        try:
+            found[library] = version(library)
+        except PackageNotFoundError:
+            found[library] = "not installed"
+    return found
+
+
+def _git_state() -> dict[str, Any] | None:
+    """Commit and whether files differ from it; None outside a git checkout of this package."""
+    root = Path(__file__).resolve().parents[2]
+    try:
+        top, commit, status = (
+            subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+            for words in (["rev-parse", "--show-toplevel"], ["rev-parse", "HEAD"], ["status", "--porcelain"])
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    # Installed into a virtual environment inside somebody else's checkout: that commit says nothing about us.
+    return {"commit": commit, "dirty": bool(status)} if Path(top) == root else None

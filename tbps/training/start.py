@@ -1,0 +1,74 @@
+"""Where a run starts: own checkpoint, else given weights, else BERT and ViT, else scratch. Written out in `start`."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from tbps.config.run import Start
+from tbps.training import checkpoint
+from tbps.training.distributed import on_main
+from tbps.training.optimiser import load_state_tensors
+from tbps.training.run_folder import RunFolder
+from tbps.training.selection import best_checkpoint
+
+logger = logging.getLogger(__name__)
+
+
+def start(method: nn.Module, optimiser: torch.optim.AdamW, folder: RunFolder, given: Start) -> int:
+    """Fill method and optimiser; return the optimiser steps that are done."""
+    own = on_main(lambda: checkpoint.newest(folder.checkpoints, set_aside=True))
+    if own is not None:
+        return _resume(method, optimiser, own)
+    if given.weights:
+        _load_weights(method, given)
+    elif given.bert or given.vit:
+        _load_encoders(method, given)
+    else:
+        logger.info("starting from random weights")
+    # The official code advances the twin inside forward, so the first step already sees a twin that moved once.
+    method.advance_momentum()  # type: ignore[operator]
+    return 0
+
+
+def _resume(method: nn.Module, optimiser: torch.optim.AdamW, folder: Path) -> int:
+    checkpoint.load_model(method, folder)
+    load_state_tensors(optimiser, checkpoint.read_tensors(folder / checkpoint.OPTIMISER_FILE))
+    step = int(checkpoint.read_progress(folder)["step"])
+    logger.info("going on from %s (%d steps done)", folder, step)
+    return step
+
+
+def _load_weights(method: nn.Module, given: Start) -> None:
+    from tbps.convert.weights import load_weights
+
+    path = Path(given.weights).expanduser()
+    if path.is_dir():
+        path = on_main(lambda: best_checkpoint(path)) / checkpoint.MODEL_FILE
+    if given.sha256:
+        on_main(lambda: _check_digest(path, given.sha256))
+    logger.info("starting from %s: %s", path, load_weights(method, path).text())
+
+
+def _check_digest(path: Path, expected: str) -> None:
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ValueError(f"start.weights {path} cannot be read ({error.strerror}); expected a weights file") from error
+    if found != expected.lower():
+        raise ValueError(
+            f"start.weights {path} has sha256 {found}, expected {expected}: get the right file, or clear start.sha256"
+        )
+
+
+def _load_encoders(method: nn.Module, given: Start) -> None:
+    from tbps.convert.pretrained import load_bert, load_vit
+
+    for name, load in ((given.vit, load_vit), (given.bert, load_bert)):
+        if name:
+            logger.info("starting from %s: %s", name, load(method, name).text())

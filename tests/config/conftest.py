@@ -1,0 +1,6 @@
+"""Runs to serialise come from the small method of the training tests."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "training"))

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_method import small_run
+
+from tbps.config.methods import Albef, Mars, Rasa
+from tbps.config.run import Run
+from tbps.config.serialise import run_from_json, to_json
+
+
+def _through_json(run: Run) -> Run:
+    return run_from_json(json.loads(json.dumps(to_json(run))))
+
+
+@pytest.mark.parametrize("method", [Albef(), Rasa(mlm_soft="sequence"), Mars(attribute_head="own")])
+def test_a_run_comes_back_equal_with_its_kind_of_method(tmp_path: Path, method: Albef | Rasa | Mars) -> None:
+    run = replace(small_run(tmp_path), method=method)
+    assert _through_json(run) == run
+    assert to_json(run)["method"]["kind"] == type(method).__name__.lower()
+
+
+def test_place_fields_can_be_left_out(tmp_path: Path) -> None:
+    data = to_json(small_run(tmp_path), place=False)
+    assert "runs" not in data and "root" not in data["data"] and "log_steps" not in data["loop"]
+    assert data["loop"]["seed"] == 42
+
+
+def _changed(tmp_path: Path, path: str, value: Any) -> dict[str, Any]:
+    data = json.loads(json.dumps(to_json(small_run(tmp_path))))
+    *outer, last = path.split(".")
+    inner = data
+    for name in outer:
+        inner = inner[name]
+    inner[last] = value
+    return data
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("loop.speed", 3, r"run.loop has unknown fields \['speed'\] and lacks \[\]: it was written by another version"),
+        ("method.kind", "laip", r"run.method.kind is 'laip', expected one of \['albef', 'mars', 'rasa'\]"),
+        ("data.batch_pairs", "8", r"run.data.batch_pairs is '8', expected a value of type int"),
+        ("data.batch_pairs", True, r"run.data.batch_pairs is True, expected a value of type int"),
+        ("data.image_px", [384], r"run.data.image_px has 1 values, expected 2"),
+        ("data.image_px", 384, r"run.data.image_px is 384, expected a list"),
+        ("data.benchmark", "market", r"run.data.benchmark is 'market', expected one of \['cuhk-pedes'"),
+        ("optim.head_names", ["a", 3], r"run.optim.head_names\[1\] is 3, expected a value of type str"),
+        ("schedule", 3, r"run.schedule is 3, expected an object with fields"),
+        ("data.group_pairs", 1, r"data.group_pairs is 1, expected at least 2"),
+    ],
+)
+def test_wrong_values_are_named(tmp_path: Path, path: str, value: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        run_from_json(_changed(tmp_path, path, value))
+
+
+def test_a_missing_field_is_named(tmp_path: Path) -> None:
+    data = to_json(small_run(tmp_path))
+    del data["optim"]["lr"]
+    with pytest.raises(ValueError, match=r"run.optim has unknown fields \[\] and lacks \['lr'\]"):
+        run_from_json(data)
+
+
+def test_a_whole_number_is_a_fine_rate(tmp_path: Path) -> None:
+    run = run_from_json(_changed(tmp_path, "optim.lr", 1))
+    assert run.optim.lr == 1.0 and isinstance(run.optim.lr, float)

@@ -1,0 +1,165 @@
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_folder import MAIN_FILE, caption, write_folder
+
+from tbps.config.run import Benchmark
+from tbps.data.annotations import find_image, read_annotations
+from tbps.data.column import StringColumn
+
+
+@pytest.mark.parametrize("benchmark", ["cuhk-pedes", "icfg-pedes", "rstpreid"])
+def test_reads_columns(tmp_path: Path, benchmark: Benchmark) -> None:
+    rows = write_folder(tmp_path, benchmark)
+    annotations = read_annotations(tmp_path, benchmark)
+    train = annotations.split("train")
+    assert list(train.image_path) == [row.get("file_path", row.get("img_path")) for row in rows[:10]]
+    assert list(train.caption) == [sentence for row in rows[:10] for sentence in row["captions"]]
+    assert train.image_identity_I.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+    assert train.image_N.tolist() == [image for image in range(10) for _ in range(2)]
+    assert train.identity_N.tolist() == [image // 2 for image in range(10) for _ in range(2)]
+    assert train.num_identities == 5 and train.attribute_IA is None
+    assert train.pair_key(5) == f"{train.image_path[2]}#1"
+    # Identities are counted anew in each split.
+    assert annotations.split("test").image_identity_I.tolist() == [0, 0]
+
+
+def test_reads_mals(tmp_path: Path) -> None:
+    write_folder(tmp_path, "mals")
+    extra = [{"image": "gene_crop/4x/7.jpg", "caption": "late", "image_id": "x", "label": [1] * 27}]
+    (tmp_path / "gene_attrs/g_4x_attrs.json").write_text(json.dumps(extra))
+    train = read_annotations(tmp_path, "mals").split("train")
+    # Files in the order of their names.
+    assert train.image_path[0] == "gene_crop/4x/7.jpg" and train.caption[1] == caption(0, 0)
+    assert train.image_identity_I.tolist() == list(range(13))
+    assert train.attribute_IA is not None and train.attribute_IA.dtype == np.int8
+    assert train.attribute_IA[0].tolist() == [1] * 27 and train.attribute_IA[1].tolist() == [1, 0, -1] * 9
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "name"),
+    [("cuhk-pedes", "caption_all.json"), ("icfg-pedes", "ICFG_PEDES.json"), ("mals", "data/gene_attrs")],
+)
+def test_other_places_of_annotations(tmp_path: Path, benchmark: Benchmark, name: str) -> None:
+    write_folder(tmp_path, benchmark)
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / ("gene_attrs" if benchmark == "mals" else MAIN_FILE[benchmark])).rename(tmp_path / name)
+    assert len(read_annotations(tmp_path, benchmark).split("train").caption) > 0
+
+
+def test_finds_images_in_other_places_and_with_other_extensions(tmp_path: Path) -> None:
+    for file in ("imgs/a/1.png", "b/2.jpg", "gene_crop/c_g_a_3/4.jpg", "images/gene_crop/4x/5.jpg"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_bytes(b"x")
+    assert find_image(tmp_path, "cuhk-pedes", "a/1.jpg") == tmp_path / "imgs/a/1.png"
+    assert find_image(tmp_path, "icfg-pedes", "b/2.jpg") == tmp_path / "b/2.jpg"
+    assert find_image(tmp_path, "icfg-pedes", "b/3.jpg") is None
+    # The README's tree of MALS and its rows disagree about gene_crop.
+    assert find_image(tmp_path, "mals", "gene_crop/c_g_a_3/4.jpg") is not None
+    assert find_image(tmp_path, "mals", "c_g_a_3/4.jpg") is not None
+    assert find_image(tmp_path, "mals", "gene_crop/4x/5.jpg") is not None
+    assert find_image(tmp_path, "mals", "4x/5.jpg") is not None
+
+
+def test_rows_of_one_image_are_joined(tmp_path: Path) -> None:
+    rows = write_folder(tmp_path, "icfg-pedes")
+    rows.append({**rows[0], "captions": "one more sentence"})
+    (tmp_path / "ICFG-PEDES.json").write_text(json.dumps(rows))
+    train = read_annotations(tmp_path, "icfg-pedes").split("train")
+    assert len(train.image_path) == 10
+    assert (train.image_N[-1], train.caption_number_N[-1], train.caption[20]) == (0, 2, "one more sentence")
+
+
+def test_split_without_rows_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_folder(tmp_path, "cuhk-pedes")
+    with caplog.at_level(logging.WARNING):
+        annotations = read_annotations(tmp_path, "cuhk-pedes")
+    assert "has no row of split val" in caplog.text
+    with pytest.raises(ValueError, match="has no split 'val': it has train, test; choose one of them"):
+        annotations.split("val")
+
+
+def test_wrong_root(tmp_path: Path) -> None:
+    (tmp_path / "imgs").mkdir()
+    with pytest.raises(
+        ValueError, match=r"is not cuhk-pedes: looked for reid_raw.json or caption_all.json, found imgs; give"
+    ):
+        read_annotations(tmp_path, "cuhk-pedes")
+    with pytest.raises(ValueError, match=r"is not mals: looked for gene_attrs/g_\*_attrs.json, found imgs; give"):
+        read_annotations(tmp_path, "mals")
+    with pytest.raises(ValueError, match=r"found nothing; give"):
+        read_annotations(tmp_path / "imgs", "rstpreid")
+    with pytest.raises(ValueError, match=r"nowhere is not a folder; give the folder that holds data_captions.json"):
+        read_annotations(tmp_path / "nowhere", "rstpreid")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[\n{"split": "train",\n]', r"reid_raw.json is not valid JSON: line 3, column 1: .*; download it again"),
+        ("[", r"is not valid JSON: line 1"),
+        ("{}", "holds a dict, expected a list of rows"),
+        ("[3]", "row 1 is a int, expected an object"),
+        (b"[\xff]", "is not UTF-8 text: byte 1"),
+    ],
+)
+def test_broken_file(tmp_path: Path, text: str | bytes, message: str) -> None:
+    (tmp_path / "reid_raw.json").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ValueError, match=message):
+        read_annotations(tmp_path, "cuhk-pedes")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"split": None}, "row 3: split is 'None', expected one of train, val, test"),
+        ({"captions": []}, r"row 3: 'captions' is \[\], expected a list of strings"),
+        ({"captions": ["a", 3]}, "row 3: 'captions' is .*expected a list of strings"),
+        ({"file_path": ""}, "row 3: the image path is '', expected a relative path"),
+        ({"file_path": "../../secret.jpg"}, "row 3: the image path '../../secret.jpg' leaves the data set's folder"),
+        ({"file_path": "cam_0/0000_0.jpg"}, "row 3: image cam_0/0000_0.jpg already belongs to another identity"),
+    ],
+)
+def test_broken_row(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    rows = write_folder(tmp_path, "cuhk-pedes")
+    rows[2].update(change)
+    (tmp_path / "reid_raw.json").write_text(json.dumps(rows))
+    with pytest.raises(ValueError, match=message):
+        read_annotations(tmp_path, "cuhk-pedes")
+
+
+@pytest.mark.parametrize("name", ["split", "captions", "id", "file_path"])
+def test_missing_field(tmp_path: Path, name: str) -> None:
+    rows = write_folder(tmp_path, "cuhk-pedes")
+    del rows[2][name]
+    (tmp_path / "reid_raw.json").write_text(json.dumps(rows))
+    with pytest.raises(ValueError, match=rf"reid_raw.json, row 3: no field '{name}'.*, found '"):
+        read_annotations(tmp_path, "cuhk-pedes")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"label": [1, 2]}, "row 1: 'label' is .* expected 27 of 0, 1, -1"),
+        ({"caption": 3}, "row 1: 'caption' is 3, expect"),
+    ],
+)
+def test_broken_row_of_mals(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    rows = write_folder(tmp_path, "mals")
+    rows[0].update(change)
+    (tmp_path / "gene_attrs/g_c_g_a_0_attrs.json").write_text(json.dumps(rows))
+    with pytest.raises(ValueError, match=message):
+        read_annotations(tmp_path, "mals")
+
+
+def test_string_column() -> None:
+    strings = ["", "plain", "caf\u00e9 \u4eba", ""]
+    column = StringColumn(strings)
+    assert list(column) == strings and len(column) == 4
+    assert len(StringColumn([])) == 0
+    with pytest.raises(IndexError, match="string 4 of 4"):
+        column[4]

@@ -1,0 +1,217 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_folder import DRAW_SPEC, caption, make_data, make_encoder, write_folder
+from torch import Tensor
+
+from tbps.config.run import Data
+from tbps.data.batch import HostBatch
+from tbps.data.captions import CaptionEncoder
+from tbps.data.loader import load_gallery, load_queries, make_loader
+from tbps.data.pairs import EvaluationSet, open_pairs
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cuhk")
+    write_folder(folder, "cuhk-pedes")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> CaptionEncoder:
+    return make_encoder(tmp_path_factory.mktemp("vocabulary"))
+
+
+def load(data: Data, encoder: CaptionEncoder, *, start: int, steps: int, rank: int = 0, world: int = 1) -> list[HostBatch]:
+    source = open_pairs(data)
+    loader = make_loader(
+        source, encoder, data, DRAW_SPEC, seed=7, start_step=start, num_steps=steps, rank=rank, world_size=world
+    )
+    batches = list(loader)
+    assert len(batches) == len(loader)
+    return batches
+
+
+def leaves(value: object, name: str = "") -> dict[str, object]:
+    """Every tensor and value of nested dataclasses, by dotted name."""
+    if dataclasses.is_dataclass(value):
+        fields = [leaves(getattr(value, field.name), f"{name}.{field.name}") for field in dataclasses.fields(value)]
+        return {key: leaf for part in fields for key, leaf in part.items()}
+    return {name: value}
+
+
+def assert_equal(left: HostBatch, right: HostBatch) -> None:
+    left_leaves, right_leaves = leaves(left), leaves(right)
+    assert left_leaves.keys() == right_leaves.keys()
+    for name, value in left_leaves.items():
+        other = right_leaves[name]
+        if isinstance(value, Tensor):
+            assert isinstance(other, Tensor) and value.dtype == other.dtype and torch.equal(value, other), name
+        else:
+            assert value == other, name
+
+
+def test_two_epochs_hold_every_pair_twice(root: Path, encoder: CaptionEncoder) -> None:
+    data = make_data(root)
+    batches = load(data, encoder, start=0, steps=5)
+    keys = [key for batch in batches for key in batch.keys]
+    assert len(keys) == 40
+    assert len(set(keys[:20])) == len(set(keys[20:])) == 20
+    assert keys[:20] != keys[20:]
+    assert [batch.epoch for batch in batches] == [0.0, 0.4, 0.8, 1.2, 1.6]
+
+
+@pytest.mark.parametrize("augmentation", ["none", "flip", "crop-erase", "randaugment"])
+def test_shapes(root: Path, encoder: CaptionEncoder, augmentation: str) -> None:
+    batch = load(make_data(root, augmentation=augmentation), encoder, start=0, steps=1)[0]
+    assert batch.pixels_BCHW.shape == (8, 3, 32, 16) and batch.pixels_BCHW.dtype == torch.uint8
+    assert batch.flip_B2.shape == (8, 2) and batch.flip_B2.dtype == torch.bool
+    assert batch.flip_B2.any() == (augmentation != "none")
+    assert (batch.second_pixels_BCHW is not None) == (augmentation == "randaugment")
+    if augmentation == "crop-erase":
+        assert batch.shift_B22 is not None and batch.shift_B22.shape == (8, 2, 2)
+        assert batch.erase_B24 is not None and batch.erase_B24.shape == (8, 2, 4)
+        assert batch.shift_B22.min() >= 0 and batch.shift_B22.max() <= 2
+        assert batch.erase_B24[..., 2].max() > 0
+    length = batch.own.token_ids_BL.shape[1]
+    assert length % 8 == 0 and length - 8 < max(batch.own.lengths) <= length
+    assert batch.draws.mlm.select_BL.shape == batch.draws.word_BL.shape == (8, length)
+    assert batch.draws.mae_noise_BN.shape == (8, 6)
+    assert batch.identity_B.dtype == batch.replaced_B.dtype == torch.int64
+
+
+@pytest.mark.parametrize("augmentation", ["crop-erase", "randaugment"])
+def test_restart_in_the_middle_gives_the_same_batches(root: Path, encoder: CaptionEncoder, augmentation: str) -> None:
+    data = make_data(root, augmentation=augmentation)
+    whole = load(data, encoder, start=0, steps=6)
+    rest = load(data, encoder, start=4, steps=2)
+    assert len(rest) == 2
+    for left, right in zip(whole[4:], rest, strict=True):
+        assert_equal(left, right)
+
+
+def test_workers_do_not_change_batches_nor_the_global_generator(root: Path, encoder: CaptionEncoder) -> None:
+    data = make_data(root, augmentation="crop-erase")
+    alone = load(data, encoder, start=1, steps=4)
+    torch.manual_seed(3)
+    helped = load(dataclasses.replace(data, workers=2), encoder, start=1, steps=4)
+    after = torch.rand(1)
+    torch.manual_seed(3)
+    assert torch.equal(after, torch.rand(1))
+    for left, right in zip(alone, helped, strict=True):
+        assert_equal(left, right)
+
+
+def test_ranks_and_micro_batches_cut_the_same_global_batch(root: Path, encoder: CaptionEncoder) -> None:
+    data = make_data(root)
+    whole = load(data, encoder, start=0, steps=3)
+    halves = [
+        load(dataclasses.replace(data, micro_batch_pairs=2), encoder, start=0, steps=3, rank=r, world=2) for r in (0, 1)
+    ]
+    assert len(halves[0]) == 6
+    for step, batch in enumerate(whole):
+        parts = [half[2 * step + number] for half in halves for number in (0, 1)]
+        assert [key for part in parts for key in part.keys] == list(batch.keys)
+        assert torch.equal(torch.cat([part.pixels_BCHW for part in parts]), batch.pixels_BCHW)
+        assert torch.equal(torch.cat([part.draws.negative_B2 for part in parts]), batch.draws.negative_B2)
+        assert torch.equal(torch.cat([part.replaced_B for part in parts]), batch.replaced_B)
+
+
+def test_batch_cannot_be_cut(root: Path, encoder: CaptionEncoder) -> None:
+    with pytest.raises(ValueError, match=r"world size 3 does not divide the 4 groups of a batch \(data.batch_pairs 8"):
+        load(make_data(root), encoder, start=0, steps=1, world=3)
+    with pytest.raises(ValueError, match="micro_batch_pairs is 6, expected a divisor of the 8 pairs"):
+        load(make_data(root, micro_batch_pairs=6), encoder, start=0, steps=1)
+
+
+def swapped_share(data: Data, encoder: CaptionEncoder) -> float:
+    batches = load(data, encoder, start=0, steps=40)
+    for batch in batches:
+        for row, replaced in enumerate(batch.replaced_B.tolist()):
+            own, paired = batch.own.token_ids_BL[row], batch.paired.token_ids_BL[row]
+            same = own[own > 0].tolist() == paired[paired > 0].tolist()
+            assert same == (not replaced)
+    return torch.cat([batch.replaced_B for batch in batches]).float().mean().item()
+
+
+def test_weak_positives_are_as_frequent_as_asked(root: Path, encoder: CaptionEncoder) -> None:
+    # An identity has four captions: drawing among all of them keeps the own one in a quarter of the swaps.
+    small = make_data(root, weak_positive_probability=0.5, image_px=(8, 8))
+    assert abs(swapped_share(small, encoder) - 0.375) < 0.08
+    # Among the captions of other images, every swap counts.
+    other = dataclasses.replace(small, weak_positive_pool="other-image")
+    assert abs(swapped_share(other, encoder) - 0.5) < 0.08
+    assert swapped_share(dataclasses.replace(small, weak_positive_probability=0.0), encoder) == 0
+
+
+def test_weak_positive_has_the_same_identity(root: Path, encoder: CaptionEncoder) -> None:
+    data = make_data(root, weak_positive_probability=1.0, weak_positive_pool="other-image", image_px=(8, 8))
+    words_of: dict[tuple[int, ...], int] = {}
+    for number in range(10):
+        for which in (0, 1):
+            words_of[tuple(encoder.encode(caption(number, which), "k").token_ids.tolist())] = number // 2
+    for batch in load(data, encoder, start=0, steps=5):
+        for row, identity in enumerate(batch.identity_B.tolist()):
+            ids = batch.paired.token_ids_BL[row, : batch.paired.lengths[row]]
+            assert words_of[tuple(ids.tolist())] == identity
+
+
+def test_identity_with_one_image_keeps_its_caption(tmp_path: Path, encoder: CaptionEncoder) -> None:
+    write_folder(tmp_path, "icfg-pedes", images_each=1, captions_each=1)
+    data = make_data(tmp_path, "icfg-pedes", batch_pairs=2, weak_positive_probability=1.0)
+    for pool in ("identity", "other-image"):
+        batches = load(dataclasses.replace(data, weak_positive_pool=pool), encoder, start=0, steps=3)
+        assert not any(batch.replaced_B.any() for batch in batches)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_bad_pairs_are_named(tmp_path: Path, encoder: CaptionEncoder, workers: int) -> None:
+    rows = write_folder(tmp_path, "cuhk-pedes")
+    data = make_data(tmp_path, workers=workers)
+    image = tmp_path / "imgs" / rows[3]["file_path"]
+    content = image.read_bytes()
+    image.write_bytes(content[: len(content) // 2])
+    with pytest.raises(
+        ValueError, match=r"^pair cam_1/0001_3.jpg#[01]: its image file \(\d+ bytes\) cannot be dec.*[Tt]runc"
+    ):
+        load(data, encoder, start=0, steps=3)
+    image.unlink()
+    with pytest.raises(ValueError, match=r"^pair cam_1/0001_3.jpg#[01]: image cam_1/0001_3.jpg is not below"):
+        load(data, encoder, start=0, steps=3)
+    image.write_bytes(content)
+    rows[3]["captions"] = ["...", "?!"]
+    (tmp_path / "reid_raw.json").write_text(json.dumps(rows))
+    with pytest.raises(ValueError, match=r"^pair cam_1/0001_3.jpg#[01]: its caption '.*' has no word left after cleaning"):
+        load(data, encoder, start=0, steps=3)
+
+
+def test_caption_of_500_words_is_cut(tmp_path: Path, encoder: CaptionEncoder) -> None:
+    rows = write_folder(tmp_path, "cuhk-pedes")
+    rows[0]["captions"] = [" ".join(["red shirt"] * 250), "red"]
+    (tmp_path / "reid_raw.json").write_text(json.dumps(rows))
+    batches = load(make_data(tmp_path), encoder, start=0, steps=3)
+    assert max(length for batch in batches for length in batch.own.lengths) == 50
+
+
+def test_limit_pairs(root: Path, encoder: CaptionEncoder) -> None:
+    batches = load(make_data(root, limit_pairs=6), encoder, start=0, steps=3)
+    keys = [key for batch in batches for key in batch.keys]
+    assert len(set(keys)) == 6 and all(keys.count(key) == 4 for key in keys)
+
+
+def test_evaluation_batches(root: Path, encoder: CaptionEncoder) -> None:
+    evaluation = EvaluationSet(open_pairs(make_data(root), "test"))
+    assert (evaluation.num_gallery, evaluation.num_queries) == (2, 4)
+    assert evaluation.query_image_Q.tolist() == [0, 0, 1, 1]
+    alone = list(load_gallery(evaluation, [1, 0], image_px=(32, 16), batch_images=1, workers=0))
+    helped = list(load_gallery(evaluation, [0, 1], image_px=(32, 16), batch_images=2, workers=1))
+    assert [batch.shape for batch in alone] == [(1, 3, 32, 16)] * 2
+    assert torch.equal(torch.cat(alone).flip(0), helped[0])
+    captions = list(load_queries(evaluation, range(4), encoder, batch_captions=3))
+    assert [len(batch.lengths) for batch in captions] == [3, 1]
+    expected = encoder.encode(caption(11, 1), "k").token_ids
+    assert torch.equal(captions[1].token_ids_BL[0, : len(expected)], expected)

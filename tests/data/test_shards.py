@@ -1,0 +1,267 @@
+import functools
+import http.server
+import json
+import multiprocessing
+import pickle
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+import webdataset
+from tiny_folder import DRAW_SPEC, make_data, make_encoder, write_folder
+
+from tbps.config.run import Benchmark
+from tbps.data import remote
+from tbps.data.loader import make_loader
+from tbps.data.pairs import PairSource, open_pairs
+from tbps.data.shard_writer import write_shards
+from tbps.data.shards import INDEX_NAME, ShardPairs, read_index, verify_shards
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A "megabyte" of 4 KiB: a shard then holds a few of the small images."""
+    monkeypatch.setattr("tbps.data.shard_writer.BYTES_PER_MB", 1 << 12)
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    write_folder(tmp_path / "folder", "cuhk-pedes")
+    write_shards(tmp_path / "folder", "cuhk-pedes", tmp_path / "shards", shard_mb=1)
+    return tmp_path / "shards"
+
+
+def assert_same_pairs(left: PairSource, right: PairSource) -> None:
+    assert len(left) == len(right)
+    assert np.array_equal(left.identity_N, right.identity_N) and np.array_equal(left.image_N, right.image_N)
+    for index in range(len(left)):
+        assert left.key(index) == right.key(index)
+        assert left.caption(index) == right.caption(index)
+        assert left.image_bytes(index) == right.image_bytes(index)
+        assert left.siblings(index).tolist() == right.siblings(index).tolist()
+
+
+@pytest.mark.parametrize("benchmark", ["cuhk-pedes", "icfg-pedes", "rstpreid", "mals"])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_shards_hold_what_the_folder_holds(tmp_path: Path, benchmark: Benchmark, workers: int) -> None:
+    write_folder(tmp_path / "folder", benchmark)
+    index = write_shards(tmp_path / "folder", benchmark, tmp_path / "shards", shard_mb=1, workers=workers)
+    assert len(index["train"].shards) > 2
+    for split in index:
+        folder = open_pairs(make_data(tmp_path / "folder", benchmark), split)
+        assert_same_pairs(folder, open_pairs(make_data(tmp_path / "shards", benchmark), split))
+        assert index[split].num_pairs == len(folder)
+    assert verify_shards(tmp_path / "shards") == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "shards"]
+
+
+def test_shards_are_the_same_bytes_each_time(tmp_path: Path, shards: Path) -> None:
+    write_shards(tmp_path / "folder", "cuhk-pedes", tmp_path / "again", shard_mb=1, workers=2)
+    assert read_index(str(shards), cache=tmp_path) == read_index(str(tmp_path / "again"), cache=tmp_path)
+
+
+def test_webdataset_reads_them(shards: Path) -> None:
+    dataset = webdataset.WebDataset([str(path) for path in sorted(shards.glob("train-*.tar"))], shardshuffle=False)
+    samples = list(dataset.decode("pil"))
+    assert [sample["__key__"] for sample in samples] == [f"{number:09d}" for number in range(10)]
+    assert samples[3]["jpg"].size == (16, 48) and samples[3]["json"]["path"] == "cam_1/0001_3.jpg"
+    assert samples[3]["json"]["identity"] == 1 and len(samples[3]["json"]["captions"]) == 2
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_training_batches_are_those_of_the_folder(tmp_path: Path, shards: Path, workers: int) -> None:
+    encoder = make_encoder(tmp_path)
+    batches = []
+    for root in (tmp_path / "folder", shards):
+        data = make_data(root, workers=workers)
+        batches.append(list(make_loader(open_pairs(data), encoder, data, DRAW_SPEC, seed=0, start_step=1, num_steps=4)))
+    for left, right in zip(*batches, strict=True):
+        assert left.keys == right.keys
+        assert torch.equal(left.pixels_BCHW, right.pixels_BCHW)
+        assert torch.equal(left.paired.token_ids_BL, right.paired.token_ids_BL)
+
+
+def test_chosen_splits_limit_and_pickle(tmp_path: Path, shards: Path) -> None:
+    write_shards(tmp_path / "folder", "cuhk-pedes", tmp_path / "one", splits=["test"])
+    with pytest.raises(ValueError, match="have no split 'train': they have test; choose one of them"):
+        ShardPairs(str(tmp_path / "one"), "train", cache=tmp_path)
+    pairs = ShardPairs(str(shards), "train", cache=tmp_path, limit_pairs=5)
+    assert len(pairs) == 5 and pairs.siblings(4).tolist() == [4]
+    expected = pairs.image_bytes(4)
+    assert pickle.loads(pickle.dumps(pairs)).image_bytes(4) == expected
+
+
+def test_few_files_stay_open(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tbps.data.shards.OPEN_FILES", 2)
+    pairs = ShardPairs(str(shards), "train", cache=shards)
+    first = [pairs.image_bytes(index) for index in range(20)]
+    assert [pairs.image_bytes(index) for index in reversed(range(20))] == first[::-1]
+    assert len(pairs._open) == 2
+
+
+def test_bad_output(tmp_path: Path, shards: Path) -> None:
+    with pytest.raises(ValueError, match="shards exists already; remove it or choose another folder"):
+        write_shards(tmp_path / "folder", "cuhk-pedes", shards)
+    with pytest.raises(ValueError, match="shard_mb is 0, expected at least 1"):
+        write_shards(tmp_path / "folder", "cuhk-pedes", tmp_path / "new", shard_mb=0)
+    next((tmp_path / "folder/imgs/cam_1").iterdir()).unlink()
+    with pytest.raises(ValueError, match=r'image cam_1/.*.jpg is not below .*; run "tbps data doctor"'):
+        write_shards(tmp_path / "folder", "cuhk-pedes", tmp_path / "new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "shards"]
+
+
+def test_bad_index(tmp_path: Path, shards: Path) -> None:
+    with pytest.raises(ValueError, match=r'holds no tbps-index.json; give a folder made by "tbps data shard"'):
+        read_index(str(tmp_path), cache=tmp_path)
+    index = json.loads((shards / INDEX_NAME).read_text())
+    (shards / INDEX_NAME).write_text(json.dumps({**index, "format": 9}))
+    with pytest.raises(ValueError, match="has format 9, expected 1; create the shards again"):
+        read_index(str(shards), cache=tmp_path)
+    (shards / INDEX_NAME).write_text("{")
+    with pytest.raises(ValueError, match="is no shard index"):
+        read_index(str(shards), cache=tmp_path)
+
+
+def test_shard_cut_short(shards: Path) -> None:
+    pairs = ShardPairs(str(shards), "train", cache=shards)
+    shard = shards / "train-0001.tar"
+    full = shard.read_bytes()
+    shard.write_bytes(full[:1000])
+    message = r"shard train-0001.tar: 1000 bytes, expected \d+"
+    with pytest.raises(ValueError, match=message + r'; run "tbps data verify" and create the shards again'):
+        ShardPairs(str(shards), "train", cache=shards)
+    # Cut after it was opened.
+    with pytest.raises(
+        ValueError, match=r"shard train-0001.tar: member \d+.(jpg|json) at byte \d+ ends after \d+ of \d+ bytes"
+    ):
+        for index in range(20):
+            pairs.image_bytes(index)
+    assert len(verify_shards(shards)) == 1 and "train-0001.tar: 1000 bytes" in verify_shards(shards)[0]
+    shard.unlink()
+    with pytest.raises(ValueError, match=r"shard train-0001.tar: missing in "):
+        ShardPairs(str(shards), "train", cache=shards)
+
+
+def test_changed_shards(shards: Path) -> None:
+    def read_all() -> None:
+        pairs = ShardPairs(str(shards), "train", cache=shards)
+        for index in range(20):
+            pairs.image_bytes(index)
+
+    shard = shards / "train-0000.tar"
+    full = shard.read_bytes()
+    assert full[:13] == b"000000000.jpg"
+    shard.write_bytes(b"000000007.jpg" + full[13:])
+    with pytest.raises(ValueError, match=r"member 000000000.jpg at byte 512 is '000000007.jpg'; the shard was changed"):
+        read_all()
+    shard.write_bytes(full[:700] + bytes([full[700] ^ 1]) + full[701:])
+    with pytest.raises(ValueError, match=r"member 000000000.jpg at byte 512 has other content than its index says"):
+        read_all()
+    assert "shard train-0000.tar: sha256 is" in verify_shards(shards)[0]
+    shard.write_bytes(full)
+    read_all()
+    assert verify_shards(shards) == []
+
+
+class CountingHandler(http.server.SimpleHTTPRequestHandler):
+    requests: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        self.requests.append(self.path)
+        super().do_GET()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def url(shards: Path) -> Iterator[str]:
+    CountingHandler.requests.clear()
+    handler = functools.partial(CountingHandler, directory=str(shards))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+def test_remote_shards(tmp_path: Path, url: str) -> None:
+    cache = tmp_path / "cache"
+    data = make_data(url, cache=str(cache))
+    assert_same_pairs(open_pairs(make_data(tmp_path / "folder")), open_pairs(data))
+    num_shards = len(read_index(str(tmp_path / "shards"), cache=cache)["train"].shards)
+    tars = [request for request in CountingHandler.requests if request.endswith(".tar")]
+    assert len(tars) == len(set(tars)) == num_shards
+    # The second time only the index is asked for.
+    CountingHandler.requests.clear()
+    assert_same_pairs(open_pairs(make_data(tmp_path / "folder")), open_pairs(data))
+    assert CountingHandler.requests == ["/tbps-index.json"]
+    assert not list(cache.rglob("*partial*"))
+
+
+def _fetch_all(url: str, cache: Path) -> None:
+    pairs = ShardPairs(url, "train", cache=cache)
+    for index in range(len(pairs)):
+        pairs.image_bytes(index)
+
+
+def test_many_processes_download_once(tmp_path: Path, url: str) -> None:
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=_fetch_all, args=(url, tmp_path / "cache")) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * 4
+    tars = [request for request in CountingHandler.requests if request.endswith(".tar")]
+    assert len(tars) == len(set(tars)) > 2
+
+
+def test_remote_content_is_checked(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "FIRST_PAUSE_S", 0.001)
+    pairs = ShardPairs(url, "train", cache=tmp_path / "cache")
+    shard = tmp_path / "shards/train-0000.tar"
+    full = shard.read_bytes()
+    shard.write_bytes(full[:-1] + b"x")
+    with pytest.raises(ValueError, match=r"train-0000.tar: got sha256 \w{12}, expected \w{12}, 5 times; check the address"):
+        pairs.image_bytes(0)
+    shard.write_bytes(full[:-5])
+    with pytest.raises(ValueError, match=r"train-0000.tar: got \d+ bytes, expected \d+, 5 times"):
+        pairs.image_bytes(0)
+    shard.unlink()
+    CountingHandler.requests.clear()
+    with pytest.raises(
+        ValueError, match=r"train-0000.tar: download failed \(.*\), 5 times; check the address, your credentials"
+    ):
+        pairs.image_bytes(0)
+    assert len(CountingHandler.requests) == 5
+    shard.write_bytes(full)
+    assert pairs.image_bytes(0)
+
+
+def test_remote_failure_is_tried_again(tmp_path: Path, url: str, caplog: pytest.LogCaptureFixture) -> None:
+    pairs = ShardPairs(url, "train", cache=tmp_path / "cache")
+    shard = tmp_path / "shards/train-0000.tar"
+    hidden = shard.rename(tmp_path / "hidden.tar")
+    timer = threading.Timer(0.5, lambda: hidden.rename(shard))
+    timer.start()
+    assert pairs.image_bytes(0)
+    assert "train-0000.tar: download failed" in caplog.text and "trying again in 1.0 s" in caplog.text
+
+
+def test_s3_asks_the_aws_command_line(tmp_path: Path, shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for the `aws` program that serves the folder of shards: the real one needs an account."""
+    program = tmp_path / "bin/aws"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\n[ "$1 $2 $5" = "s3 cp -" ] || exit 2\nexec cat "{shards}/${{4#s3://bucket/}}"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
+    assert subprocess.run(["aws", "x"], check=False).returncode == 2
+    pairs = open_pairs(make_data("s3://bucket", cache=str(tmp_path / "cache")))
+    assert_same_pairs(open_pairs(make_data(tmp_path / "folder")), pairs)

@@ -1,0 +1,133 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import functional
+
+from tbps.data.augmentation import OPERATIONS, draw_views, random_augment, uniforms
+from tbps.data.batch import Captions, HostBatch
+from tbps.data.draws import DrawSpec, draw_pair, generator_of, stack_draws
+from tbps.data.views import CLIP_MEAN, CLIP_STD, crop_padding_px, make_views, normalise_pixels
+
+HEIGHT, WIDTH = 77, 39
+CPU = torch.device("cpu")
+
+
+def host_batch(num_pairs: int = 4, *, crop: bool = False, erase: bool = False, second: bool = False) -> HostBatch:
+    generator = torch.Generator().manual_seed(0)
+    captions = Captions(
+        token_ids_BL=torch.ones(num_pairs, 8).long(), lengths=(8,) * num_pairs, chunk_id_BL=torch.zeros(4, 8)
+    )
+    spec = DrawSpec(mlm_probability=0, mrtd_probability=0, vocabulary_size=9, num_patches=2)
+    draws = stack_draws(spec, [draw_pair(spec, generator=generator, num_tokens=8)] * num_pairs, length=8)
+    pixels = [torch.randint(0, 256, (num_pairs, 3, HEIGHT, WIDTH), dtype=torch.uint8, generator=generator) for _ in range(2)]
+    boxes = torch.tensor([[[0, 0, 0, 0], [3, 5, 20, 10]], [[70, 1, 7, 38], [0, 0, 76, 38]]] * (num_pairs // 2))
+    return HostBatch(
+        pixels_BCHW=pixels[0],
+        second_pixels_BCHW=pixels[1] if second else None,
+        flip_B2=torch.tensor([[False, False], [True, False], [False, True], [True, True]])[:num_pairs],
+        shift_B22=torch.tensor([[[0, 0], [2, 4]], [[4, 4], [1, 3]]] * (num_pairs // 2)) if crop else None,
+        erase_B24=boxes if erase else None,
+        own=captions,
+        paired=captions,
+        replaced_B=torch.tensor([0, 1] * (num_pairs // 2)),
+        identity_B=torch.arange(num_pairs),
+        draws=draws,
+        keys=tuple(map(str, range(num_pairs))),
+        epoch=1.5,
+    )
+
+
+def plain_view(host: HostBatch, pair: int, view: int) -> Tensor:
+    """One view with torchvision's transforms."""
+    second = host.second_pixels_BCHW if view and host.second_pixels_BCHW is not None else host.pixels_BCHW
+    image = Image.fromarray(second[pair].permute(1, 2, 0).numpy())
+    if host.flip_B2[pair, view]:
+        image = functional.hflip(image)
+    if host.shift_B22 is not None:
+        border = crop_padding_px((HEIGHT, WIDTH))
+        top, left = host.shift_B22[pair, view].tolist()
+        image = functional.crop(functional.pad(image, [border]), top, left, HEIGHT, WIDTH)
+    out = functional.normalize(functional.to_tensor(image), CLIP_MEAN, CLIP_STD)
+    if host.erase_B24 is not None:
+        top, left, height, width = host.erase_B24[pair, view].tolist()
+        out = functional.erase(out, top, left, height, width, torch.tensor(CLIP_MEAN).view(3, 1, 1))
+    return out
+
+
+@pytest.mark.parametrize(("crop", "erase", "second"), [(0, 0, 0), (1, 0, 0), (0, 1, 0), (1, 1, 1)])
+def test_views_are_those_of_torchvision(crop: int, erase: int, second: int) -> None:
+    host = host_batch(crop=bool(crop), erase=bool(erase), second=bool(second))
+    batch = make_views(host, CPU, group_pairs=2)
+    for number, view in enumerate((batch.image_BCHW, batch.second_image_BCHW)):
+        assert view.dtype == torch.float32 and view.is_contiguous()
+        for pair in range(4):
+            assert torch.equal(view[pair], plain_view(host, pair, number)), (pair, number)
+
+
+def test_the_rest_of_the_batch() -> None:
+    host = host_batch()
+    batch = make_views(host, CPU, group_pairs=2)
+    assert (batch.group_pairs, batch.num_pairs, batch.num_groups, batch.epoch) == (2, 4, 2, 1.5)
+    assert batch.own is host.own and batch.paired is host.paired
+    assert torch.equal(batch.identity_B, host.identity_B) and torch.equal(batch.replaced_B, host.replaced_B)
+
+
+def test_normalise_is_torchvision_to_the_bit() -> None:
+    pixels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(2, 3, 16, 16)
+    expected = functional.normalize(pixels.float().div(255), CLIP_MEAN, CLIP_STD)
+    assert torch.equal(normalise_pixels(pixels), expected)
+    assert pixels.max() == 255
+
+
+def test_border_is_in_proportion() -> None:
+    assert crop_padding_px((384, 128)) == 10
+    assert crop_padding_px((192, 64)) == 5
+    assert crop_padding_px((8, 8)) == 1
+
+
+def draws_of(seed: int, augmentation: str) -> object:
+    uniform = uniforms(generator_of(seed=seed, epoch=0, key="k", use="pair"))
+    return draw_views(augmentation, image_px=(384, 128), uniform=uniform)  # type: ignore[arg-type]
+
+
+def test_draws_have_the_stated_distribution() -> None:
+    drawn = [draws_of(seed, "crop-erase") for seed in range(1500)]
+    flips = np.array([one.flip for one in drawn])  # type: ignore[attr-defined]
+    assert np.abs(flips.mean(0) - 0.5).max() < 0.06 and 0.4 < (flips[:, 0] == flips[:, 1]).mean() < 0.6
+    corners = np.array([one.corner for one in drawn])  # type: ignore[attr-defined]
+    assert corners.min() == 0 and corners.max() == 20 and np.abs(corners.mean(0) - 10).max() < 1
+    boxes = np.array([one.erase for one in drawn]).reshape(-1, 4)  # type: ignore[attr-defined]
+    erased = boxes[boxes[:, 2] > 0]
+    # A few of the tall boxes do not fit in ten tries.
+    assert 0.44 < len(erased) / len(boxes) < 0.53
+    area = erased[:, 2] * erased[:, 3] / (384 * 128)
+    assert area.min() > 0.019 and area.max() < 0.41
+    assert (erased[:, 0] + erased[:, 2] <= 384).all() and (erased[:, 1] + erased[:, 3] <= 128).all()
+    assert draws_of(1, "flip").corner is None and draws_of(1, "none").flip == (False, False)  # type: ignore[attr-defined]
+
+
+def test_random_augment_depends_on_its_numbers_only() -> None:
+    image = host_batch().pixels_BCHW[0].permute(1, 2, 0).numpy().copy()
+
+    def made(seed: int) -> Tensor:
+        return random_augment(image, image_px=(48, 24), uniform=uniforms(torch.Generator().manual_seed(seed)))
+
+    assert made(1).shape == (3, 48, 24) and made(1).dtype == torch.uint8
+    assert torch.equal(made(1), made(1))
+    assert len({made(seed).numpy().tobytes() for seed in range(8)}) == 8
+
+
+def test_operations_change_what_they_say() -> None:
+    ramp = np.random.default_rng(0).integers(40, 160, (40, 20, 3)).astype(np.uint8)
+    image = Image.fromarray(ramp)
+    for number, operation in enumerate(OPERATIONS):
+        for sign in (-1, 1):
+            changed = operation(image, sign)
+            assert changed.size == image.size and changed.mode == "RGB"
+            assert np.array_equal(np.asarray(changed), ramp) == (number == 0), number
+    # ALBEF's strengths: brightness 1.36, shift 7 px filled with grey.
+    assert np.abs(np.asarray(OPERATIONS[3](image, 1)).astype(int) - ramp * 1.36).max() <= 1
+    shifted = np.asarray(OPERATIONS[7](image, -1))
+    assert (shifted[:, :7] == 128).all() and np.array_equal(shifted[:, 7:], ramp[:, :-7])

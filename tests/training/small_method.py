@@ -1,0 +1,200 @@
+"""A real method in miniature (dropout, momentum twin, queue, two losses), its batches and its run, for loop tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tbps.config.methods import Albef
+from tbps.config.run import AdamW, Captioning, Cosine, Data, Evaluation, Loop, Run
+from tbps.data.batch import Batch, Captions, Draws, HostBatch
+from tbps.data.draws import DrawSpec, draw_pair, generator_of, stack_draws
+from tbps.data.order import BatchOrder
+from tbps.nn.momentum import advance, momentum_copy
+from tbps.nn.queue import FeatureQueue
+from tbps.training.parts import Parts
+
+NUM_PAIRS = 40
+_PX = 8
+_WORDS = 50
+_WIDTH = 16
+
+
+class SmallEncoder(nn.Module):
+    """Pixels and words to unit rows."""
+
+    def __init__(self, *, dropout: float) -> None:
+        super().__init__()
+        self.image = nn.Linear(3 * _PX * _PX, _WIDTH)
+        self.words = nn.Embedding(_WORDS, _WIDTH)
+        self.text = nn.Linear(_WIDTH, _WIDTH)
+        self.dropout = nn.Dropout(dropout)
+
+    def embed_image(self, image_BCHW: Tensor) -> Tensor:
+        return F.normalize(self.dropout(self.image(image_BCHW.flatten(1))), dim=1)
+
+    def embed_text(self, captions: Captions) -> Tensor:
+        device = self.words.weight.device
+        mean_BD = self.words(captions.token_ids_BL.to(device)).mean(1)
+        return F.normalize(self.text(self.dropout(mean_BD)), dim=1)
+
+
+class SmallMethod(nn.Module):
+    """Contrast within groups and against the queue, and a head that tells replaced captions."""
+
+    def __init__(self, *, dropout: float = 0.2) -> None:
+        super().__init__()
+        self.weights = {"itc": 1.0, "prd": 0.5}
+        self.draw_spec = DrawSpec(mlm_probability=0.15, mrtd_probability=0.3, vocabulary_size=_WORDS, num_patches=4)
+        self.online = SmallEncoder(dropout=dropout)
+        self.temperature = nn.Parameter(torch.tensor(0.07))
+        self.prd_head = nn.Linear(_WIDTH, 2)
+        self.queue = FeatureQueue(num_pairs=24, width=_WIDTH)
+        self.twin = momentum_copy(self.online)
+        self._pending: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def set_activation_checkpointing(self, on: bool) -> None:
+        assert not on
+
+    def forward(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
+        image_BE, text_BE = self.online.embed_image(batch.image_BCHW), self.online.embed_text(batch.paired)
+        with torch.no_grad():
+            twin_image_BE = self.twin.embed_image(batch.second_image_BCHW)
+            twin_text_BE = self.twin.embed_text(batch.paired)
+        self._pending.append((twin_image_BE, twin_text_BE, batch.identity_B))
+        groups = []
+        for rows in torch.arange(len(image_BE)).split(batch.group_pairs):
+            key_KE = torch.cat([twin_text_BE[rows], self.queue.caption_KE])
+            logits = image_BE[rows] @ key_KE.T / self.temperature
+            groups.append(F.cross_entropy(logits, torch.arange(len(rows))))
+        noise = 0.01 * draws.negative_B2.float().mean()
+        return {
+            "itc": torch.stack(groups).mean() * (1 + noise),
+            "prd": F.cross_entropy(self.prd_head(text_BE), batch.replaced_B),
+        }
+
+    @torch.no_grad()
+    def advance_momentum(self) -> None:
+        advance(self.twin, self.online, momentum=0.9)
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        parts = [torch.cat(part) for part in zip(*self._pending)]
+        self._pending = []
+        if dist.is_initialized() and dist.get_world_size() > 1:
+            parts = [torch.cat(_all_gather(part)) for part in parts]
+        self.queue.push(*parts)
+        self.advance_momentum()
+
+
+def _all_gather(part: Tensor) -> list[Tensor]:
+    out = [torch.empty_like(part) for _ in range(dist.get_world_size())]
+    dist.all_gather(out, part.contiguous())
+    return out
+
+
+@dataclass(kw_only=True)
+class SmallBatches:
+    """Batches that depend on (seed, step, pair) only. The random numbers of the step with index `nan_step` are NaN."""
+
+    data: Data
+    draw_spec: DrawSpec
+    start_step: int
+    num_steps: int
+    rank: int
+    world_size: int
+    nan_step: int = -1
+
+    def __post_init__(self) -> None:
+        self.order = BatchOrder(NUM_PAIRS, seed=1, batch_pairs=self.data.batch_pairs, group_pairs=self.data.group_pairs)
+        self.share = self.order.share_pairs(self.world_size)
+        self.micro = self.data.micro_batch_pairs or self.share
+        self.micro_batches_per_step = self.share // self.micro
+
+    def __iter__(self) -> Iterator[HostBatch]:
+        for step in range(self.start_step, self.start_step + self.num_steps):
+            pairs = self.order.indices(step, rank=self.rank, world_size=self.world_size)
+            for first in range(0, self.share, self.micro):
+                batch = self._make(pairs[first : first + self.micro], self.order.epoch(step))
+                if step == self.nan_step:
+                    batch.draws.negative_B2.fill_(float("nan"))
+                yield batch
+
+    def _make(self, pairs: list[tuple[int, int]], epoch: float) -> HostBatch:
+        generators = [generator_of(seed=3, epoch=e, key=str(pair), use="small") for e, pair in pairs]
+        token_ids_BL = torch.stack([torch.randint(1, _WORDS, (8,), generator=g) for g in generators])
+        captions = Captions(token_ids_BL=token_ids_BL, lengths=(8,) * len(pairs), chunk_id_BL=torch.zeros_like(token_ids_BL))
+        draws = [draw_pair(self.draw_spec, generator=g, num_tokens=8) for g in generators]
+        return HostBatch(
+            pixels_BCHW=torch.stack(
+                [torch.randint(0, 256, (3, _PX, _PX), generator=g, dtype=torch.uint8) for g in generators]
+            ),
+            second_pixels_BCHW=None,
+            flip_B2=torch.tensor([[pair % 2 == 0, pair % 3 == 0] for _, pair in pairs]),
+            shift_B22=None,
+            erase_B24=None,
+            own=captions,
+            paired=captions,
+            replaced_B=torch.tensor([pair % 2 for _, pair in pairs]),
+            identity_B=torch.tensor([pair for _, pair in pairs]),
+            draws=stack_draws(self.draw_spec, draws, length=8),
+            keys=tuple(f"pair-{pair}" for _, pair in pairs),
+            epoch=epoch,
+        )
+
+
+def small_run(
+    runs: Path,
+    *,
+    steps: int = 12,
+    batch_pairs: int = 8,
+    micro_batch_pairs: int = 0,
+    save_steps: int = 3,
+    every_epochs: float = 0.8,
+    lr: float = 1e-2,
+    clip_norm: float = 1.0,
+    eps: float = 1e-8,
+) -> Run:
+    """A run of `steps` steps: 5 steps an epoch, validated every 4."""
+    return Run(
+        recipe="small",
+        name="test",
+        runs=str(runs),
+        method=Albef(),
+        data=Data(
+            benchmark="cuhk-pedes",
+            captioning=Captioning(vocabulary="none", max_words=8, max_tokens=8),
+            image_px=(_PX, _PX),
+            batch_pairs=batch_pairs,
+            group_pairs=4,
+            micro_batch_pairs=micro_batch_pairs,
+        ),
+        optim=AdamW(lr=lr, head_lr=10 * lr, clip_norm=clip_norm, eps=eps),
+        schedule=Cosine(epochs=steps * batch_pairs / NUM_PAIRS, warmup_steps=2),
+        loop=Loop(save_steps=save_steps, log_steps=2, tensorboard=False),
+        evaluation=Evaluation(every_epochs=every_epochs),
+    )
+
+
+def score(method: nn.Module, step: int) -> dict[str, float]:
+    """A number that depends on every weight of the online encoder; falls and rises with the step."""
+    assert not method.training
+    total = sum(float(parameter.double().abs().sum()) for parameter in method.parameters())
+    return {"rank_1": total % 100, "mAP": float(step % 7)}
+
+
+def small_parts(run: Run, *, dropout: float = 0.2, nan_step: int = -1) -> Parts:
+    """Parts of the small method."""
+    return Parts(
+        build=lambda: SmallMethod(dropout=dropout),
+        num_pairs=NUM_PAIRS,
+        make_batches=lambda spec, **where: SmallBatches(data=run.data, draw_spec=spec, nan_step=nan_step, **where),
+        validate=score,
+        test=score,
+    )

@@ -1,0 +1,91 @@
+"""The small run in a process of its own: for tests that kill it, and as a script for launchers."""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import sys
+import time
+from dataclasses import replace
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+from small_method import score, small_parts, small_run
+
+from tbps.training.loop import train
+from tbps.training.run_folder import RunFolder
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["tbps.training.loop"])  # seconds of imports, once for all processes
+
+
+def run_small(runs: str, changes: dict[str, Any], parts_changes: dict[str, Any], slow_evaluation: str = "") -> None:
+    """Train; messages go to `runs`/log.txt. slow_evaluation: "val" or "test" takes a minute."""
+    logging.basicConfig(filename=Path(runs) / "log.txt", level=logging.INFO, format="%(levelname)s %(message)s")
+    run = small_run(Path(runs), **changes)
+    parts = small_parts(run, **parts_changes)
+    if slow_evaluation:
+        slow: dict[str, Any] = {"validate" if slow_evaluation == "val" else "test": _slow_score}
+        parts = replace(parts, **slow)
+    try:
+        train(run, parts)
+    except (ValueError, OSError) as error:
+        logging.getLogger().error("%s: %s", type(error).__name__, error)
+        sys.exit(1)
+
+
+def _slow_score(method: Any, step: int) -> dict[str, float]:
+    logging.getLogger().info("slow evaluation of step %d", step)
+    time.sleep(60)
+    return score(method, step)
+
+
+def start(
+    runs: Path, *, slow_evaluation: str = "", dropout: float = 0.2, nan_step: int = -1, **changes: Any
+) -> ForkServerProcess:
+    """Start the run in `runs`; `changes` go to `small_run`."""
+    runs.mkdir(exist_ok=True)
+    parts_changes = {"dropout": dropout, "nan_step": nan_step}
+    process = _CONTEXT.Process(target=run_small, args=(str(runs), changes, parts_changes, slow_evaluation))
+    process.start()
+    return process
+
+
+def finish(runs: Path, **changes: Any) -> int | None:
+    """Run to the end; the exit status."""
+    process = start(runs, **changes)
+    process.join(60)
+    return process.exitcode
+
+
+def log_of(runs: Path) -> str:
+    """Everything that was logged."""
+    file = runs / "log.txt"
+    return file.read_text() if file.exists() else ""
+
+
+def wait_for_log(runs: Path, text: str, *, times: int = 1) -> None:
+    """Wait until `text` was logged."""
+    deadline = time.monotonic() + 60
+    while log_of(runs).count(text) < times:
+        assert time.monotonic() < deadline, f"{text!r} was not logged within a minute:\n{log_of(runs)}"
+        time.sleep(0.01)
+
+
+def final_state(runs: Path, step: int) -> dict[str, str]:
+    """Digests of weights, twin and queue, and of the optimiser state, after `step` steps."""
+    folder = RunFolder(runs / "small" / "test")
+    manifest = json.loads((folder.checkpoints / f"step-{step:08d}" / "manifest.json").read_text())
+    return {name: entry["sha256"] for name, entry in manifest["files"].items()}
+
+
+def metrics(runs: Path) -> list[dict[str, Any]]:
+    """The log without times."""
+    lines = [json.loads(line) for line in (runs / "small" / "test" / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "pairs_per_s"} for line in lines]
+
+
+if __name__ == "__main__":
+    run_small(sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3]))

@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from small_method import small_run
+
+from tbps.config.methods import Mars
+from tbps.training.config_hash import config_hash, difference
+
+
+def test_place_changes_nothing_and_everything_else_does(tmp_path: Path) -> None:
+    run = small_run(tmp_path)
+    elsewhere = replace(run, runs="/elsewhere", loop=replace(run.loop, log_steps=7, keep_checkpoints=9))
+    assert config_hash(elsewhere) == config_hash(run) and difference(run, elsewhere) == []
+    other = replace(run, data=replace(run.data, batch_pairs=16), loop=replace(run.loop, seed=1))
+    assert config_hash(other) != config_hash(run)
+    assert difference(run, other) == ["data.batch_pairs: 8 -> 16", "loop.seed: 42 -> 1"]
+
+
+def test_another_kind_of_method_is_one_difference(tmp_path: Path) -> None:
+    run = small_run(tmp_path)
+    assert difference(run, replace(run, method=Mars())) == ["method.kind: albef -> mars"]

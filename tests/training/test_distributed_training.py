@@ -1,0 +1,113 @@
+"""Two processes on gloo against one: the same losses, weights, twin and queue."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_method import small_parts, small_run
+from small_process import final_state, log_of, metrics, wait_for_log
+
+from tbps.training import checkpoint
+from tbps.training.distributed import _check_launch
+from tbps.training.loop import train
+
+STEPS = 12
+LARGE_EPS = 1e-2
+"""See test_loop: so that rounding stays rounding."""
+SCRIPT = Path(__file__).with_name("small_process.py")
+
+
+def _launch(runs: Path, changes: dict[str, Any], parts: dict[str, Any]) -> subprocess.Popen[str]:
+    runs.mkdir(exist_ok=True)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    words = [*torchrun, str(SCRIPT), str(runs), json.dumps(changes), json.dumps(parts)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def _finish(process: subprocess.Popen[str], runs: Path) -> int:
+    output, _ = process.communicate(timeout=120)
+    logging.getLogger().info("%s", output)
+    return process.returncode
+
+
+def _weights(runs: Path) -> dict[str, torch.Tensor]:
+    return checkpoint.read_tensors(runs / f"small/test/checkpoints/step-{STEPS:08d}/model.safetensors")
+
+
+@pytest.mark.slow
+def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
+    changes = {"lr": 1e-3, "eps": LARGE_EPS, "steps": STEPS}
+    process = _launch(tmp_path / "two", changes, {"dropout": 0.0})
+    run = small_run(tmp_path / "one", lr=1e-3, eps=LARGE_EPS, steps=STEPS)
+    train(run, small_parts(run, dropout=0.0))
+    assert _finish(process, tmp_path / "two") == 0, log_of(tmp_path / "two")
+    one, two = _weights(tmp_path / "one"), _weights(tmp_path / "two")
+    assert torch.equal(one["queue.identity_K"], two["queue.identity_K"])
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=1e-5, atol=5e-6)  # of the 1e-2 that a weight moves
+    for ours, theirs in zip(metrics(tmp_path / "two"), metrics(tmp_path / "one"), strict=True):
+        numbers = {key: value for key, value in ours.items() if key != "split"}
+        assert numbers == pytest.approx({key: value for key, value in theirs.items() if key != "split"}, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_stops_both_at_one_step_and_the_end_is_the_same(tmp_path: Path) -> None:
+    changes = {"steps": 200, "save_steps": 50, "every_epochs": 0.0}
+    undisturbed = _launch(tmp_path / "undisturbed", changes, {})
+    assert _finish(undisturbed, tmp_path / "undisturbed") == 0, log_of(tmp_path / "undisturbed")
+    runs = tmp_path / "stopped"
+    process = _launch(runs, changes, {})
+    wait_for_log(runs, "step 20/200")
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
+    os.kill(int(children.stdout.split()[-1]), signal.SIGUSR2)
+    assert _finish(process, runs) != 0
+    text = log_of(runs)
+    assert text.count("stopped as asked after step ") == 2, text
+    assert len({part.split()[0] for part in text.split("stopped as asked after step ")[1:]}) == 1
+    assert _finish(_launch(runs, changes, {}), runs) == 0, log_of(runs)
+    assert final_state(runs, 200) == final_state(tmp_path / "undisturbed", 200)
+    assert metrics(runs) == metrics(tmp_path / "undisturbed")
+
+
+@pytest.mark.slow
+def test_an_error_of_the_first_process_reaches_all(tmp_path: Path) -> None:
+    process = _launch(tmp_path / "runs", {"steps": 4}, {"nan_step": 2})
+    assert _finish(process, tmp_path / "runs") != 0
+    assert log_of(tmp_path / "runs").count("loss itc is nan in step 3") == 2
+    # another config is found by the first process only, and told by both
+    process = _launch(tmp_path / "runs", {"steps": 4, "lr": 0.5}, {})
+    assert _finish(process, tmp_path / "runs") != 0
+    assert log_of(tmp_path / "runs").count("was started with another config") == 2
+
+
+def test_a_launcher_that_started_too_few_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WORLD_SIZE", "ACCELERATE_USE_CPU", "ACCELERATE_MIXED_PRECISION", "MASTER_ADDR"):
+        monkeypatch.delenv(name, raising=False)
+    _check_launch()
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
+    _check_launch()
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    with pytest.raises(ValueError, match=r'several processes and started only one.*"torchrun --nproc_per_node N \.\.\."'):
+        _check_launch()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    _check_launch()
+
+
+@pytest.mark.slow
+def test_accelerate_on_the_cpu_says_that_it_started_one_of_two(tmp_path: Path) -> None:
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
+    words = [*launch, str(SCRIPT), str(tmp_path), "{}", "{}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HOME": str(tmp_path)}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode != 0
+    assert "accelerate launch was asked for several processes and started only one" in log_of(tmp_path), done.stderr

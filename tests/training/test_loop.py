@@ -1,0 +1,246 @@
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_method import NUM_PAIRS, SmallMethod, small_parts, small_run
+from small_process import final_state, metrics
+from torch import nn
+
+from tbps.config.run import Run, Start
+from tbps.training import checkpoint
+from tbps.training.loop import train
+from tbps.training.run_folder import RunFolder
+from tbps.training.selection import best_checkpoint, best_step, selection_value
+
+LARGE_EPS = 1e-2
+"""Adam divides by the size of a gradient: with the usual eps, the last bit of one near 0 becomes a visible step."""
+
+
+def test_a_run_trains_validates_selects_and_tests(tmp_path: Path) -> None:
+    run = small_run(tmp_path)
+    folder = train(run, small_parts(run))
+    lines = metrics(tmp_path)
+    assert [line["step"] for line in lines if "split" not in line] == list(range(1, 13))
+    validated = {line["step"]: line for line in lines if line.get("split") == "val"}
+    assert list(validated) == [4, 8, 12]
+    best = max(validated, key=lambda step: selection_value(validated[step]))
+    assert best == best_step(folder) == 8
+    tested = [line for line in lines if line.get("split") == "test"]
+    assert len(tested) == 1 and tested[0]["weights_of_step"] == best
+    assert tested[0]["rank_1"] == validated[best]["rank_1"]
+    assert checkpoint.steps_in(folder.checkpoints) == [8, 9, 12]
+    assert best_checkpoint(folder.path).name == "step-00000008"
+    first = lines[0]
+    assert set(first) == {"step", "epoch", "loss/itc", "loss/prd", "loss", "grad_norm", "lr", "head_lr"}
+    assert first["epoch"] == 8 / NUM_PAIRS
+    assert first["loss"] == pytest.approx(first["loss/itc"] + 0.5 * first["loss/prd"], rel=1e-6)
+
+
+def test_every_step_is_what_a_plain_loop_does(tmp_path: Path) -> None:
+    run = small_run(tmp_path, clip_norm=0.5)
+    train(run, small_parts(run, dropout=0.0))
+    torch.manual_seed(run.loop.seed)
+    method = SmallMethod(dropout=0.0)
+    method.advance_momentum()
+    heads = {id(parameter) for parameter in method.prd_head.parameters()}
+    optimiser = torch.optim.AdamW(
+        [
+            {"params": [parameter], "head": id(parameter) in heads, "weight_decay": 0.0 if parameter.ndim == 1 else 0.02}
+            for parameter in method.parameters()
+            if parameter.requires_grad
+        ]
+    )
+    from tbps.data.views import make_views
+
+    batches = small_parts(run).make_batches(method.draw_spec, start_step=0, num_steps=12, rank=0, world_size=1)
+    logged = [line for line in metrics(tmp_path) if "split" not in line]
+    for host, line in zip(batches, logged, strict=True):
+        losses = method(make_views(host, torch.device("cpu"), group_pairs=4), host.draws)
+        optimiser.zero_grad()
+        total = losses["itc"] + 0.5 * losses["prd"]
+        total.backward()
+        norm = torch.nn.utils.clip_grad_norm_(method.parameters(), 0.5)
+        assert line["loss"] == pytest.approx(total.item(), rel=1e-4)
+        assert line["grad_norm"] == pytest.approx(norm.item(), rel=1e-3)
+        for group in optimiser.param_groups:
+            group["lr"] = line["head_lr"] if group["head"] else line["lr"]
+        optimiser.step()
+        method.after_step()
+    saved = checkpoint.read_tensors(tmp_path / "small/test/checkpoints/step-00000012/model.safetensors")
+    for name, tensor in method.state_dict().items():
+        torch.testing.assert_close(saved[name], tensor, rtol=1e-3, atol=1e-5)
+
+
+def test_a_finished_run_does_nothing_again(tmp_path: Path) -> None:
+    run = small_run(tmp_path)
+    parts = small_parts(run)
+    train(run, parts)
+    before = metrics(tmp_path)
+
+    def never(method: nn.Module, step: int) -> dict[str, float]:
+        raise AssertionError("a finished run was evaluated again")
+
+    train(run, replace(parts, validate=never, test=never))
+    assert metrics(tmp_path) == before
+
+
+def test_a_crash_in_the_final_test_repeats_only_the_test(tmp_path: Path) -> None:
+    run = small_run(tmp_path)
+    parts = small_parts(run)
+
+    def crash(method: nn.Module, step: int) -> dict[str, float]:
+        raise RuntimeError("the machine went away")
+
+    with pytest.raises(RuntimeError, match="the machine went away"):
+        train(run, replace(parts, test=crash))
+
+    def never(method: nn.Module, step: int) -> dict[str, float]:
+        raise AssertionError("validated again")
+
+    train(run, replace(parts, validate=never))
+    undisturbed = small_run(tmp_path / "undisturbed")
+    train(undisturbed, parts)
+    assert metrics(tmp_path) == metrics(tmp_path / "undisturbed")
+
+
+def test_the_last_checkpoint_is_tested_where_asked(tmp_path: Path) -> None:
+    run = small_run(tmp_path)
+    run = replace(run, evaluation=replace(run.evaluation, selection="last"))
+    train(run, replace(small_parts(run), validate=None))
+    assert [(line["split"], line["weights_of_step"]) for line in metrics(tmp_path) if "split" in line] == [("test", 12)]
+    assert best_checkpoint(tmp_path / "small" / "test").name == "step-00000012"
+
+
+def test_no_test_where_none_is_wanted(tmp_path: Path) -> None:
+    run = small_run(tmp_path)
+    run = replace(run, evaluation=replace(run.evaluation, test=False, every_epochs=0))
+    train(run, small_parts(run))
+    assert [(line["split"], line["step"]) for line in metrics(tmp_path) if "split" in line] == [("val", 12)]
+
+
+def test_a_broken_best_checkpoint_is_not_tested(tmp_path: Path) -> None:
+    run = small_run(tmp_path)
+    train(run, small_parts(run))
+    folder = RunFolder.of(run)
+    (folder.evaluations / "test-00000012.json").unlink()
+    (folder.checkpoints / "step-00000008" / "model.safetensors").write_bytes(b"")
+    with pytest.raises(
+        ValueError, match=r"step-00000008 cannot be tested: model.safetensors has 0 bytes, expected \d+; copy"
+    ):
+        train(run, small_parts(run))
+    with pytest.raises(ValueError, match=r"the best checkpoint .*step-00000008 cannot be used: model.safetensors has 0"):
+        best_checkpoint(folder.path)
+
+
+def test_a_folder_without_checkpoints_has_no_best(tmp_path: Path) -> None:
+    run = small_run(tmp_path)
+    folder = train(run, small_parts(run))
+    for file in (*folder.evaluations.iterdir(), *folder.checkpoints.glob("*/manifest.json")):
+        file.unlink()
+    with pytest.raises(ValueError, match="holds no whole checkpoint; expected the folder of a run that has saved one"):
+        best_checkpoint(folder.path)
+
+
+def _fall_back(run: Run, caplog: pytest.LogCaptureFixture) -> str:
+    with caplog.at_level(logging.INFO):
+        train(run, small_parts(run))
+    return caplog.text
+
+
+def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = small_run(tmp_path)
+    train(run, small_parts(run))
+    before, log = final_state(tmp_path, 12), metrics(tmp_path)
+    model = tmp_path / "small/test/checkpoints/step-00000012/model.safetensors"
+    data = bytearray(model.read_bytes())
+    data[-1] ^= 1
+    model.write_bytes(bytes(data))
+    text = _fall_back(run, caplog)
+    assert "step-00000012 is broken and skipped: model.safetensors has another sha256" in text
+    assert "step-00000009 (9 steps done)" in text
+    assert final_state(tmp_path, 12) == before and metrics(tmp_path) == log
+
+
+def test_accumulation_changes_nothing(tmp_path: Path) -> None:
+    for micro in (0, 4):
+        run = small_run(tmp_path / str(micro), micro_batch_pairs=micro, lr=1e-3, eps=LARGE_EPS)
+        train(run, small_parts(run, dropout=0.0))
+    whole, parts = (
+        checkpoint.read_tensors(tmp_path / f"{micro}/small/test/checkpoints/step-00000012/model.safetensors")
+        for micro in (0, 4)
+    )
+    for name, tensor in whole.items():
+        torch.testing.assert_close(parts[name], tensor, rtol=1e-5, atol=5e-6)  # of the 1e-2 that a weight moves
+    first, second = (metrics(tmp_path / str(micro))[0] for micro in (0, 4))
+    assert first == pytest.approx(second, rel=1e-5)
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path: Path) -> None:
+    run = small_run(tmp_path)
+    with pytest.raises(ValueError, match=r"loss itc is nan in step 8 \(pairs pair-\d+, ") as caught:
+        train(run, small_parts(run, nan_step=7))
+    assert " and 4 more, all in " in str(caught.value)
+    assert "this update was not applied and the last checkpoint is as it was" in str(caught.value)
+    failed = json.loads((tmp_path / "small/test/failed_step.json").read_text())
+    assert failed["step"] == 8 and len(failed["pairs"]) == 8 and failed["numbers"]["loss/itc"] == "nan"
+    assert checkpoint.newest(tmp_path / "small/test/checkpoints").name == "step-00000006"  # type: ignore[union-attr]
+    # the data are mended: the run goes on as if nothing had happened
+    train(run, small_parts(run))
+    undisturbed = small_run(tmp_path / "undisturbed")
+    train(undisturbed, small_parts(undisturbed))
+    assert final_state(tmp_path, 12) == final_state(tmp_path / "undisturbed", 12)
+
+
+def test_another_config_is_refused(tmp_path: Path) -> None:
+    run = small_run(tmp_path)
+    train(run, small_parts(run))
+    changed = small_run(tmp_path, batch_pairs=4)
+    with pytest.raises(ValueError, match=r"was started with another config \(data.batch_pairs: 8 -> 4"):
+        train(changed, small_parts(changed))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("log_steps", 0, "loop.log_steps is 0, expected at least 1"),
+        ("save_steps", -1, "loop.save_steps is -1, expected at least 1, or 0 to save at evaluations only"),
+        ("keep_checkpoints", 0, "loop.keep_checkpoints is 0, expected at least 1"),
+    ],
+)
+def test_senseless_intervals_are_refused(tmp_path: Path, field: str, value: int, message: str) -> None:
+    run = small_run(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        changes: dict[str, Any] = {field: value}
+        train(replace(run, loop=replace(run.loop, **changes)), small_parts(run))
+
+
+def test_compile_on_the_cpu_is_left_out_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = small_run(tmp_path, steps=1)
+    train(replace(run, loop=replace(run.loop, compile=True)), small_parts(run))
+    assert "loop.compile has no effect on cpu: it is for CUDA" in caplog.text
+
+
+def test_tensorboard_is_written_beside_the_log(tmp_path: Path) -> None:
+    run = small_run(tmp_path, steps=2)
+    folder = train(replace(run, loop=replace(run.loop, tensorboard=True)), small_parts(run))
+    assert list((folder.path / "tensorboard").glob("events.out.*"))
+
+
+def test_a_run_starts_from_the_best_weights_of_another(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    first = small_run(tmp_path / "first")
+    folder = train(first, small_parts(first))
+    second = replace(small_run(tmp_path / "second", steps=1, lr=0.0), start=Start(weights=str(folder.path)))
+    with caplog.at_level(logging.INFO):
+        train(second, small_parts(second))
+    assert f"starting from {folder.path / 'checkpoints' / 'step-00000008' / 'model.safetensors'}: " in caplog.text
+    ours, theirs = (
+        checkpoint.read_tensors(path / "small/test/checkpoints" / f"step-0000000{step}" / "model.safetensors")
+        for path, step in ((tmp_path / "second", 1), (tmp_path / "first", 8))
+    )
+    assert not torch.equal(ours["queue.caption_KE"], theirs["queue.caption_KE"]), "the queue belongs to its data"

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tbps.training.metrics_log import MetricsLog
+
+
+def _lines(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_resumed_log_goes_back_to_its_step(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    log = MetricsLog(path, step=0)
+    log.write([{"step": 1}, {"step": 2}, {"step": 2, "split": "val"}, {"step": 3}, {"step": 4}])
+    log.write([{"step": 4, "split": "val"}, {"step": 4, "split": "test"}, {"step": 5}])
+    log.sync()
+    log.close()
+    with path.open("a") as file:
+        file.write('{"step": 6, "lo')  # the process was killed while it wrote
+    log = MetricsLog(path, step=4)
+    assert _lines(path) == [{"step": 1}, {"step": 2}, {"step": 2, "split": "val"}, {"step": 3}, {"step": 4}]
+    log.write([{"step": 4, "split": "val"}])
+    log.close()
+    assert _lines(path)[-1] == {"step": 4, "split": "val"}
+
+
+def test_a_cut_line_of_a_kept_step_goes_too(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}')  # whole JSON, but its newline is missing
+    MetricsLog(path, step=2).close()
+    assert _lines(path) == [{"step": 1}]
+
+
+def test_a_fresh_start_empties_the_log(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n')
+    MetricsLog(path, step=0).close()
+    assert path.read_text() == ""

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+
+from tbps.config.run import Cosine
+from tbps.training.schedule import learning_rate, total_steps
+
+
+def _rates(schedule: Cosine, steps: int, steps_per_epoch: float) -> list[float]:
+    return [learning_rate(schedule, step=step, steps_per_epoch=steps_per_epoch, base_lr=1.0) for step in range(steps)]
+
+
+def test_linear_warmup_meets_the_cosine_without_a_jump() -> None:
+    rates = _rates(Cosine(epochs=10, min_lr=0.0, warmup_steps=20, warmup_lr=0.1), 100, 10)
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[10] == pytest.approx(0.55)
+    assert rates[20] == pytest.approx(1.0)
+    assert rates[60] == pytest.approx(0.5)
+    assert max(abs(a - b) for a, b in pairwise(rates)) < 0.06
+    assert rates[20:] == sorted(rates[20:], reverse=True)
+
+
+def test_steps_of_an_epoch_share_a_rate_also_where_epochs_are_not_whole_steps() -> None:
+    steps_per_epoch = 7 / 3
+    schedule = Cosine(epochs=6, min_lr=0.0, every="epoch")
+    rates = _rates(schedule, 14, steps_per_epoch)
+    assert len(set(rates)) == 6
+    # three epochs are exactly 7 steps: step 7 is the first of the fourth
+    assert rates[7] == pytest.approx(learning_rate(schedule, step=3, steps_per_epoch=1, base_lr=1.0))
+    assert rates[6] > rates[7]
+
+
+def test_max_steps_stops_early_on_the_same_curve() -> None:
+    long, short = Cosine(epochs=10), Cosine(epochs=10, max_steps=5)
+    assert (total_steps(long, steps_per_epoch=7.5), total_steps(short, steps_per_epoch=7.5)) == (75, 5)
+    assert _rates(long, 5, 7.5) == _rates(short, 5, 7.5)
+    assert total_steps(Cosine(epochs=1, max_steps=100), steps_per_epoch=7.5) == 8
+
+
+def test_a_run_shorter_than_its_warmup_stays_in_range() -> None:
+    rates = _rates(Cosine(epochs=1, min_lr=0.0, warmup_steps=20, warmup_lr=0.1), 10, 10)
+    assert all(0.1 <= rate <= 1.0 for rate in rates)
