@@ -151,11 +151,13 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
 
 
 def _convert(given: argparse.Namespace) -> None:
-    from tbps.convert.command import convert, export
-
     if given.export:
+        from tbps.convert.export import export
+
         text = export(given.source, given.out, official=given.official, force=given.force)
     else:
+        from tbps.convert.foreign import convert
+
         text = convert(given.source, given.out, kind=given.kind, force=given.force)
     sys.stdout.write(text + "\n")
 

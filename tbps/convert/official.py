@@ -1,4 +1,4 @@
-"""Official ALBEF, RaSa and MARS weights under our names.
+"""Official ALBEF, RaSa and MARS weights under our names, and back.
 
 Facts about the files: salesforce/ALBEF, Flame-Chasers/RaSa and ErgastiAlex/MARS store the weights under `model`; queues are
 (features, places); the word head's output matrix and bias are stored twice; ALBEF's fine-tuned files have no `bert.` level.
@@ -6,15 +6,17 @@ Facts about the files: salesforce/ALBEF, Flame-Chasers/RaSa and ErgastiAlex/MARS
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from tbps.convert.official_names import official_names
+from tbps.convert.naming import rename
+from tbps.convert.official_names import official_names, our_name
 
+_TEXT_ENCODERS = ("text_encoder", "text_encoder_m")
+_UNIDENTIFIED_QUEUE: tuple[str, ...] = ("image_queue", "text_queue", "queue_ptr")
 _DUPLICATES = {
     "cls.predictions.decoder.weight": "{bert}embeddings.word_embeddings.weight",
     "cls.predictions.decoder.bias": "cls.predictions.bias",
@@ -23,29 +25,31 @@ _DUPLICATES = {
 
 @dataclass(kw_only=True)
 class Converted:
-    """Tensors under our names, and the official keys that have no place."""
+    """Tensors under our names, and what became of the other keys."""
 
     tensors: dict[str, Tensor]
     unplaced: list[str] = field(default_factory=list)
+    """Keys that have no place."""
+    duplicates: list[str] = field(default_factory=list)
+    """Keys left out because they repeat another tensor or count positions."""
+    queue_dropped: list[str] = field(default_factory=list)
+    """Keys of a queue without identities."""
 
 
 def from_official(state: Mapping[str, Tensor]) -> Converted:
-    """Rename, fuse and transpose official tensors; every key is placed, a checked duplicate, or reported."""
-    bert_level = any(key.startswith("text_encoder.bert.") for key in state)
-    left = dict(state)
-    _drop_duplicates(left, bert="bert." if bert_level else "")
-    tensors: dict[str, Tensor] = {}
-    for name in _our_names(state):
-        parts = official_names(name, bert_level=bert_level)
-        if parts and all(part in left for part in parts):
-            tensors[name] = _shape(
-                name, torch.cat([left.pop(part) for part in parts]) if len(parts) > 1 else left.pop(parts[0])
-            )
-    if "queue.identity_K" not in tensors:
-        # Pretraining queues have no identities: their features are nobody's, and worse than an empty queue.
-        for name in ("queue.image_KE", "queue.caption_KE", "queue.pointer"):
-            tensors.pop(name, None)
-    return Converted(tensors=tensors, unplaced=sorted(left))
+    """Rename, fuse and transpose official tensors; every key is placed, a checked duplicate, or reported.
+
+    ValueError where a tensor that should be stored twice has two values.
+    """
+    duplicates = _duplicates(state)
+    kept = {key: tensor for key, tensor in state.items() if key not in duplicates}
+    # Pretraining queues have no identities: their features are nobody's, and worse than an empty queue.
+    queue = [] if "idx_queue" in kept else [key for key in _UNIDENTIFIED_QUEUE if key in kept]
+    for key in queue:
+        del kept[key]
+    tensors, unplaced = rename(kept, our_name)
+    tensors = {name: _shape(name, tensor) for name, tensor in tensors.items()}
+    return Converted(tensors=tensors, unplaced=unplaced, duplicates=duplicates, queue_dropped=queue)
 
 
 def to_official(tensors: Mapping[str, Tensor], *, bert_level: bool = True) -> dict[str, Tensor]:
@@ -54,46 +58,22 @@ def to_official(tensors: Mapping[str, Tensor], *, bert_level: bool = True) -> di
     for name, tensor in tensors.items():
         parts = official_names(name, bert_level=bert_level)
         if parts:
-            out |= dict(zip(parts, _unshape(name, tensor).chunk(len(parts)) if len(parts) > 1 else [_unshape(name, tensor)]))
+            tensor = _unshape(name, tensor)
+            out |= dict(zip(parts, tensor.chunk(len(parts)) if len(parts) > 1 else [tensor]))
     return out
 
 
-def _our_names(state: Iterable[str]) -> list[str]:
-    """Every name of ours that a file with as many layers can hold."""
-    depth = dict.fromkeys(("visual_encoder.blocks", "encoder.layer", "visual_decoder.blocks"), 0)
-    for key in state:
-        for kind in depth:
-            match = re.search(re.escape(kind) + r"\.(\d+)\.", key)
-            if match:
-                depth[kind] = max(depth[kind], int(match[1]) + 1)
-    norm, linear = ("weight", "bias"), ("weight", "bias")
-    encoder = ["image_encoder.cls_token", "image_encoder.positions", "text_encoder.words.weight"]
-    encoder += ["text_encoder.positions.weight", "text_encoder.token_type", "word_head.bias"]
-    for module in ("image_encoder.patch_embed", "image_encoder.norm", "image_projection", "text_projection"):
-        encoder += [f"{module}.{part}" for part in linear]
-    encoder += [f"{module}.{part}" for module in ("word_head.dense", "word_head.norm", "text_encoder.norm") for part in norm]
-    for block in range(depth["visual_encoder.blocks"]):
-        for module in ("norm1", "qkv", "out", "norm2", "fc1", "fc2"):
-            encoder += [f"image_encoder.blocks.{block}.{module}.{part}" for part in linear]
-    for layer in range(depth["encoder.layer"]):
-        for module in (
-            *("self_attention." + part for part in ("qkv", "out", "norm")),
-            *("cross_attention." + part for part in ("query", "key_value", "out", "norm")),
-            *("fc1", "fc2", "norm"),
-        ):
-            encoder += [f"text_encoder.layers.{layer}.{module}.{part}" for part in linear]
-    names = [f"{copy}.{name}" for copy in ("online", "twin") for name in encoder]
-    names += ["temperature", "mae_decoder.mask_token", "mae_decoder.positions"]
-    names += [f"queue.{name}" for name in ("image_KE", "caption_KE", "identity_K", "pointer")]
-    for module in ("itm_head", "prd_head", "mrtd_head", "mae_decoder.pixels"):
-        names += [f"{module}.{part}" for part in linear]
-    for block in range(depth["visual_decoder.blocks"]):
-        for module in (
-            *(f"{kind}_attention.{part}" for kind in ("self", "cross") for part in ("query", "key", "value", "out")),
-            *("fc1", "fc2", "norm1", "norm2", "norm3"),
-        ):
-            names += [f"mae_decoder.blocks.{block}.{module}.{part}" for part in linear]
-    return names
+def with_duplicates(official: Mapping[str, Tensor], *, bert_level: bool) -> dict[str, Tensor]:
+    """Official tensors and what official files store twice: the word head's output, numbered positions."""
+    out, bert = dict(official), "bert." if bert_level else ""
+    for encoder in _TEXT_ENCODERS:
+        positions = official.get(f"{encoder}.{bert}embeddings.position_embeddings.weight")
+        if positions is not None:
+            out[f"{encoder}.{bert}embeddings.position_ids"] = torch.arange(len(positions))[None]
+        if f"{encoder}.cls.predictions.bias" in official:
+            for copy, original in _DUPLICATES.items():
+                out[f"{encoder}.{copy}"] = official[f"{encoder}.{original.format(bert=bert)}"]
+    return out
 
 
 def _shape(name: str, tensor: Tensor) -> Tensor:
@@ -108,15 +88,20 @@ def _unshape(name: str, tensor: Tensor) -> Tensor:
     return tensor[None] if name == "queue.identity_K" else tensor
 
 
-def _drop_duplicates(state: dict[str, Tensor], *, bert: str) -> None:
-    for encoder in ("text_encoder", "text_encoder_m"):
-        for level in ("", "bert."):
-            state.pop(f"{encoder}.{level}embeddings.position_ids", None)
-        for copy, original in _DUPLICATES.items():
-            copied = state.pop(f"{encoder}.{copy}", None)
-            source = state.get(f"{encoder}.{original.format(bert=bert)}")
-            if copied is not None and source is not None and not torch.equal(copied, source):
+def _duplicates(state: Mapping[str, Tensor]) -> list[str]:
+    """Keys that repeat another, each checked against it."""
+    found = [f"{encoder}.{bert}embeddings.position_ids" for encoder in _TEXT_ENCODERS for bert in ("", "bert.")]
+    found = [key for key in found if key in state]
+    for encoder in _TEXT_ENCODERS:
+        bert = "bert." if any(key.startswith(f"{encoder}.bert.") for key in state) else ""
+        for ending, original in _DUPLICATES.items():
+            key, source = f"{encoder}.{ending}", f"{encoder}.{original.format(bert=bert)}"
+            if key not in state or source not in state:
+                continue
+            if not torch.equal(state[key], state[source]):
                 raise ValueError(
-                    f"{encoder}.{copy} differs from {encoder}.{original.format(bert=bert)}, expected the same tensor stored"
-                    " twice; the file is not an official checkpoint of this family"
+                    f"{key} differs from {source}, expected the same tensor stored twice: this word head has an output"
+                    " matrix of its own, which ours has not; use a file that ties them"
                 )
+            found.append(key)
+    return found

@@ -1,90 +1,100 @@
 """How the official ALBEF, RaSa and MARS checkpoints name what we have.
 
-Each of our tensors is one official tensor, or several of them joined along dimension 0 (fused projections).
+Keys of the momentum twin carry `_m` behind their first part (`visual_encoder_m.cls_token`). Text encoder keys carry the
+level `bert.` in RaSa, MARS and ALBEF.pth, and not in ALBEF's fine-tuned files.
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
-_SIMPLE = (
-    (r"image_encoder\.cls_token", "visual_encoder{m}.cls_token"),
-    (r"image_encoder\.positions", "visual_encoder{m}.pos_embed"),
-    (r"image_encoder\.patch_embed\.(.+)", "visual_encoder{m}.patch_embed.proj.{0}"),
-    (r"image_encoder\.norm\.(.+)", "visual_encoder{m}.norm.{0}"),
-    (r"image_encoder\.blocks\.(\d+)\.(norm1|norm2)\.(.+)", "visual_encoder{m}.blocks.{0}.{1}.{2}"),
-    (r"image_encoder\.blocks\.(\d+)\.qkv\.(.+)", "visual_encoder{m}.blocks.{0}.attn.qkv.{1}"),
-    (r"image_encoder\.blocks\.(\d+)\.out\.(.+)", "visual_encoder{m}.blocks.{0}.attn.proj.{1}"),
-    (r"image_encoder\.blocks\.(\d+)\.(fc1|fc2)\.(.+)", "visual_encoder{m}.blocks.{0}.mlp.{1}.{2}"),
-    (r"image_projection\.(.+)", "vision_proj{m}.{0}"),
-    (r"text_projection\.(.+)", "text_proj{m}.{0}"),
-    (r"word_head\.bias", "text_encoder{m}.cls.predictions.bias"),
-    (r"word_head\.dense\.(.+)", "text_encoder{m}.cls.predictions.transform.dense.{0}"),
-    (r"word_head\.norm\.(.+)", "text_encoder{m}.cls.predictions.transform.LayerNorm.{0}"),
-    (r"text_encoder\.words\.weight", "text_encoder{m}.{bert}embeddings.word_embeddings.weight"),
-    (r"text_encoder\.positions\.weight", "text_encoder{m}.{bert}embeddings.position_embeddings.weight"),
-    (r"text_encoder\.token_type", "text_encoder{m}.{bert}embeddings.token_type_embeddings.weight"),
-    (r"text_encoder\.norm\.(.+)", "text_encoder{m}.{bert}embeddings.LayerNorm.{0}"),
+from tbps.convert.naming import Names, Piece, Row
+
+_SELF, _CROSS = "text_encoder.encoder.layer.#.attention", "text_encoder.encoder.layer.#.crossattention"
+_LAYER = "text_encoder.encoder.layer.#"
+
+_ENCODERS: tuple[Row, ...] = (
+    ("image_encoder.cls_token", ("visual_encoder.cls_token",)),
+    ("image_encoder.positions", ("visual_encoder.pos_embed",)),
+    ("image_encoder.patch_embed.*", ("visual_encoder.patch_embed.proj.*",)),
+    ("image_encoder.blocks.#.norm1.*", ("visual_encoder.blocks.#.norm1.*",)),
+    ("image_encoder.blocks.#.qkv.*", ("visual_encoder.blocks.#.attn.qkv.*",)),
+    ("image_encoder.blocks.#.out.*", ("visual_encoder.blocks.#.attn.proj.*",)),
+    ("image_encoder.blocks.#.norm2.*", ("visual_encoder.blocks.#.norm2.*",)),
+    ("image_encoder.blocks.#.fc1.*", ("visual_encoder.blocks.#.mlp.fc1.*",)),
+    ("image_encoder.blocks.#.fc2.*", ("visual_encoder.blocks.#.mlp.fc2.*",)),
+    ("image_encoder.norm.*", ("visual_encoder.norm.*",)),
+    ("image_projection.*", ("vision_proj.*",)),
+    ("text_projection.*", ("text_proj.*",)),
+    ("word_head.bias", ("text_encoder.cls.predictions.bias",)),
+    ("word_head.dense.*", ("text_encoder.cls.predictions.transform.dense.*",)),
+    ("word_head.norm.*", ("text_encoder.cls.predictions.transform.LayerNorm.*",)),
+    ("text_encoder.words.weight", ("text_encoder.embeddings.word_embeddings.weight",)),
+    ("text_encoder.positions.weight", ("text_encoder.embeddings.position_embeddings.weight",)),
+    ("text_encoder.token_type", ("text_encoder.embeddings.token_type_embeddings.weight",)),
+    ("text_encoder.norm.*", ("text_encoder.embeddings.LayerNorm.*",)),
+    (
+        "text_encoder.layers.#.self_attention.qkv.*",
+        (f"{_SELF}.self.query.*", f"{_SELF}.self.key.*", f"{_SELF}.self.value.*"),
+    ),
+    ("text_encoder.layers.#.self_attention.out.*", (f"{_SELF}.output.dense.*",)),
+    ("text_encoder.layers.#.self_attention.norm.*", (f"{_SELF}.output.LayerNorm.*",)),
+    ("text_encoder.layers.#.cross_attention.query.*", (f"{_CROSS}.self.query.*",)),
+    ("text_encoder.layers.#.cross_attention.key_value.*", (f"{_CROSS}.self.key.*", f"{_CROSS}.self.value.*")),
+    ("text_encoder.layers.#.cross_attention.out.*", (f"{_CROSS}.output.dense.*",)),
+    ("text_encoder.layers.#.cross_attention.norm.*", (f"{_CROSS}.output.LayerNorm.*",)),
+    ("text_encoder.layers.#.fc1.*", (f"{_LAYER}.intermediate.dense.*",)),
+    ("text_encoder.layers.#.fc2.*", (f"{_LAYER}.output.dense.*",)),
+    ("text_encoder.layers.#.norm.*", (f"{_LAYER}.output.LayerNorm.*",)),
 )
-_LAYER = (
-    (r"self_attention\.qkv\.(.+)", ("attention.self.query.{0}", "attention.self.key.{0}", "attention.self.value.{0}")),
-    (r"self_attention\.out\.(.+)", ("attention.output.dense.{0}",)),
-    (r"self_attention\.norm\.(.+)", ("attention.output.LayerNorm.{0}",)),
-    (r"cross_attention\.query\.(.+)", ("crossattention.self.query.{0}",)),
-    (r"cross_attention\.key_value\.(.+)", ("crossattention.self.key.{0}", "crossattention.self.value.{0}")),
-    (r"cross_attention\.out\.(.+)", ("crossattention.output.dense.{0}",)),
-    (r"cross_attention\.norm\.(.+)", ("crossattention.output.LayerNorm.{0}",)),
-    (r"fc1\.(.+)", ("intermediate.dense.{0}",)),
-    (r"fc2\.(.+)", ("output.dense.{0}",)),
-    (r"norm\.(.+)", ("output.LayerNorm.{0}",)),
+_DECODER_ATTENTION: tuple[Row, ...] = tuple(
+    (f"mae_decoder.blocks.#.{ours}_attention.{part}.*", (f"visual_decoder.blocks.#.{official}.{official_part}.*",))
+    for ours, official in (("self", "attn1"), ("cross", "attn2"))
+    for part, official_part in (("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("out", "to_out.0"))
 )
-_TOP = (
-    (r"temperature", "temp"),
-    (r"(itm_head|prd_head|mrtd_head)\.(.+)", "{0}.{1}"),
-    (r"mae_decoder\.mask_token", "mask_token"),
-    (r"mae_decoder\.positions", "visual_decoder_pos_embed"),
-    (r"mae_decoder\.pixels\.(.+)", "decoder_pred.{0}"),
-    (r"mae_decoder\.blocks\.(\d+)\.(norm\d)\.(.+)", "visual_decoder.blocks.{0}.{1}.{2}"),
-    (r"mae_decoder\.blocks\.(\d+)\.fc1\.(.+)", "visual_decoder.blocks.{0}.ff.net.0.l.{1}"),
-    (r"mae_decoder\.blocks\.(\d+)\.fc2\.(.+)", "visual_decoder.blocks.{0}.ff.net.2.{1}"),
-    (r"queue\.image_KE", "image_queue"),
-    (r"queue\.caption_KE", "text_queue"),
-    (r"queue\.identity_K", "idx_queue"),
-    (r"queue\.pointer", "queue_ptr"),
+_TOP: tuple[Row, ...] = (
+    ("temperature", ("temp",)),
+    ("itm_head.*", ("itm_head.*",)),
+    ("prd_head.*", ("prd_head.*",)),
+    ("mrtd_head.*", ("mrtd_head.*",)),
+    ("mae_decoder.mask_token", ("mask_token",)),
+    ("mae_decoder.positions", ("visual_decoder_pos_embed",)),
+    ("mae_decoder.pixels.*", ("decoder_pred.*",)),
+    ("mae_decoder.blocks.#.norm#.*", ("visual_decoder.blocks.#.norm#.*",)),
+    ("mae_decoder.blocks.#.fc1.*", ("visual_decoder.blocks.#.ff.net.0.l.*",)),
+    ("mae_decoder.blocks.#.fc2.*", ("visual_decoder.blocks.#.ff.net.2.*",)),
+    *_DECODER_ATTENTION,
+    ("queue.image_KE", ("image_queue",)),
+    ("queue.caption_KE", ("text_queue",)),
+    ("queue.identity_K", ("idx_queue",)),
+    ("queue.pointer", ("queue_ptr",)),
 )
-_DECODER_ATTENTION = re.compile(r"mae_decoder\.blocks\.(\d+)\.(self|cross)_attention\.(query|key|value|out)\.(.+)")
+
+_ENCODER_NAMES, _TOP_NAMES = Names(_ENCODERS), Names(_TOP)
+_ENCODER_KEY = re.compile(r"(visual_encoder|text_encoder|vision_proj|text_proj)(_m)?\.(?:bert\.)?(.+)")
 
 
 def official_names(name: str, *, bert_level: bool = True) -> tuple[str, ...]:
-    """Official names of our tensor `name`, in the order in which they are joined; () for a tensor of ours alone.
-
-    bert_level: text encoder keys carry `bert.` (RaSa, MARS and ALBEF.pth do, ALBEF's fine-tuned files do not).
-    """
-    for start, suffix in (("online.", ""), ("twin.", "_m")):
-        if name.startswith(start):
-            return _encoder_names(name.removeprefix(start), m=suffix, bert="bert." if bert_level else "")
-    match = _DECODER_ATTENTION.fullmatch(name)
-    if match:
-        block, kind, part, rest = match.groups()
-        part = "to_out.0" if part == "out" else f"to_{part[0]}"
-        return (f"visual_decoder.blocks.{block}.attn{1 if kind == 'self' else 2}.{part}.{rest}",)
-    for pattern, template in _TOP:
-        match = re.fullmatch(pattern, name)
-        if match:
-            return (template.format(*match.groups()),)
-    return ()
+    """Official names of our tensor `name`, in the order in which they are joined; () for a tensor of ours alone."""
+    for copy, suffix in (("online.", ""), ("twin.", "_m")):
+        if name.startswith(copy):
+            keys = _ENCODER_NAMES.foreign(name.removeprefix(copy))
+            return tuple(_official_key(key, suffix=suffix, bert_level=bert_level) for key in keys)
+    return _TOP_NAMES.foreign(name)
 
 
-def _encoder_names(name: str, *, m: str, bert: str) -> tuple[str, ...]:
-    layer = re.fullmatch(r"text_encoder\.layers\.(\d+)\.(.+)", name)
-    if layer:
-        for pattern, templates in _LAYER:
-            match = re.fullmatch(pattern, layer[2])
-            if match:
-                start = f"text_encoder{m}.{bert}encoder.layer.{layer[1]}."
-                return tuple(start + template.format(*match.groups()) for template in templates)
-    for pattern, template in _SIMPLE:
-        match = re.fullmatch(pattern, name)
-        if match:
-            return (template.format(*match.groups(), m=m, bert=bert),)
-    return ()
+def our_name(key: str) -> Piece | None:
+    """What an official tensor is to us, with or without the level `bert.`; None for a key we have no place for."""
+    match = _ENCODER_KEY.fullmatch(key)
+    if not match:
+        return _TOP_NAMES.ours(key)
+    encoder, momentum, rest = match.groups()
+    piece = _ENCODER_NAMES.ours(f"{encoder}.{rest}")
+    return piece and replace(piece, name=f"{'twin' if momentum else 'online'}.{piece.name}")
+
+
+def _official_key(key: str, *, suffix: str, bert_level: bool) -> str:
+    encoder, _, rest = key.partition(".")
+    bert = "bert." if bert_level and rest.startswith(("embeddings.", "encoder.")) and encoder == "text_encoder" else ""
+    return f"{encoder}{suffix}.{bert}{rest}"

@@ -7,13 +7,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from tbps.nn.queue import EMPTY
 from tbps.nn.vit import resize_positions
 
-_POSITIONS = ("online.image_encoder.positions", "twin.image_encoder.positions")
+Grid = tuple[int, int]
+
+POSITIONS = ("online.image_encoder.positions", "twin.image_encoder.positions", "mae_decoder.positions")
+"""One row per patch and one for [CLS]; the decoder's has no leading dimension."""
+_WORDS = "online.text_encoder.words.weight"
+_QUEUE = "queue."
 
 
 @dataclass(kw_only=True)
@@ -29,6 +34,8 @@ class LoadReport:
     """Momentum tensors taken from their online twins."""
     unplaced: list[str] = field(default_factory=list)
     """Tensors of the file that the method does not have."""
+    queue: str = ""
+    """Why a queue in the file was not used."""
 
     def text(self) -> str:
         """One line."""
@@ -37,64 +44,147 @@ class LoadReport:
         parts += [f"{len(self.copied)} momentum tensors copied from the online encoder"] if self.copied else []
         parts += [f"{len(self.missing)} missing in the file: {_some(self.missing)}"] if self.missing else []
         parts += [f"{len(self.unplaced)} without a place: {_some(self.unplaced)}"] if self.unplaced else []
+        parts += [f"the queue starts empty: {self.queue}"] if self.queue else []
         return "; ".join(parts)
 
 
 def load_weights(method: nn.Module, path: Path, *, keep_queue: bool = False) -> LoadReport:
     """Read a safetensors file under our names (made by `tbps convert`, or a checkpoint's model file) into `method`."""
+    tensors, metadata = read_weights(path)
+    grid = read_grid(metadata.get("image_grid", ""))
+    return place(method, tensors, source=str(path), keep_queue=keep_queue, old_grid=grid)
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file, on the host. ValueError if it is none."""
     try:
-        tensors = load_file(path)
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise ValueError(
             f"{path}: not a readable safetensors file ({error}); convert a foreign checkpoint first with `tbps convert`"
         ) from error
-    return place(method, tensors, source=str(path), keep_queue=keep_queue)
 
 
 @torch.no_grad()
-def place(method: nn.Module, tensors: Mapping[str, Tensor], *, source: str, keep_queue: bool = False) -> LoadReport:
+def place(
+    method: nn.Module,
+    tensors: Mapping[str, Tensor],
+    *,
+    source: str,
+    keep_queue: bool = False,
+    old_grid: Grid | None = None,
+) -> LoadReport:
     """Copy tensors into the method. The queue belongs to the data it was filled from: kept on request only.
 
-    ValueError where a shape differs that cannot be interpolated: another architecture.
+    old_grid: rows and columns of the patches in the file, square when not given. ValueError where a shape differs that
+    cannot be interpolated: another architecture. The method is untouched then.
     """
     report = LoadReport()
     own = method.state_dict()
+    _check_vocabulary(own, tensors, source)
+    fitted: dict[str, Tensor] = {}
     wrong: list[str] = []
     for name, tensor in tensors.items():
-        if name.startswith("queue.") and not keep_queue:
+        if name.startswith(_QUEUE) and name in own:
             continue
         if name not in own:
             report.unplaced.append(name)
             continue
-        if name in _POSITIONS and tensor.shape != own[name].shape and tensor.shape[-1] == own[name].shape[-1]:
-            tensor = resize_positions(tensor, grid=method.online.image_encoder.grid)  # type: ignore[union-attr, arg-type]
-            report.resized.append(name)
-        if tensor.shape != own[name].shape:
+        fitted[name] = tensor
+        if name in POSITIONS and tensor.dim() == own[name].dim() and tensor.shape[-1] == own[name].shape[-1]:
+            fitted[name] = _resized(method, name, tensor, old_grid, source)
+            if fitted[name] is not tensor:
+                report.resized.append(name)
+        if fitted[name].shape != own[name].shape:
             wrong.append(f"{name} is {tuple(tensor.shape)}, expected {tuple(own[name].shape)}")
-            continue
+    if wrong or not fitted:
+        raise ValueError(_another_architecture(source, wrong))
+    fitted |= _queue(own, tensors, keep=keep_queue, report=report)
+    for name, tensor in fitted.items():
         own[name].copy_(tensor)
-        report.placed.append(name)
-    if wrong or not report.placed:
-        found = "; ".join(wrong[:3]) + (f"; and {len(wrong) - 3} more" if len(wrong) > 3 else "")
-        raise ValueError(
-            f"{source}: not of this architecture ({found or 'no tensor has a name of this method'});"
-            " choose the recipe or the sizes that the file was made with"
-        )
-    _fill_twin(own, set(report.placed), report)
+    report.placed = list(fitted)
+    _fill_twin(own, report)
     return report
 
 
-def _fill_twin(own: Mapping[str, Tensor], placed: set[str], report: LoadReport) -> None:
+def grid_text(grid: Grid) -> str:
+    """Rows and columns of patches as metadata of a file: `24x8`."""
+    return f"{grid[0]}x{grid[1]}"
+
+
+def read_grid(text: str) -> Grid | None:
+    """The inverse of `grid_text`; None for an empty text."""
+    if not text:
+        return None
+    rows, columns = text.split("x")
+    return int(rows), int(columns)
+
+
+def _resized(method: nn.Module, name: str, tensor: Tensor, old_grid: Grid | None, source: str) -> Tensor:
+    """Positions on the method's grid; the same tensor where it is there already."""
+    grid: Grid = method.online.image_encoder.grid  # type: ignore[union-attr, assignment]
+    rows = tensor.shape[-2]
+    if old_grid is None and rows == 1 + grid[0] * grid[1]:
+        return tensor
+    table_1PD = tensor if tensor.dim() == 3 else tensor[None]
+    try:
+        resized_1PD = resize_positions(table_1PD, grid=grid, old_grid=old_grid)
+    except ValueError as error:
+        raise ValueError(
+            f"{source}: {name} has {rows - 1} patches, expected a square grid or the method's {grid_text(grid)};"
+            " of a run whose images are not square, use what `tbps convert --export` makes of it: that notes the grid"
+        ) from error
+    if resized_1PD is table_1PD:
+        return tensor
+    return resized_1PD if tensor.dim() == 3 else resized_1PD[0]
+
+
+def _check_vocabulary(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], source: str) -> None:
+    if _WORDS in own and _WORDS in tensors and len(own[_WORDS]) != len(tensors[_WORDS]):
+        raise ValueError(
+            f"{source}: its vocabulary has {len(tensors[_WORDS])} words, expected {len(own[_WORDS])}"
+            " (method.bert.vocabulary-size); use the vocabulary that the file was made with, and its size"
+        )
+
+
+def _queue(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], *, keep: bool, report: LoadReport) -> dict[str, Tensor]:
+    """The whole queue of the file if it is asked for and fits, else none of it and an empty one."""
+    names = [name for name in own if name.startswith(_QUEUE)]
+    found = {name: tensors[name] for name in names if name in tensors}
+    if not found:
+        return {}
+    if not keep:
+        report.queue = "that of the file belongs to the data it was filled from"
+    elif wrong := [name for name in names if name not in found or found[name].shape != own[name].shape]:
+        shape = tuple(found[wrong[0]].shape) if wrong[0] in found else "not in the file"
+        report.queue = f"{wrong[0]} is {shape}, expected {tuple(own[wrong[0]].shape)}"
+    else:
+        return found
+    own[f"{_QUEUE}identity_K"].fill_(EMPTY)
+    own[f"{_QUEUE}pointer"].zero_()
+    return {}
+
+
+def _fill_twin(own: Mapping[str, Tensor], report: LoadReport) -> None:
     """A momentum tensor that the file lacks starts equal to its online twin."""
+    placed = set(report.placed)
     for name in own:
-        if name in placed or name.startswith("queue."):
+        if name in placed or name.startswith(_QUEUE):
             continue
-        online = "online." + name.removeprefix("twin.")
         if name.startswith("twin."):
-            own[name].copy_(own[online])
+            own[name].copy_(own["online." + name.removeprefix("twin.")])
             report.copied.append(name)
         else:
             report.missing.append(name)
+
+
+def _another_architecture(source: str, wrong: list[str]) -> str:
+    found = "; ".join(wrong[:3]) + (f"; and {len(wrong) - 3} more" if len(wrong) > 3 else "")
+    return (
+        f"{source}: not of this architecture ({found or 'no tensor has a name of this method'});"
+        " choose the recipe or the sizes that the file was made with"
+    )
 
 
 def _some(names: list[str]) -> str:

@@ -22,7 +22,7 @@ from tbps.data.column import StringColumn
 logger = logging.getLogger(__name__)
 
 NUM_ATTRIBUTES = 27
-"""Attributes of a MALS row: 1 = yes, 0 = no, -1 = not known (the README's `label`)."""
+"""Attributes of a MALS row. A label is the index inside a pair of prompts (hats, bags, colours: 0 = present); -1 = not known."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -217,11 +217,8 @@ def _parse_mals(row: Mapping[str, Any], where: str) -> _Row:
     if not isinstance(caption, str):
         raise ValueError(f"{where}: 'caption' is {caption!r}, expected a string; correct the row")
     attributes = _field(row, ("label",), where)
-    if (
-        not isinstance(attributes, list)
-        or len(attributes) != NUM_ATTRIBUTES
-        or not all(attribute in (0, 1, -1) for attribute in attributes)
-    ):
+    known = sum(attributes.count(value) for value in (0, 1, -1)) if isinstance(attributes, list) else 0
+    if known != NUM_ATTRIBUTES or len(attributes) != NUM_ATTRIBUTES:
         raise ValueError(f"{where}: 'label' is {attributes!r}, expected {NUM_ATTRIBUTES} of 0, 1, -1; correct the row")
     image_path = _clean_path(_field(row, ("image",), where), where)
     # Every image of MALS is its own identity.

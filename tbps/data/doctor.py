@@ -12,7 +12,7 @@ import numpy as np
 
 from tbps.config.run import Benchmark
 from tbps.data.annotations import LAYOUTS, Split, find_image, read_annotations
-from tbps.data.images import decode
+from tbps.data.images import decode as decode_image
 
 FEW_WORDS = 3
 MANY_WORDS = 100
@@ -128,7 +128,7 @@ class DoctorReport:
         return "\n".join(lines)
 
 
-def examine(root: Path, benchmark: Benchmark, *, check_decode: bool = False, workers: int = 2) -> DoctorReport:
+def examine(root: Path, benchmark: Benchmark, *, decode: bool = False, workers: int = 2) -> DoctorReport:
     """Examine the data set at `root`. ValueError if its annotations cannot be read at all."""
     annotations = read_annotations(root, benchmark)
     files = _ImageFiles(root, benchmark)
@@ -138,7 +138,7 @@ def examine(root: Path, benchmark: Benchmark, *, check_decode: bool = False, wor
         missing = [path for path in split.image_path if path not in files]
         folders |= {os.path.dirname(path) for path in missing}
         findings = [Finding(what="images missing", names=tuple(missing), fatal=True), *_caption_findings(split)]
-        if check_decode:
+        if decode:
             gone = set(missing)
             there = [path for path in split.image_path if path not in gone]
             broken = _broken_images(root, benchmark, there, workers=workers)
@@ -157,7 +157,7 @@ def examine(root: Path, benchmark: Benchmark, *, check_decode: bool = False, wor
         splits=reports,
         missing_splits=[name for name in LAYOUTS[benchmark].splits if name not in annotations.splits],
         missing_folders=sorted(folder for folder in folders if not files.has_folder(folder)),
-        decoded=check_decode,
+        decoded=decode,
     )
 
 
@@ -231,7 +231,7 @@ def _decode_some(job: tuple[Path, Benchmark, Sequence[str]]) -> list[str]:
         file = find_image(root, benchmark, path)
         assert file is not None, "only images that are there are decoded"
         try:
-            decode(file.read_bytes(), key=path)
+            decode_image(file.read_bytes(), key=path)
         except (ValueError, OSError):
             broken.append(path)
     return broken

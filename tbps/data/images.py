@@ -1,12 +1,12 @@
 """Image files to uint8 tensors.
 
 Training decodes with simplejpeg (the same bytes as PIL: both are libjpeg-turbo) and resizes with torch's antialiased
-bicubic on uint8: two to three times PIL's speed. Torch keeps its filter weights in 16 bits, so it equals PIL exactly only where
-they suffice (384x128 to 384x384, for one); elsewhere fewer than 1 in 100 values differ by 1, rarely 2, of 255 grey levels.
-Evaluation resizes with PIL itself, so scores belong to exactly the pixels that published results were made from.
+bicubic on uint8, about twice as fast as PIL. Torch keeps its filter weights in 16 bits, so it equals PIL exactly only where
+they suffice (384x128 to 384x384, for one); elsewhere about 1 value in 200 differs by 1, rarely 2, of 255 grey levels.
+Evaluation resizes with PIL itself, as published results were made.
 
-PIL changed too: since version 13 it filters columns before rows where that is less work, which moves a quarter of the
-values by one grey level against older versions.
+PIL changed too: where that is less work, version 13 filters columns before rows, which moves a quarter of the values by one
+grey level against rows first (what torch does).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def decode(file_bytes: bytes, *, key: str) -> NDArray[np.uint8]:
             if simplejpeg.decode_jpeg_header(file_bytes)[2] in ("YCbCr", "RGB", "Gray"):
                 return simplejpeg.decode_jpeg(file_bytes, colorspace="RGB")
         except ValueError:
-            # Cut short, or only odd: PIL decides which.
+            # Damaged, or only odd: PIL decides which.
             pass
     return _decode_with_pil(file_bytes, key=key)
 

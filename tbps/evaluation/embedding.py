@@ -59,7 +59,7 @@ def embed_gallery(
         features.append(embedded.feature_IE)
         if keep_tokens and own:
             if tokens_RPD is None:
-                tokens_RPD = _room_for(embedded.tokens_IPD, num_images=len(own))
+                tokens_RPD = token_room(embedded.tokens_IPD, num_images=len(own), free_bytes=_free_bytes(device))
             tokens_RPD[done : done + len(pixels_ICHW)] = embedded.tokens_IPD
             done += len(pixels_ICHW)
     feature_RE = torch.cat(features)[: len(own)]
@@ -101,19 +101,23 @@ def caption_rows(captions: Captions, rows: range) -> Captions:
     )
 
 
-def _room_for(tokens_IPD: Tensor, *, num_images: int) -> Tensor:
-    """An empty (num_images, P, D), on the device unless it would fill more than half of the memory that is free."""
+def token_room(tokens_IPD: Tensor, *, num_images: int, free_bytes: int | None) -> Tensor:
+    """An empty (num_images, P, D) beside these tokens, or on the host where it would fill over half of `free_bytes`.
+
+    free_bytes: free memory of the tokens' device; None = not limited.
+    """
     shape = (num_images, *tokens_IPD.shape[1:])
-    if tokens_IPD.device.type != "cuda":
-        return tokens_IPD.new_empty(shape)
     needed = math.prod(shape) * tokens_IPD.element_size()
-    free, _ = torch.cuda.mem_get_info(tokens_IPD.device)
-    if needed <= free // 2:
+    if free_bytes is None or needed <= free_bytes // 2:
         return tokens_IPD.new_empty(shape)
     logger.warning(
         "image tokens of the gallery need %.1f GB and the device has %.1f GB free: they are kept in host memory"
         " (slower, same numbers)",
         needed / 1e9,
-        free / 1e9,
+        free_bytes / 1e9,
     )
     return torch.empty(shape, dtype=tokens_IPD.dtype)
+
+
+def _free_bytes(device: torch.device) -> int | None:
+    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else None

@@ -22,11 +22,11 @@ from tbps.data.captions import CaptionEncoder, make_captions
 from tbps.data.pairs import EvaluationSet
 from tbps.evaluation.candidates import candidate_scores
 from tbps.evaluation.direction import Direction, rank_direction
-from tbps.evaluation.embedding import embed_gallery, embed_queries
+from tbps.evaluation.embedding import Gallery, embed_gallery, embed_queries
 from tbps.evaluation.order import Tail
 from tbps.evaluation.ranks import Ranks
 from tbps.methods.albef_family import AlbefFamily
-from tbps.methods.method import Method
+from tbps.methods.method import EmbeddedCaptions, Method
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,9 +75,8 @@ def evaluate(
 ) -> Evaluated:
     """Every process of the default group calls this and gets the same result.
 
-    `rerank` re-ranks `config.rerank_k` images per caption; `rerank_image_to_text` as many captions per image (ALBEF's
-    evaluation; RaSa and MARS report text to image only). Raises ValueError: no query has a match, a number is NaN, an
-    image cannot be read.
+    `rerank` re-ranks `config.rerank_k` images per caption; `rerank_image_to_text` as many captions per image, as ALBEF.
+    Raises ValueError: no query has a match, a number is NaN, an image cannot be read.
     """
     ranks = Ranks.current()
     num_candidates = config.rerank_k if rerank else 0
@@ -99,25 +98,11 @@ def evaluate(
                 method, captions, ranks=ranks, batch_captions=config.batch_captions, keep_hidden=num_candidates > 0
             )
         embed_s = time.perf_counter() - started
-
-        def match(image_AK: Tensor, caption_AK: Tensor) -> Tensor:
-            assert isinstance(method, AlbefFamily), "only methods with a cross encoder re-rank"
-            with _autocast(device, precision):
-                return candidate_scores(
-                    method,
-                    image_AK=image_AK,
-                    caption_AK=caption_AK,
-                    gallery=gallery,
-                    captions=captions,
-                    embedded=embedded,
-                    ranks=ranks,
-                )
-
         text_to_image, image_to_text = _both_directions(
             embedded.feature_QE,
             gallery.feature_GE,
             evaluation_set,
-            match,
+            _matcher(method, gallery, captions, embedded, ranks=ranks, precision=precision),
             ranks=ranks,
             num_images=num_candidates,
             num_captions=num_candidates if rerank_image_to_text else 0,
@@ -135,6 +120,33 @@ def evaluate(
         embed_s=embed_s,
         rank_s=time.perf_counter() - started - embed_s,
     )
+
+
+def _matcher(
+    method: Method,
+    gallery: Gallery,
+    captions: Captions,
+    embedded: EmbeddedCaptions,
+    *,
+    ranks: Ranks,
+    precision: Literal["fp32", "bf16"],
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """A function from image rows (A, K) and caption rows (A, K) to their matching scores (A, K)."""
+
+    def match(image_AK: Tensor, caption_AK: Tensor) -> Tensor:
+        assert isinstance(method, AlbefFamily), "only methods with a cross encoder re-rank"
+        with _autocast(image_AK.device, precision):
+            return candidate_scores(
+                method,
+                image_AK=image_AK,
+                caption_AK=caption_AK,
+                gallery=gallery,
+                captions=captions,
+                embedded=embedded,
+                ranks=ranks,
+            )
+
+    return match
 
 
 def _both_directions(

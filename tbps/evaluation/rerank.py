@@ -5,6 +5,8 @@ Shapes: Q captions, I images of P tokens, M pairs.
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -41,7 +43,7 @@ def rerank_scores(
     order = np.argsort(image_M, kind="stable")
     edges = np.searchsorted(image_M[order], np.arange(0, len(tokens_IPD) + block_images, block_images))
     scores = torch.empty(len(image_M), device=method.device)
-    for block, (start, end) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+    for block, (start, end) in enumerate(itertools.pairwise(edges)):
         if start == end:
             continue
         pairs = order[start:end]

@@ -16,7 +16,7 @@ def rewrite(root: Path, rows: list[dict[str, Any]]) -> None:
 @pytest.mark.parametrize("benchmark", ["cuhk-pedes", "icfg-pedes", "rstpreid"])
 def test_complete_small_data_set_is_usable(tmp_path: Path, benchmark: Benchmark) -> None:
     write_folder(tmp_path, benchmark)
-    report = examine(tmp_path, benchmark, check_decode=True, workers=2)
+    report = examine(tmp_path, benchmark, decode=True, workers=2)
     published = OFFICIAL[benchmark]["train"]
     text = report.text()
     assert report.usable and not report.official
@@ -68,7 +68,7 @@ def test_broken_image_is_found_by_decoding(tmp_path: Path, workers: int) -> None
     rows = write_folder(tmp_path, "cuhk-pedes")
     (tmp_path / "imgs" / rows[4]["file_path"]).write_bytes(jpeg_bytes(0)[:300])
     assert examine(tmp_path, "cuhk-pedes").usable
-    report = examine(tmp_path, "cuhk-pedes", check_decode=True, workers=workers)
+    report = examine(tmp_path, "cuhk-pedes", decode=True, workers=workers)
     assert not report.usable
     assert "ERROR: 1 images that cannot be decoded: cam_0/0002_4.jpg" in report.text()
 

@@ -86,6 +86,19 @@ def test_a_pair_draws_the_same_in_any_company_and_at_any_length() -> None:
             assert torch.equal(found, value[0]), name
 
 
+def test_each_field_is_made_of_its_own_numbers() -> None:
+    pair = drawn("a")
+    draws = stack_draws(SPEC, [pair], length=9)
+    for mask, numbers_4T, probability in ((draws.mlm, pair.mlm_4T, 0.15), (draws.mrtd, pair.mrtd_4T, 0.3)):
+        assert torch.equal(mask.select_BL[0], numbers_4T[0] < probability)
+        assert torch.equal(mask.mask_BL[0], numbers_4T[1] < 0.8)
+        assert torch.equal(mask.random_BL[0], numbers_4T[2] < 0.5)
+        assert torch.equal(mask.word_BL[0], (numbers_4T[3] * 50).long())
+    assert torch.equal(draws.negative_B2[0], pair.negative_2)
+    assert torch.equal(draws.word_BL[0], pair.word_T)
+    assert torch.equal(draws.mae_noise_BN[0], pair.mae_N)
+
+
 def test_padding_is_never_chosen() -> None:
     greedy = replace(SPEC, mlm_probability=1.0, mrtd_probability=1.0)
     draws = stack_draws(greedy, [drawn("a", tokens=3), drawn("b", tokens=8)], length=8)

@@ -148,16 +148,17 @@ def test_weak_positives_are_as_frequent_as_asked(root: Path, encoder: CaptionEnc
     assert swapped_share(dataclasses.replace(small, weak_positive_probability=0.0), encoder) == 0
 
 
-def test_weak_positive_has_the_same_identity(root: Path, encoder: CaptionEncoder) -> None:
+def test_weak_positive_has_the_same_identity_and_another_image(root: Path, encoder: CaptionEncoder) -> None:
     data = make_data(root, weak_positive_probability=1.0, weak_positive_pool="other-image", image_px=(8, 8))
-    words_of: dict[tuple[int, ...], int] = {}
-    for number in range(10):
-        for which in (0, 1):
-            words_of[tuple(encoder.encode(caption(number, which), "k").token_ids.tolist())] = number // 2
+    image_of = {
+        tuple(encoder.encode(caption(number, which), "k").token_ids.tolist()): number
+        for number in range(10)
+        for which in (0, 1)
+    }
     for batch in load(data, encoder, start=0, steps=5):
         for row, identity in enumerate(batch.identity_B.tolist()):
-            ids = batch.paired.token_ids_BL[row, : batch.paired.lengths[row]]
-            assert words_of[tuple(ids.tolist())] == identity
+            image = image_of[tuple(batch.paired.token_ids_BL[row, : batch.paired.lengths[row]].tolist())]
+            assert image // 2 == identity and f"_{image}.jpg" not in batch.keys[row]
 
 
 def test_identity_with_one_image_keeps_its_caption(tmp_path: Path, encoder: CaptionEncoder) -> None:
@@ -215,3 +216,32 @@ def test_evaluation_batches(root: Path, encoder: CaptionEncoder) -> None:
     assert [len(batch.lengths) for batch in captions] == [3, 1]
     expected = encoder.encode(caption(11, 1), "k").token_ids
     assert torch.equal(captions[1].token_ids_BL[0, : len(expected)], expected)
+
+
+def test_random_choices_change_with_epoch_and_seed(root: Path, encoder: CaptionEncoder) -> None:
+    data = make_data(root, batch_pairs=20, augmentation="crop-erase")
+    source = open_pairs(data)
+
+    def rows(seed: int, epoch: int) -> dict[str, tuple[object, ...]]:
+        batch = next(iter(make_loader(source, encoder, data, DRAW_SPEC, seed=seed, start_step=epoch, num_steps=1)))
+        assert batch.shift_B22 is not None
+        return {
+            key: (batch.flip_B2[row].tolist(), batch.shift_B22[row].tolist(), batch.draws.negative_B2[row].tolist())
+            for row, key in enumerate(batch.keys)
+        }
+
+    first = rows(0, 0)
+    assert rows(0, 0) == first
+    for other in (rows(0, 1), rows(1, 0)):
+        assert other.keys() == first.keys()
+        assert sum(other[key][:2] != first[key][:2] for key in first) > 15
+        assert all(other[key][2] != first[key][2] for key in first)
+
+
+def test_equal_sentence_is_no_replacement(tmp_path: Path, encoder: CaptionEncoder) -> None:
+    rows = write_folder(tmp_path, "cuhk-pedes")
+    for row in rows:
+        row["captions"] = ["A man in a red shirt."] * 2
+    (tmp_path / "reid_raw.json").write_text(json.dumps(rows))
+    batches = load(make_data(tmp_path, weak_positive_probability=1.0), encoder, start=0, steps=3)
+    assert not any(batch.replaced_B.any() for batch in batches)

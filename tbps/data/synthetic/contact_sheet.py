@@ -8,8 +8,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from tbps.config.run import Benchmark
 from tbps.data.annotations import Split, find_image, read_annotations
-from tbps.data.synthetic.formats import Benchmark
 from tbps.data.synthetic.parsing import parsing_path
 
 MARGIN_PX = 6

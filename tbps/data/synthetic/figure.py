@@ -153,7 +153,8 @@ def _draw_top(canvas: Canvas, person: Person, palette: Palette, pose: Pose, rand
     canvas.polygon(profile.outline(), rgb, LABEL["dress"] if person.top == "dress" else LABEL["upper-clothes"])
     if person.pattern is not None:
         second = palette.cloth("pattern", person.pattern.colour)
-        draw_pattern(canvas, profile, person.pattern.kind, second, from_front=pose.view == "front")
+        front, worn_open = pose.view == "front", person.inner_colour is not None
+        draw_pattern(canvas, profile, person.pattern.kind, second, from_front=front, worn_open=worn_open)
     if pose.view == "front":
         _draw_front_details(canvas, person, palette, profile, rgb)
     elif pose.side and person.inner_colour is not None:

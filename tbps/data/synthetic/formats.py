@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Any, Literal
+from typing import Any
 
+from tbps.config.run import Benchmark
 from tbps.data.synthetic.mals import subset_of
-
-Benchmark = Literal["cuhk-pedes", "icfg-pedes", "rstpreid", "mals"]
 
 MIN_SPLIT_IDENTITIES = 8
 CUHK_FOLDERS: Mapping[str, tuple[str, int]] = {

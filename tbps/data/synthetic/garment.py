@@ -54,8 +54,8 @@ def mirrored_rows(rows: Sequence[tuple[float, float]]) -> Profile:
     return Profile(tuple((y, -half, half) for y, half in rows))
 
 
-def draw_pattern(canvas: Canvas, profile: Profile, kind: str, rgb: RGB, *, from_front: bool) -> None:
-    """Draw `kind` in `rgb` on `profile`; a logo is on the chest and shows only `from_front`."""
+def draw_pattern(canvas: Canvas, profile: Profile, kind: str, rgb: RGB, *, from_front: bool, worn_open: bool) -> None:
+    """Draw `kind` in `rgb` on `profile`; a logo is on the chest, beside the opening if there is one."""
     if kind == "stripes":
         _stripes(canvas, profile, rgb)
     elif kind == "plaid":
@@ -65,9 +65,11 @@ def draw_pattern(canvas: Canvas, profile: Profile, kind: str, rgb: RGB, *, from_
     elif kind == "two-tone":
         canvas.polygon(profile.part(profile.top + 0.45 * (profile.bottom - profile.top), profile.bottom), rgb, None)
     elif from_front:
-        chest = profile.top + 0.11
-        canvas.polygon(profile.part(chest, chest + 0.075, 0.28, 0.72), rgb, None)
-        canvas.polygon(profile.part(chest + 0.022, chest + 0.052, 0.36, 0.64), mixed(rgb, (128, 128, 128), 0.6), None)
+        chest, left, right = profile.top + 0.11, *((0.68, 0.97) if worn_open else (0.28, 0.72))
+        canvas.polygon(profile.part(chest, chest + 0.075, left, right), rgb, None)
+        canvas.polygon(
+            profile.part(chest + 0.022, chest + 0.052, left + 0.08, right - 0.08), mixed(rgb, (128, 128, 128), 0.6), None
+        )
 
 
 def _stripes(canvas: Canvas, profile: Profile, rgb: RGB) -> None:

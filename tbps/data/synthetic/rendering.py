@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
-import numpy as np
 from PIL import Image
 
 from tbps.data.synthetic.camera import Camera, photograph
@@ -48,9 +47,7 @@ def sample_shot(random: Random) -> Shot:
     )
 
 
-def render(
-    person: Person, shot: Shot, camera: Camera, image_px: tuple[int, int], random: Random, noise: np.random.Generator
-) -> Rendered:
+def render(person: Person, shot: Shot, camera: Camera, image_px: tuple[int, int], random: Random) -> Rendered:
     """Draw `person` at `image_px` (height, width)."""
     height, width = image_px
     supersampling = 2 if height >= 192 else 3
@@ -72,7 +69,7 @@ def render(
         _draw_passer_by(canvas, random)
     elif shot.occluder is not None:
         draw_occluder(canvas, shot.occluder, random)
-    return Rendered(picture=photograph(picture.reduce(supersampling), camera, noise), labels=labels)
+    return Rendered(picture=photograph(picture.reduce(supersampling), camera, random), labels=labels)
 
 
 def _draw_passer_by(canvas: Canvas, random: Random) -> None:

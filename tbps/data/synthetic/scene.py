@@ -102,8 +102,8 @@ def _corridor(draw: ImageDraw.ImageDraw, random: Random, width: int, height: int
         y = horizon + (height - horizon) * step * step / 30
         draw.line([0, y, width, y], fill=scaled(floor, 0.85), width=1)
     for share in (random.uniform(-0.1, 0.15), random.uniform(0.75, 0.95)):
-        x = width * share
-        door = [x, height * 0.2, x + width * 0.2, height * random.uniform(0.6, 0.8)]
+        left = width * share
+        door = [left, height * 0.2, left + width * 0.2, height * random.uniform(0.6, 0.8)]
         draw.rectangle(door, fill=to_rgb(random.random(), 0.4, random.uniform(0.3, 0.7)))
 
 

@@ -13,13 +13,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tbps.config.run import Benchmark
 from tbps.data.synthetic.camera import encode, make_camera
 from tbps.data.synthetic.captions import write_caption
-from tbps.data.synthetic.formats import FORMATS, Benchmark, annotation_row, image_path, split_sizes
+from tbps.data.synthetic.formats import FORMATS, annotation_row, image_path, split_sizes
 from tbps.data.synthetic.mals import attribute_labels
 from tbps.data.synthetic.parsing import parsing_path, save_parsing_map
 from tbps.data.synthetic.person import Crowd, Person, differing_attributes
-from tbps.data.synthetic.randomness import noise_stream, stream
+from tbps.data.synthetic.randomness import stream
 from tbps.data.synthetic.rendering import Shot, render, sample_shot
 from tbps.data.synthetic.writers import AnnotationWriter, prepare_folder, write_marker, write_parsing_manifest
 
@@ -121,28 +122,33 @@ def write_world(
     write_marker(root, asdict(spec), complete=False)
     if parsing:
         write_parsing_manifest(root)
-    totals = Chunk()
-    num_images = 0
-    with AnnotationWriter(root, benchmark) as writer:
+    summary = _write_rows(root, spec, workers, progress)
+    write_marker(root, asdict(spec), complete=True)
+    return summary
+
+
+def _write_rows(root: Path, spec: WorldSpec, workers: int, progress: Callable[[int, int], None] | None) -> WorldSummary:
+    """Have all images made, write the rows as they come and count."""
+    num_identities = num_images = num_pairs = num_twins = 0
+    with AnnotationWriter(root, spec.benchmark) as writer:
         for chunk in _chunks(root, spec, workers):
             for row in chunk.rows:
                 writer.add(row)
             for truth in chunk.truths:
                 writer.add_person(truth)
-            totals.num_identities += chunk.num_identities
-            totals.num_twins += chunk.num_twins
-            totals.num_captions += chunk.num_captions
+            num_identities += chunk.num_identities
             num_images += len(chunk.rows)
+            num_pairs += chunk.num_captions
+            num_twins += chunk.num_twins
             if progress is not None:
-                progress(totals.num_identities, num_identities)
-    write_marker(root, asdict(spec), complete=True)
+                progress(num_identities, spec.num_identities)
     return WorldSummary(
-        benchmark=benchmark,
+        benchmark=spec.benchmark,
         root=root,
         num_identities=num_identities,
         num_images=num_images,
-        num_pairs=totals.num_captions,
-        num_twins=totals.num_twins,
+        num_pairs=num_pairs,
+        num_twins=num_twins,
         split_identities=spec.split_identities,
     )
 
@@ -248,7 +254,6 @@ def _write_image(
         make_camera(spec.seed, camera),
         spec.image_px,
         random,
-        noise_stream(spec.seed, "noise", identity, image),
     )
     file = root / FORMATS[spec.benchmark].image_folder / path
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
 
-from tbps.data.synthetic.formats import FORMATS, Benchmark
+from tbps.config.run import Benchmark
+from tbps.data.synthetic.formats import FORMATS
 from tbps.data.synthetic.parsing import ATR_LABELS
 
 MARKER = "synthetic_world.json"

@@ -1,0 +1,92 @@
+"""`tbps convert --export`: a run's weights as a small file under our names, or as a file for the official code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor
+
+from tbps.convert.files import sha256_of
+from tbps.convert.official import to_official, with_duplicates
+from tbps.convert.weights import grid_text, read_weights
+from tbps.convert.writing import check_out, write_safetensors, write_torch
+
+_STATE = ("twin.", "queue.")
+
+
+def export(source: Path, out: Path, *, official: bool = False, force: bool = False) -> str:
+    """Write the online encoder and heads, without momentum twin, queue and optimiser; returns the report.
+
+    source: a run folder (its best checkpoint, else its newest), a checkpoint folder, or a file under our names.
+    official: write a torch file with official keys under `model` instead, momentum copies included: the official code
+    reads those before anything else. ValueError: not such a source, `out` exists.
+    """
+    check_out(out, force=force)
+    file, metadata = _resolve(source)
+    tensors, stored = _read(file)
+    metadata = stored | metadata | {"source": str(source.name), "sha256": sha256_of(file)}
+    metadata.pop("format", None)
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(_STATE)}
+    lines = [f"{file}: {len(tensors)} tensors, sha256 {metadata['sha256']}"]
+    if official:
+        lines += _write_official(kept, tensors, out)
+    else:
+        write_safetensors(kept, out, metadata)
+        lines += [f"{out}: {len(kept)} tensors; left out {len(tensors) - len(kept)} of momentum twin and queue"]
+    return "\n".join(lines)
+
+
+def _write_official(kept: dict[str, Tensor], tensors: dict[str, Tensor], out: Path) -> list[str]:
+    twin = {name: tensor for name, tensor in tensors.items() if name.startswith("twin.")}
+    copied = not twin
+    if copied:
+        twin = {f"twin.{name.removeprefix('online.')}": kept[name] for name in kept if name.startswith("online.")}
+    # ALBEF's retrieval model, which has no word head, is the one whose keys lack the level `bert.`.
+    bert_level = any(name.startswith("online.word_head.") for name in kept)
+    state = with_duplicates(to_official(kept | twin, bert_level=bert_level), bert_level=bert_level)
+    ours_alone = [name for name in kept if not to_official({name: kept[name]})]
+    write_torch(state, out)
+    lines = [f"{out}: {len(state)} tensors under official keys, without queue"]
+    lines += ["no momentum twin in the file: its copies are those of the online encoder"] if copied else []
+    lines += [f"{name} has no official key and is left out" for name in ours_alone]
+    return lines
+
+
+def _resolve(source: Path) -> tuple[Path, dict[str, str]]:
+    """The file of weights, and what its run says about it."""
+    # Training imports this package to start from its files, so what training knows is asked for here, not at the top.
+    from tbps.training.checkpoint import MODEL_FILE, why_broken
+    from tbps.training.run_folder import RunFolder
+    from tbps.training.selection import best_checkpoint
+
+    if source.is_file():
+        return source, {}
+    folder = RunFolder(source)
+    if folder.config.is_file():
+        run = folder.read_run()
+        checkpoint = best_checkpoint(source)
+        patch_px = run.method.vit.patch_px
+        grid = (run.data.image_px[0] // patch_px, run.data.image_px[1] // patch_px)
+        metadata = {
+            "kind": type(run.method).__name__.lower(),
+            "run": f"{run.recipe}/{run.name}",
+            "checkpoint": checkpoint.name,
+            "image_grid": grid_text(grid),
+        }
+        return checkpoint / MODEL_FILE, metadata
+    if not (source / MODEL_FILE).is_file():
+        raise ValueError(
+            f"{source}: found no config.json and no {MODEL_FILE}, expected a run folder (runs/<recipe>/<name>), a checkpoint"
+            " folder or a file under our names; check the path"
+        )
+    if reason := why_broken(source):
+        raise ValueError(f"{source}: the checkpoint cannot be used: {reason}; export the run folder, or another checkpoint")
+    return source / MODEL_FILE, {"checkpoint": source.name}
+
+
+def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a file under our names."""
+    tensors, metadata = read_weights(file)
+    if not any(name.startswith("online.") for name in tensors):
+        raise ValueError(f"{file}: none of its {len(tensors)} tensors has a name of ours (online.*); convert it first")
+    return tensors, metadata

@@ -1,0 +1,137 @@
+"""Reading weights that others wrote: torch and safetensors files, without running code from them."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import pickle
+import re
+import struct
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+WRAPPERS = ("model", "state_dict")
+"""Keys under which training scripts store the weights, beside optimiser and config."""
+
+# What a damaged or foreign file makes torch's restricted unpickler raise.
+_UNREADABLE = (
+    *(RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError, AssertionError),
+    *(OverflowError, struct.error, zipfile.BadZipFile),
+)
+
+
+@dataclass(kw_only=True)
+class ForeignWeights:
+    """Tensors of one or several files under their own keys, a `module.` before all of them taken off."""
+
+    tensors: dict[str, Tensor]
+    others: list[str] = field(default_factory=list)
+    """Entries that are not weights (optimiser, config, epoch, ...), left out."""
+    sha256: str
+    """Digest of the file; of several files, their digests joined by commas."""
+    source: str
+    """What the user named."""
+
+
+def read_foreign(path: Path) -> ForeignWeights:
+    """Read a torch or safetensors file. ValueError in one sentence if it is neither, damaged, or wants to run code."""
+    if not path.is_file():
+        found = "a folder" if path.is_dir() else "nothing"
+        raise ValueError(f"{path}: found {found}, expected a file of weights (torch or safetensors); check the path")
+    content = _read_safetensors(path) if _is_safetensors(path) else _read_torch(path)
+    tensors, others = _weights(path, content)
+    return ForeignWeights(tensors=_without_module(tensors), others=others, sha256=sha256_of(path), source=str(path))
+
+
+def sha256_of(path: Path) -> str:
+    """Digest of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_safetensors(path: Path) -> bool:
+    """A header length of 8 bytes, then a JSON object; or the name says so."""
+    with path.open("rb") as file:
+        return file.read(9)[8:] == b"{" or path.suffix == ".safetensors"
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: not a readable safetensors file ({error}); get it again") from error
+
+
+def _read_torch(path: Path) -> object:
+    try:
+        # Mapping a file leaves on the disk what is not copied out of it: half of a checkpoint is the optimiser's.
+        with torch.serialization.safe_globals(_allowed_globals()):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        wanted = re.search(r"(?:GLOBAL|class|function) ([\w.]+\.[\w.]+)", str(error))
+        if wanted is None:
+            raise _not_a_tensor_file(path, error) from error
+        raise ValueError(
+            f"{path}: asks to run {wanted[1]}, which a file of weights must not (nothing was run); get a file that holds"
+            " tensors, numbers and text only, or save its state dict anew where you trust it"
+        ) from error
+    except _UNREADABLE as error:
+        raise _not_a_tensor_file(path, error) from error
+
+
+def _not_a_tensor_file(path: Path, error: Exception) -> ValueError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return ValueError(
+        f"{path}: not a whole torch or safetensors file ({path.stat().st_size} bytes; {reason[:120]}); expected weights as"
+        " their authors published them: get the file again and compare its size"
+    )
+
+
+def _allowed_globals() -> list[Any]:
+    """Harmless classes in files of older scripts: numpy numbers and arrays under old and new names, parsed arguments."""
+    from numpy._core import multiarray
+
+    numbers = [getattr(np.dtypes, name) for name in np.dtypes.__all__ if not name.startswith(("Object", "Str", "Void"))]
+    arrays = [
+        (getattr(multiarray, name), f"numpy.{package}.multiarray.{name}")
+        for package in ("core", "_core")
+        for name in ("scalar", "_reconstruct")
+    ]
+    return [argparse.Namespace, np.dtype, np.ndarray, *numbers, *arrays]
+
+
+def _weights(path: Path, content: object) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors of a state dict, bare or wrapped, and what else there is."""
+    others: list[str] = []
+    state = content
+    if isinstance(content, Mapping):
+        for wrapper in WRAPPERS:
+            if isinstance(content.get(wrapper), Mapping):
+                state = content[wrapper]
+                others = [str(key) for key in content if key != wrapper]
+                break
+    entries = {str(key): value for key, value in state.items()} if isinstance(state, Mapping) else {}
+    tensors = {key: value.detach() for key, value in entries.items() if isinstance(value, Tensor)}
+    if not tensors:
+        found = f"keys {', '.join(list(entries)[:4])}" if entries else f"a {type(content).__name__}"
+        raise ValueError(
+            f"{path}: holds no weights (found {found}), expected a dictionary of tensors, bare or under"
+            f" {' or '.join(WRAPPERS)}; name the file that holds the model"
+        )
+    return tensors, others + [key for key in entries if key not in tensors]
+
+
+def _without_module(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Keys as the model has them: a script that saved its wrapped model put `module.` before all of them."""
+    if all(key.startswith("module.") for key in tensors):
+        return {key.removeprefix("module."): tensor for key, tensor in tensors.items()}
+    return tensors

@@ -1,0 +1,91 @@
+"""`tbps convert`: official checkpoints, BERT and ViT weights into a file under our names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Literal
+
+from torch import Tensor
+
+from tbps.convert.files import ForeignWeights
+from tbps.convert.hugging_face import Pretrained, read_pretrained
+from tbps.convert.official import Converted, from_official
+from tbps.convert.pretrained import from_bert, from_vit, patch_grid
+from tbps.convert.weights import POSITIONS, Grid, grid_text
+from tbps.convert.writing import check_out, write_safetensors
+
+Kind = Literal["auto", "albef", "rasa", "mars", "bert", "vit"]
+_READERS: dict[str, Callable[[Mapping[str, Tensor]], Converted]] = {"bert": from_bert, "vit": from_vit}
+
+
+def convert(source: Path, out: Path, *, kind: Kind = "auto", force: bool = False) -> str:
+    """Write foreign weights under our names as safetensors; returns the report, with every key that has no place.
+
+    source: an official ALBEF, RaSa or MARS checkpoint, or BERT or ViT weights (a file, or a folder with one). The file's
+    metadata names format, source, sha256, kind and the grid of patches. ValueError: not such weights, another kind than
+    told, `out` exists.
+    """
+    check_out(out, force=force)
+    if not source.exists():
+        raise ValueError(f"{source}: found nothing, expected a file of weights or a folder with one; check the path")
+    found = read_pretrained(str(source))
+    found_kind = _kind(found.weights)
+    if kind not in ("auto", found_kind):
+        raise ValueError(f"{source}: its keys are those of {found_kind} weights, expected {kind}; say {found_kind} or auto")
+    converted = _READERS.get(found_kind, from_official)(found.weights.tensors)
+    metadata = {"source": source.name, "sha256": found.weights.sha256, "kind": found_kind}
+    grid = _grid(found, converted)
+    write_safetensors(converted.tensors, out, metadata | ({"image_grid": grid_text(grid)} if grid else {}))
+    return _report(found.weights, converted, found_kind, out)
+
+
+def _kind(weights: ForeignWeights) -> str:
+    """What the keys say."""
+    keys = weights.tensors.keys()
+
+    def has(*starts: str) -> bool:
+        return any(key.startswith(starts) for key in keys)
+
+    if has("visual_encoder.") and has("text_encoder."):
+        return "mars" if has("visual_decoder.", "decoder_pred.") else "rasa" if has("prd_head.") else "albef"
+    if any(key.endswith("embeddings.word_embeddings.weight") for key in keys):
+        return "bert"
+    if any("patch_embed.proj." in key or "patch_embeddings.projection." in key for key in keys):
+        return "vit"
+    if has("online."):
+        raise ValueError(f"{weights.source}: is under our names already; use it as start.weights, or export it (--export)")
+    raise ValueError(
+        f"{weights.source}: its keys ({', '.join(list(keys)[:3])}, ...) are of no known kind, expected albef, rasa, mars,"
+        " bert or vit weights; convert the file of one of these"
+    )
+
+
+def _grid(found: Pretrained, converted: Converted) -> Grid | None:
+    """Rows and columns of patches: as the config says, else square, as all official files are."""
+    positions = converted.tensors.get(POSITIONS[0])
+    if positions is None:
+        return None
+    side = round((positions.shape[1] - 1) ** 0.5)
+    return patch_grid(found.config) or ((side, side) if side * side == positions.shape[1] - 1 else None)
+
+
+def _report(weights: ForeignWeights, converted: Converted, kind: str, out: Path) -> str:
+    """Several lines; names what was left out, and why."""
+    names = converted.tensors
+    lines = [
+        f"{weights.source}: {kind} weights, {len(weights.tensors)} tensors, sha256 {weights.sha256}",
+        f"{out}: {len(names)} tensors under our names",
+    ]
+    if kind not in _READERS and not any(name.startswith("twin.") for name in names):
+        lines.append("no momentum copies in the file: they will start equal to the online encoder")
+    if converted.queue_dropped:
+        lines.append(f"queue left out, its features have no identities (idx_queue): {', '.join(converted.queue_dropped)}")
+    for what, keys in (
+        ("stored twice or computed, left out", converted.duplicates),
+        ("entries that are not weights, left out", weights.others),
+        ("without a place, left out", converted.unplaced),
+    ):
+        if keys:
+            lines += [f"{len(keys)} {what}:", *(f"  {key}" for key in keys)]
+    return "\n".join(lines)

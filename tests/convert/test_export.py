@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from recorded_step import Recorded, build
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from tiny_methods import scattered, state, tiny
+
+from tbps.config.methods import Rasa, Vit
+from tbps.config.run import AdamW, Captioning, Cosine, Data, Run
+from tbps.convert.export import export
+from tbps.convert.official import from_official
+from tbps.convert.weights import load_weights
+from tbps.training import checkpoint
+from tbps.training.run_folder import OpenRunFolder
+
+RUN = Run(
+    recipe="rasa",
+    name="trial",
+    method=Rasa(vit=Vit(patch_px=8)),
+    data=Data(
+        benchmark="cuhk-pedes",
+        captioning=Captioning(vocabulary="x", max_words=5, max_tokens=6),
+        image_px=(64, 16),
+        batch_pairs=4,
+        group_pairs=2,
+    ),
+    optim=AdamW(lr=1e-5, head_lr=1e-4),
+    schedule=Cosine(epochs=1),
+)
+
+
+def run_folder(tmp_path: Path, states: dict[int, Any], best: int | None) -> Path:
+    """A run with checkpoints; validated where `best` says which was the best."""
+    folder = OpenRunFolder(replace(RUN, runs=str(tmp_path / "runs")))
+    for step, model in states.items():
+        progress = {"step": step}
+        checkpoint.save(folder.checkpoints, step=step, model=model, optimiser={"x": torch.zeros(2)}, progress=progress)
+        if best is not None:
+            folder.write_evaluation("val", step, {"rank_1": 60.0 + (step == best), "mAP": 50.0})
+    folder.close()
+    return folder.path
+
+
+def stripped(tensors: dict[str, Any]) -> dict[str, Any]:
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith(("twin.", "queue."))}
+
+
+@pytest.mark.parametrize(("best", "expected"), [(10, 10), (None, 20)])
+def test_a_run_folder_gives_its_best_else_its_newest_checkpoint(tmp_path: Path, best: int | None, expected: int) -> None:
+    states = {step: state(scattered(tiny("rasa", image_px=(64, 16), seed=step))) for step in (10, 20)}
+    folder = run_folder(tmp_path, states, best)
+    out = tmp_path / "exported.safetensors"
+    report = export(folder, out)
+    kept = stripped(states[expected])
+    found = load_file(out)
+    assert found.keys() == kept.keys() and all(torch.equal(found[name], kept[name]) for name in kept)
+    assert {"temperature", "itm_head.weight", "prd_head.bias", "online.word_head.bias"} < found.keys()
+    file = checkpoint.folder_of(folder / "checkpoints", expected) / "model.safetensors"
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    with safe_open(out, framework="pt") as opened:
+        metadata = opened.metadata()
+    assert metadata == {
+        "format": "tbps-weights-1",
+        "source": "trial",
+        "sha256": digest,
+        "kind": "rasa",
+        "run": "rasa/trial",
+        "checkpoint": f"step-000000{expected}",
+        "image_grid": "8x2",
+    }
+    assert f"left out {len(states[expected]) - len(kept)} of momentum twin and queue" in report and digest in report
+    method = tiny("rasa", image_px=(32, 32))  # the grid is known, so another one can start from it
+    loaded = load_weights(method, out)
+    assert loaded.resized == ["online.image_encoder.positions"] and loaded.missing == []
+
+
+def test_a_checkpoint_folder_and_its_file_give_the_same(tmp_path: Path) -> None:
+    model = state(scattered(tiny("mars")))
+    folder = checkpoint.save(
+        tmp_path / "checkpoints", step=5, model=model, optimiser={"x": torch.zeros(2)}, progress={"step": 5}
+    )
+    for number, source in enumerate((folder, folder / "model.safetensors")):
+        export(source, tmp_path / f"{number}.safetensors")
+        found = load_file(tmp_path / f"{number}.safetensors")
+        assert found.keys() == stripped(model).keys()
+    assert "mae_decoder.pixels.bias" in found
+    (folder / "model.safetensors").write_bytes(b"short")
+    with pytest.raises(ValueError, match=r"step-00000005: the checkpoint cannot be used: model\.safetensors has 5 bytes"):
+        export(folder, tmp_path / "2.safetensors")
+
+
+@pytest.mark.parametrize("kind", ["albef", "rasa", "mars"])
+def test_an_official_file_comes_back_as_it_was(tmp_path: Path, kind: str) -> None:
+    official = Recorded(kind).part("weights.")
+    save_file(from_official(official).tensors, tmp_path / "ours.safetensors")
+    report = export(tmp_path / "ours.safetensors", tmp_path / "official.pth", official=True)
+    content = torch.load(tmp_path / "official.pth", weights_only=True)
+    expected = {key: tensor for key, tensor in official.items() if "queue" not in key}
+    assert list(content) == ["model"] and content["model"].keys() == expected.keys()
+    assert all(torch.equal(content["model"][key], tensor) for key, tensor in expected.items())
+    assert f"{len(expected)} tensors under official keys, without queue" in report
+
+
+def test_official_export_without_a_twin_copies_the_online_encoder_and_names_what_has_no_key(tmp_path: Path) -> None:
+    model = state(tiny("mars", attribute_head="own"))
+    save_file(stripped(model), tmp_path / "ours.safetensors")
+    report = export(tmp_path / "ours.safetensors", tmp_path / "official.pth", official=True)
+    written = torch.load(tmp_path / "official.pth", weights_only=True)["model"]
+    assert torch.equal(written["visual_encoder_m.pos_embed"], written["visual_encoder.pos_embed"])
+    assert "no momentum twin in the file: its copies are those of the online encoder" in report
+    assert "attribute_head.weight has no official key and is left out" in report
+
+
+def test_exporting_an_export_keeps_what_is_known_about_it(tmp_path: Path) -> None:
+    tensors = state(build(Recorded("albef")))
+    save_file(tensors, tmp_path / "a.safetensors", metadata={"kind": "albef", "image_grid": "4x4", "format": "x"})
+    export(tmp_path / "a.safetensors", tmp_path / "b.safetensors")
+    with safe_open(tmp_path / "b.safetensors", framework="pt") as opened:
+        metadata = opened.metadata()
+    assert (metadata["kind"], metadata["image_grid"], metadata["format"]) == ("albef", "4x4", "tbps-weights-1")
+
+
+def test_what_cannot_be_exported_is_refused(tmp_path: Path) -> None:
+    out = tmp_path / "out.safetensors"
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"empty: found no config\.json and no model\.safetensors, expected a run folder"):
+        export(tmp_path / "empty", out)
+    with pytest.raises(ValueError, match="absent: found no config"):
+        export(tmp_path / "absent", out)
+    torch.save({"model": {}}, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=r"a\.pth: not a readable safetensors file .*convert a foreign checkpoint first"):
+        export(tmp_path / "a.pth", out)
+    save_file({"zebra": torch.zeros(1)}, tmp_path / "b.safetensors")
+    with pytest.raises(ValueError, match=r"none of its 1 tensors has a name of ours \(online\.\*\); convert it first"):
+        export(tmp_path / "b.safetensors", out)
+    with pytest.raises(ValueError, match="holds no whole checkpoint"):
+        export(run_folder(tmp_path, {}, None), out)
+    out.write_text("mine")
+    with pytest.raises(ValueError, match="exists and is left as it is"):
+        export(tmp_path / "b.safetensors", out)
+    assert out.read_text() == "mine"

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+import torch
+from recorded_step import Recorded, build
+from safetensors import safe_open
+from safetensors.torch import load_file
+from tiny_methods import state, tiny
+
+from tbps.convert.foreign import convert
+from tbps.convert.official import from_official
+from tbps.convert.weights import load_weights
+
+
+def metadata(path: Path) -> dict[str, str]:
+    with safe_open(path, framework="pt") as file:
+        return file.metadata()
+
+
+@pytest.mark.parametrize("kind", ["albef", "rasa", "mars"])
+def test_an_official_checkpoint_becomes_a_file_that_a_method_loads(tmp_path: Path, kind: str) -> None:
+    official = Recorded(kind).part("weights.")
+    source, out = tmp_path / f"{kind}.pth", tmp_path / "new folder" / "ours.safetensors"
+    torch.save({"model": official, "optimizer": {}, "lr_scheduler": {}, "config": {"lr": "1e-5"}, "epoch": 3}, source)
+    report = convert(source, out)
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()
+    expected = {"format": "tbps-weights-1", "source": source.name, "sha256": digest, "kind": kind, "image_grid": "4x4"}
+    assert metadata(out) == expected
+    assert f"{kind} weights, {len(official)} tensors, sha256 {digest}" in report
+    assert "entries that are not weights, left out:\n  optimizer\n  lr_scheduler\n  config\n  epoch" in report
+    duplicates = from_official(official).duplicates
+    assert f"{len(duplicates)} stored twice or computed, left out:" in report
+    assert all(f"\n  {key}" in report for key in duplicates)
+    assert "momentum" not in report and "without a place" not in report
+    method, direct = build(Recorded(kind)), build(Recorded(kind))
+    for tensor in method.state_dict().values():
+        tensor.zero_()
+    loaded = load_weights(method, out, keep_queue=True)
+    assert loaded.missing == loaded.copied == loaded.unplaced == loaded.resized == [] and loaded.queue == ""
+    assert all(torch.equal(tensor, direct.state_dict()[name]) for name, tensor in method.state_dict().items())
+    assert list(out.parent.iterdir()) == [out]  # nothing half-written is left
+
+
+def test_pretrained_albef_without_identities_and_a_file_without_momentum(tmp_path: Path) -> None:
+    official = {
+        key: value for key, value in Recorded("rasa").part("weights.").items() if "prd_" not in key and "mrtd_" not in key
+    }
+    del official["idx_queue"]
+    torch.save({"model": official}, tmp_path / "ALBEF.pth")
+    report = convert(tmp_path / "ALBEF.pth", tmp_path / "a.safetensors")
+    assert ": albef weights" in report
+    assert "queue left out, its features have no identities (idx_queue): image_queue, text_queue, queue_ptr" in report
+    assert not any(name.startswith("queue.") for name in load_file(tmp_path / "a.safetensors"))
+    torch.save({key: value for key, value in official.items() if "_m." not in key}, tmp_path / "online.pth")
+    report = convert(tmp_path / "online.pth", tmp_path / "b.safetensors")
+    assert "no momentum copies in the file: they will start equal to the online encoder" in report
+    method = build(Recorded("rasa"))
+    copied = load_weights(method, tmp_path / "b.safetensors").copied
+    assert len(copied) == sum(name.startswith("twin.") for name in method.state_dict())
+
+
+def test_every_key_without_a_place_is_in_the_report(tmp_path: Path) -> None:
+    strange = [f"zebra.{index}.weight" for index in range(40)]
+    torch.save(Recorded("mars").part("weights.") | {key: torch.zeros(1) for key in strange}, tmp_path / "a.pth")
+    report = convert(tmp_path / "a.pth", tmp_path / "a.safetensors", kind="mars")
+    assert "40 without a place, left out:" in report and all(f"\n  {key}" in report for key in strange)
+
+
+def test_a_file_that_exists_is_kept_unless_forced(tmp_path: Path) -> None:
+    source, out = tmp_path / "a.pth", tmp_path / "out.safetensors"
+    torch.save(Recorded("rasa").part("weights."), source)
+    out.write_text("mine")
+    with pytest.raises(ValueError, match=r"out\.safetensors exists and is left as it is; .*--force"):
+        convert(source, out)
+    assert out.read_text() == "mine"
+    convert(source, out, force=True)
+    assert "temperature" in load_file(out)
+    with pytest.raises(ValueError, match="is a folder, expected the name of a file to write"):
+        convert(source, tmp_path, force=True)
+
+
+def test_a_failed_write_leaves_nothing_and_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, out = tmp_path / "a.pth", tmp_path / "out" / "a.safetensors"
+    torch.save(Recorded("rasa").part("weights."), source)
+    convert(source, out)
+    before = out.read_bytes()
+
+    def full(path: Path) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr("tbps.convert.writing.fsync_path", full)
+    with pytest.raises(OSError, match="No space left"):
+        convert(source, out, force=True)
+    assert out.read_bytes() == before and list(out.parent.iterdir()) == [out]
+
+
+def test_another_kind_than_told_and_unknown_kinds_are_refused(tmp_path: Path) -> None:
+    out = tmp_path / "out.safetensors"
+    torch.save(Recorded("rasa").part("weights."), tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=r"a\.pth: its keys are those of rasa weights, expected mars; say rasa or auto"):
+        convert(tmp_path / "a.pth", out, kind="mars")
+    torch.save({"fc.weight": torch.zeros(2)}, tmp_path / "b.pth")
+    with pytest.raises(
+        ValueError, match=r"b\.pth: its keys \(fc\.weight, \.\.\.\) are of no known kind, expected albef, rasa, mars"
+    ):
+        convert(tmp_path / "b.pth", out)
+    torch.save(state(tiny()), tmp_path / "c.pth")
+    with pytest.raises(ValueError, match=r"c\.pth: is under our names already; use it as start\.weights"):
+        convert(tmp_path / "c.pth", out)
+    with pytest.raises(ValueError, match="found nothing, expected a file of weights or a folder with one"):
+        convert(tmp_path / "absent", out)
+    assert not out.exists()
+
+
+def test_bert_and_vit_folders(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"num_hidden_layers": 2, "intermediate_size": 64}
+    bert = transformers.BertConfig(hidden_size=16, num_attention_heads=2, vocab_size=30, max_position_embeddings=12, **sizes)
+    transformers.BertForPreTraining(bert).save_pretrained(tmp_path / "bert")
+    report = convert(tmp_path / "bert", tmp_path / "bert.safetensors")
+    assert ": bert weights" in report and "\n  cls.seq_relationship.bias" in report and "momentum" not in report
+    assert metadata(tmp_path / "bert.safetensors")["kind"] == "bert"
+    vit = transformers.ViTConfig(hidden_size=16, num_attention_heads=2, image_size=[64, 16], patch_size=8, **sizes)
+    transformers.ViTModel(vit).save_pretrained(tmp_path / "vit")
+    report = convert(tmp_path / "vit", tmp_path / "vit.safetensors", kind="vit")
+    assert ": vit weights" in report and "2 without a place, left out:\n  pooler.dense.bias" in report
+    assert metadata(tmp_path / "vit.safetensors")["image_grid"] == "8x2"
+    method = tiny("rasa", image_px=(64, 16), vit={"width": 16, "heads": 2})
+    assert load_weights(method, tmp_path / "vit.safetensors").resized == []

@@ -1,0 +1,56 @@
+"""The momentum twin: a copy without gradients that moves by the formula."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from tbps.nn.momentum import advance, momentum_copy
+
+
+def pair() -> tuple[nn.Module, nn.Module]:
+    online = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4))
+    twin = momentum_copy(online)
+    with torch.no_grad():
+        for parameter in online.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    return twin, online
+
+
+def test_the_copy_is_equal_and_apart() -> None:
+    online = nn.Linear(3, 4)
+    twin = momentum_copy(online)
+    assert torch.equal(twin.weight, online.weight)
+    assert twin.weight.data_ptr() != online.weight.data_ptr()
+    assert not any(parameter.requires_grad for parameter in twin.parameters())
+    assert all(parameter.requires_grad for parameter in online.parameters())
+
+
+def test_one_update_is_the_formula() -> None:
+    twin, online = pair()
+    before = [parameter.clone() for parameter in twin.parameters()]
+    kept = [parameter.clone() for parameter in online.parameters()]
+    advance(twin, online, momentum=0.9)
+    for old, new, follows, same in zip(before, twin.parameters(), online.parameters(), kept, strict=True):
+        assert torch.allclose(new, 0.9 * old + 0.1 * follows, atol=1e-6)
+        assert torch.equal(follows, same)
+
+
+def test_the_extremes() -> None:
+    twin, online = pair()
+    before = [parameter.clone() for parameter in twin.parameters()]
+    advance(twin, online, momentum=1.0)
+    assert all(torch.equal(old, new) for old, new in zip(before, twin.parameters(), strict=True))
+    advance(twin, online, momentum=0.0)
+    assert all(torch.equal(new, follows) for new, follows in zip(twin.parameters(), online.parameters(), strict=True))
+
+
+def test_small_steps_are_not_lost_under_autocast() -> None:
+    twin, online = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
+    nn.init.constant_(twin.weight, 1.0)
+    nn.init.constant_(online.weight, 1.01)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for _ in range(100):
+            advance(twin, online, momentum=0.995)
+    assert twin.weight.dtype == torch.float32
+    assert abs(twin.weight.item() - (1.01 - 0.01 * 0.995**100)) < 1e-5

@@ -1,0 +1,125 @@
+import copy
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from filled_run import provenance, rank_noisy_features, write_people
+from rich.console import Console
+from rich.table import Table
+
+from tbps.reporting.published import PUBLISHED, TEST_SIZE, published_for
+from tbps.reporting.results import device_name, final_metrics, make_results, read_results, write_results
+from tbps.reporting.tables import evaluation_table, results_table
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    evaluation_set = write_people(tmp_path_factory.mktemp("people"))
+    return make_results(rank_noisy_features(evaluation_set), provenance())
+
+
+def text_of(table: Table) -> str:
+    console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(table)
+    return console.export_text()
+
+
+def test_results_name_everything_needed_to_make_them_again(results: dict[str, Any]) -> None:
+    direction = results["text_to_image"]
+    assert direction["coarse"]["rule"] == {"rerank_k": 0, "itc_weight": 1.0}
+    assert direction["reranked"]["rule"] == {"rerank_k": 8, "tail": "similarity", "itc_weight": 0.0}
+    assert results["image_to_text"]["reranked"] is None
+    assert results["size"] == {"captions": 180, "images": 90, "identities": 30, "cut_captions": 3}
+    assert results["ties"] == "descending, equal values by ascending gallery index"
+    assert direction["chance"]["rank_1"] == pytest.approx(100 / 30)
+    named = {"benchmark", "split", "purpose", "config_hash", "weights_sha256", "step", "device", "date", "versions"}
+    assert named <= set(results)
+    assert results["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert final_metrics(results) == direction["reranked"]
+
+
+def test_results_come_back_from_the_run_folder_final_first(tmp_path: Path, results: dict[str, Any]) -> None:
+    zero_shot = {**results, "purpose": "zero-shot", "benchmark": "icfg-pedes"}
+    assert write_results(tmp_path, zero_shot).name == "zero-shot-icfg-pedes-test.json"
+    write_results(tmp_path, results)
+    assert read_results(tmp_path) == [json.loads(json.dumps(results)), json.loads(json.dumps(zero_shot))]
+
+
+def test_a_damaged_or_foreign_results_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    file = tmp_path / "results" / "final.json"
+    file.write_text("{")
+    with pytest.raises(ValueError, match=r"results file .*final\.json cannot be read: .*; remove it or evaluate again"):
+        read_results(tmp_path)
+    file.write_text('{"format": 7}')
+    with pytest.raises(ValueError, match=r"final\.json has format 7, expected 1; remove it or evaluate again"):
+        read_results(tmp_path)
+    file.write_text("[]")
+    with pytest.raises(ValueError, match=r"final\.json has format list, expected 1"):
+        read_results(tmp_path)
+
+
+def test_figures_are_given_for_the_whole_published_test_split_only() -> None:
+    figures, reason = published_for("rstpreid", "test", num_captions=2_000, num_images=1_000)
+    assert reason == ""
+    assert {figure.benchmark for figure in figures} == {"rstpreid"}
+    assert {"MARS", "RaSa", "ALBEF"} <= {figure.system for figure in figures}
+    assert published_for("rstpreid", "val", num_captions=2_000, num_images=1_000) == (
+        (),
+        "published figures are for the test split, this is val",
+    )
+    assert published_for("rstpreid", "test", num_captions=1_999, num_images=1_000) == (
+        (),
+        "published figures are for 2000 captions and 1000 images, this split has 1999 and 1000",
+    )
+    assert published_for("mals", "train", num_captions=1, num_images=1) == ((), "no figures are published for mals")
+
+
+def test_published_figures_are_sound() -> None:
+    assert len(PUBLISHED) == 10 * 3 + 2 + 1
+    assert len({(figure.system, figure.benchmark) for figure in PUBLISHED}) == len(PUBLISHED)
+    for figure in PUBLISHED:
+        assert 0 < figure.mAP < figure.rank_1 < figure.rank_5 < figure.rank_10 < 100
+        assert figure.benchmark in TEST_SIZE
+        assert figure.source
+    mars = next(figure for figure in PUBLISHED if (figure.system, figure.benchmark) == ("MARS", "icfg-pedes"))
+    assert (mars.rank_1, mars.rank_5, mars.rank_10, mars.mAP) == (67.60, 81.47, 85.79, 44.93)
+
+
+def test_table_shows_both_directions_and_why_there_is_nothing_to_compare_with(results: dict[str, Any]) -> None:
+    text = text_of(evaluation_table(results))
+    assert f"{results['text_to_image']['reranked']['mAP']:.2f}" in text
+    assert "text to image, re-ranked k=8, tail by similarity" in text
+    assert "image to text, chance" in text
+    assert "3 captions were cut at the token cap" in text
+    assert "this split has 180 and 90" in text.replace("\n", " ")
+
+
+def test_table_shows_published_figures_and_unmatched_captions(results: dict[str, Any]) -> None:
+    figures, _ = published_for("cuhk-pedes", "test", num_captions=6_156, num_images=3_074)
+    whole = copy.deepcopy(results)
+    whole |= {"published": [asdict(figure) for figure in figures], "no_published_because": ""}
+    whole["text_to_image"]["coarse"]["num_without_match"] = 5
+    text = text_of(evaluation_table(whole))
+    line = next(line for line in text.splitlines() if "BAMG" in line)
+    assert [cell.strip() for cell in line.split("\u2502")[2:7]] == ["79.98", "92.31", "94.03", "68.55", "-"]
+    assert "5 captions have no image of their identity: misses in rank_k, left out of mAP and mINP" in text.replace(
+        "\n", " "
+    )
+    assert "published figures" not in text
+
+
+def test_summary_has_a_line_for_each_evaluation(results: dict[str, Any]) -> None:
+    text = text_of(results_table([("zero-shot", results), ("fine-tuned", results)], title="Demo"))
+    metrics, chance = results["text_to_image"]["reranked"], results["text_to_image"]["chance"]
+    numbers = [f"{value:.2f}" for value in (metrics["rank_1"], chance["rank_1"], metrics["mAP"], chance["mAP"])]
+    for label in ("zero-shot", "fine-tuned"):
+        line = next(line for line in text.splitlines() if label in line)
+        assert [cell.strip() for cell in line.split("\u2502")[2:6]] == numbers
+
+
+def test_device_is_named_in_words() -> None:
+    assert device_name(torch.device("cpu")).startswith("cpu (")
