@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -72,10 +73,10 @@ class SmallMethod(nn.Module):
         for rows in torch.arange(len(image_BE)).split(batch.group_pairs):
             key_KE = torch.cat([twin_text_BE[rows], self.queue.caption_KE])
             logits = image_BE[rows] @ key_KE.T / self.temperature
-            groups.append(F.cross_entropy(logits, torch.arange(len(rows))))
-        noise = 0.01 * draws.negative_B2.float().mean()
+            noise = 0.01 * draws.negative_B2[rows].float().mean()  # of the group: a loss must not know its micro-batch
+            groups.append(F.cross_entropy(logits, torch.arange(len(rows))) * (1 + noise))
         return {
-            "itc": torch.stack(groups).mean() * (1 + noise),
+            "itc": torch.stack(groups).mean(),
             "prd": F.cross_entropy(self.prd_head(text_BE), batch.replaced_B),
         }
 
@@ -160,6 +161,7 @@ def small_run(
     lr: float = 1e-2,
     clip_norm: float = 1.0,
     eps: float = 1e-8,
+    precision: Literal["fp32", "bf16"] = "fp32",
 ) -> Run:
     """A run of `steps` steps: 5 steps an epoch, validated every 4."""
     return Run(
@@ -177,7 +179,7 @@ def small_run(
         ),
         optim=AdamW(lr=lr, head_lr=10 * lr, clip_norm=clip_norm, eps=eps),
         schedule=Cosine(epochs=steps * batch_pairs / NUM_PAIRS, warmup_steps=2),
-        loop=Loop(save_steps=save_steps, log_steps=2, tensorboard=False),
+        loop=Loop(precision=precision, save_steps=save_steps, log_steps=2, tensorboard=False),
         evaluation=Evaluation(every_epochs=every_epochs),
     )
 

@@ -7,6 +7,7 @@ import logging
 import multiprocessing
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -18,7 +19,8 @@ from tbps.training.loop import train
 from tbps.training.run_folder import RunFolder
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["tbps.training.loop"])  # seconds of imports, once for all processes
+# Seconds of imports, once for all processes; an optimiser imports the second one when it is made.
+_CONTEXT.set_forkserver_preload(["tbps.training.loop", "torch._dynamo"])
 
 
 def run_small(runs: str, changes: dict[str, Any], parts_changes: dict[str, Any], slow_evaluation: str = "") -> None:
@@ -66,11 +68,21 @@ def log_of(runs: Path) -> str:
     return file.read_text() if file.exists() else ""
 
 
-def wait_for_log(runs: Path, text: str, *, times: int = 1) -> None:
+def wait_for_log(runs: Path, text: str) -> None:
     """Wait until `text` was logged."""
+    _wait(runs, lambda log: text in log, text)
+
+
+def wait_for_start(runs: Path, *, times: int) -> None:
+    """Wait until training began or went on `times` times."""
+    starts = ("starting from random weights", "steps done)")
+    _wait(runs, lambda log: sum(log.count(start) for start in starts) >= times, f"start {times}")
+
+
+def _wait(runs: Path, reached: Callable[[str], bool], what: str) -> None:
     deadline = time.monotonic() + 60
-    while log_of(runs).count(text) < times:
-        assert time.monotonic() < deadline, f"{text!r} was not logged within a minute:\n{log_of(runs)}"
+    while not reached(log_of(runs)):
+        assert time.monotonic() < deadline, f"{what!r} was not logged within a minute:\n{log_of(runs)}"
         time.sleep(0.01)
 
 

@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_process import final_state, finish, log_of, metrics, start, wait_for_log
+import torch
+from small_process import final_state, finish, log_of, metrics, start, wait_for_log, wait_for_start
+
+from tbps.training.checkpoint import read_tensors
 
 STEPS = 24
 LONG: dict[str, Any] = {"steps": STEPS, "save_steps": 2}
@@ -21,7 +24,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
     """A run that nobody killed, and how long it trained."""
     runs = tmp_path_factory.mktemp("undisturbed")
     process = start(runs, **LONG)
-    wait_for_log(runs, "starting from random weights")
+    wait_for_start(runs, times=1)
     began = time.monotonic()
     process.join(60)
     assert process.exitcode == 0, log_of(runs)
@@ -37,12 +40,12 @@ def _kill_at_random_moments(runs: Path, duration_s: float, *, kills: int, seed: 
     moments = random.Random(seed)
     for number in range(kills):
         process = start(runs, **LONG)
-        wait_for_log(runs, "starting from random weights", times=1)
-        wait_for_log(runs, "steps done)", times=log_of(runs).count("steps done)") if number else 0)
+        wait_for_start(runs, times=number + 1)
         time.sleep(moments.uniform(0, duration_s / 2))
         process.kill()
         process.join()
     assert finish(runs, **LONG) == 0, log_of(runs)
+    assert "steps done)" in log_of(runs), "every kill came before the first checkpoint"
 
 
 def test_killed_three_times_ends_the_same(tmp_path: Path, undisturbed: tuple[Path, float]) -> None:
@@ -129,6 +132,22 @@ def test_killed_in_the_final_test_repeats_the_test_only(tmp_path: Path, undistur
     rest = log_of(runs).splitlines()[lines_before:]
     assert not any(f"/{STEPS}  epoch" in line for line in rest), "a step was trained again"
     _assert_same(runs, undisturbed[0])
+
+
+def test_bfloat16_trains_float32_weights_and_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    for runs in (tmp_path / "whole", tmp_path / "stopped", tmp_path / "fp32"):
+        precision = "fp32" if runs.name == "fp32" else "bf16"
+        if runs.name == "stopped":
+            process = start(runs, slow_evaluation="val", precision=precision)
+            wait_for_log(runs, "slow evaluation of step 4")
+            process.kill()
+            process.join()
+        assert finish(runs, precision=precision) == 0, log_of(runs)
+    assert final_state(tmp_path / "stopped", 12) == final_state(tmp_path / "whole", 12)
+    weights = read_tensors(tmp_path / "whole/small/test/checkpoints/step-00000012/model.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float32, torch.int64}
+    half, full = metrics(tmp_path / "whole")[0], metrics(tmp_path / "fp32")[0]
+    assert half["loss"] != full["loss"] and half["loss"] == pytest.approx(full["loss"], rel=0.02)
 
 
 def test_a_second_copy_is_refused_while_the_first_runs(tmp_path: Path) -> None:

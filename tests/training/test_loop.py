@@ -176,9 +176,12 @@ def test_accumulation_changes_nothing(tmp_path: Path) -> None:
         for micro in (0, 4)
     )
     for name, tensor in whole.items():
-        torch.testing.assert_close(parts[name], tensor, rtol=1e-5, atol=5e-6)  # of the 1e-2 that a weight moves
-    first, second = (metrics(tmp_path / str(micro))[0] for micro in (0, 4))
-    assert first == pytest.approx(second, rel=1e-5)
+        torch.testing.assert_close(parts[name], tensor, rtol=1e-5, atol=1e-6)  # of the 1e-2 that a weight moves
+    first, second = (
+        [line for line in metrics(tmp_path / str(micro)) if "split" not in line] for micro in (0, 4)
+    )
+    for ours, theirs in zip(second, first, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4)
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path: Path) -> None:
@@ -215,8 +218,8 @@ def test_another_config_is_refused(tmp_path: Path) -> None:
 )
 def test_senseless_intervals_are_refused(tmp_path: Path, field: str, value: int, message: str) -> None:
     run = small_run(tmp_path)
+    changes: dict[str, Any] = {field: value}
     with pytest.raises(ValueError, match=message):
-        changes: dict[str, Any] = {field: value}
         train(replace(run, loop=replace(run.loop, **changes)), small_parts(run))
 
 

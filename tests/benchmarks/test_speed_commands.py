@@ -1,0 +1,65 @@
+"""The benchmark commands run at tiny size and print every row of their tables."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from counting import count
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+def run(*arguments: str) -> str:
+    command = [sys.executable, BENCHMARKS / arguments[0], "--quick", *arguments[1:]]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=300).stdout
+
+
+@pytest.mark.slow
+def test_step() -> None:
+    printed = run("step.py", "--rounds", "2")
+    rows = {line.split("  ")[0]: line.split() for line in printed.splitlines()}
+    for title in ("ours, fp32, same GEMM library", "ours, fp32 by oneDNN", "ours, fp32, library chosen at start-up"):
+        assert float(rows[title][-1]) < 1e-5, title  # largest difference of a loss
+    assert "ours, bf16 autocast" in rows
+    plain, ours = rows["host syncs"][-2:]
+    assert int(plain) > 30 and int(ours) <= 5
+    assert "optimiser + momentum twin" in rows and "the same with activation checkpointing" in rows
+
+
+@pytest.mark.slow
+def test_rerank() -> None:
+    printed = run("rerank.py", "--rounds", "1")
+    for name in ("mars", "rasa"):
+        table = printed[printed.index(f"{name}:") :].splitlines()[2:6]
+        differences = [float(line.split()[-1]) for line in table[1:]]
+        assert [line.split(",")[0] for line in table] == ["baseline", "ours", "ours", "ours"]
+        assert max(differences[:2]) < 1e-4 and differences[2] < 0.2
+
+
+def test_rounds_below_two_are_refused() -> None:
+    done = subprocess.run([sys.executable, BENCHMARKS / "step.py", "--rounds", "1"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "--rounds is 1, expected 2 or more: the first round is dropped" in done.stderr
+
+
+def test_counting_of_host_syncs() -> None:
+    x, mask = torch.arange(4.0), torch.tensor([True, False, True, True])
+
+    def step() -> None:
+        x[mask]
+        x.masked_select(mask)
+        x.sum().item()
+        x[mask] = 1.0  # one value through a mask needs no count
+        x[mask] = torch.ones(3)
+        x[torch.tensor([0, 1])]
+
+    assert count(step).syncs == 4
+
+
+def test_counting_of_work() -> None:
+    a, b = torch.ones(3, 4), torch.ones(4, 5)
+    assert count(lambda: a @ b).gflop == pytest.approx(2 * 3 * 4 * 5 / 1e9)

@@ -1,0 +1,90 @@
+"""A batch of several groups is the mean of its groups, and micro-batches queue as one batch does."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny_methods import CONFIGS, IDENTITIES, MARS, RASA, build, gradients, make_step, part_of_step, total_loss
+
+from tbps.config.methods import Albef, Mars, Rasa
+
+CASES: dict[str, Albef | Rasa | Mars] = {
+    **CONFIGS,
+    "rasa-official": replace(RASA, padding="official", mlm_soft="sequence"),
+    "mars-official": replace(MARS, padding="official", mlm_soft="sequence"),
+}
+HALVES = (slice(0, 4), slice(4, 8))
+
+
+@pytest.mark.parametrize("config", CASES.values(), ids=CASES)
+def test_two_groups_are_the_mean_of_each_alone(config: Albef | Rasa | Mars) -> None:
+    method = build(config)
+    batch, draws = make_step(method.draw_spec)
+    assert batch.num_groups == 2
+    whole = method(batch, draws)
+    total_loss(method, whole).backward()
+    together = {name: gradient.clone() for name, gradient in gradients(method).items()}
+    method.zero_grad()
+    parts = [method(*part_of_step(batch, draws, rows)) for rows in HALVES]
+    for name, value in whole.items():
+        assert value.item() == pytest.approx((parts[0][name].item() + parts[1][name].item()) / 2, abs=1e-6), name
+        assert parts[0][name].item() != pytest.approx(parts[1][name].item(), abs=1e-4), name
+    for losses in parts:
+        (total_loss(method, losses) / 2).backward()
+    for name, gradient in gradients(method).items():
+        bound = 1e-5 * together[name].abs().max().clamp(min=1e-2)
+        assert (gradient - together[name]).abs().max() <= bound, name
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_two_micro_batches_queue_as_one_batch(config: Albef | Rasa | Mars) -> None:
+    whole, parts = build(config), build(config)
+    # -1 and numbers beyond 32 bits: their bits travel through float32 columns, some of them as NaN.
+    identities = (-1, 2**40 + 3, 0, 7, 2**31, -(2**62), 5, 5)
+    batch, draws = make_step(whole.draw_spec, identities=identities)
+    for _ in range(2):  # the second step wraps around the queue's 10 places
+        whole(batch, draws)
+        whole.after_step()
+        for rows in HALVES:
+            parts(*part_of_step(batch, draws, rows))
+        parts.after_step()
+    assert whole.queue.identity_K.tolist() == [*identities[2:], *identities[6:], *identities[:2]]
+    assert torch.equal(whole.queue.identity_K, parts.queue.identity_K)
+    assert whole.queue.pointer.item() == parts.queue.pointer.item() == 6
+    for name in ("image_KE", "caption_KE"):
+        assert torch.allclose(getattr(whole.queue, name), getattr(parts.queue, name), atol=1e-6)
+
+
+def test_the_queue_holds_the_twins_features_in_order() -> None:
+    method = build(RASA)
+    batch, draws = make_step(method.draw_spec)
+    method(batch, draws)
+    expected = method.twin.image_feature(method.twin.image_encoder(batch.second_image_BCHW))
+    method.after_step()
+    assert torch.allclose(method.queue.image_KE[:8], expected, atol=1e-6)
+    assert method.queue.identity_K.tolist() == [*IDENTITIES, -100, -100]
+
+
+def test_the_twin_moves_once_per_step() -> None:
+    method = build(replace(RASA, momentum=0.9))
+    before = method.twin.image_projection.weight.clone()
+    batch, draws = make_step(method.draw_spec)
+    for rows in HALVES:
+        method(*part_of_step(batch, draws, rows))
+    assert torch.equal(method.twin.image_projection.weight, before)
+    method.after_step()
+    expected = 0.9 * before + 0.1 * method.online.image_projection.weight
+    assert torch.allclose(method.twin.image_projection.weight, expected, atol=1e-6)
+
+
+def test_a_forward_pass_in_evaluation_mode_queues_nothing() -> None:
+    method = build(RASA)
+    batch, draws = make_step(method.draw_spec)
+    method(batch, draws)
+    method.eval()
+    method(batch, draws)
+    method.train()
+    method.after_step()
+    assert method.queue.pointer.item() == 8

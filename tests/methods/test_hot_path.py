@@ -1,0 +1,108 @@
+"""A training step never asks the device for a number: the one wait of a step is an event, not an operator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from tiny_methods import CONFIGS, MARS, build, make_step, total_loss, with_fixed_choices
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from tbps.config.methods import Albef, Mars, Rasa
+
+# Operators whose result, or whose result's shape, is known on the host only after the device has finished.
+WAITING = {
+    "_local_scalar_dense",
+    "nonzero",
+    "masked_select",
+    "_unique2",
+    "unique_dim",
+    "unique_consecutive",
+    "repeat_interleave",
+    "equal",
+    "is_nonzero",
+    "bincount",
+}
+
+
+class CountedWaits(TorchDispatchMode):
+    """Collects the names of operators that wait for the device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+        self.calls = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        self.calls += 1
+        by_mask = name in ("index", "index_put", "index_put_") and any(
+            isinstance(index, Tensor) and index.dtype == torch.bool for index in args[1]
+        )
+        if by_mask or name in WAITING:
+            self.names.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_a_step_waits_for_nothing(config: Albef | Rasa | Mars) -> None:
+    method = build(config)
+    batch, draws = make_step(method.draw_spec)
+    with CountedWaits() as counted:
+        total_loss(method, method(batch, draws)).backward()
+        method.after_step()
+    assert counted.calls > 500
+    assert counted.names == []
+
+
+@pytest.mark.parametrize(
+    ("name", "action"),
+    [
+        ("_local_scalar_dense", lambda x: x.sum().item()),
+        ("_local_scalar_dense", lambda x: 1 if x.sum() > 0 else 0),
+        ("nonzero", lambda x: x.nonzero()),
+        ("index", lambda x: x[x > 0]),
+        ("index_put_", lambda x: x.__setitem__(x > 0, 1.0)),
+        ("masked_select", lambda x: x.masked_select(x > 0)),
+        ("repeat_interleave", lambda x: x.repeat_interleave(torch.tensor([1, 2, 3]))),
+    ],
+)
+def test_a_wait_is_seen(name: str, action: Any) -> None:
+    with CountedWaits() as counted:
+        action(torch.tensor([1.0, -1.0, 2.0]))
+    assert name in counted.names
+
+
+def on_gpu(batch: Any) -> Any:
+    for name in ("image_BCHW", "second_image_BCHW", "replaced_B", "identity_B"):
+        setattr(batch, name, getattr(batch, name).cuda())
+    return batch
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_a_gpu_step_never_blocks(config: Albef | Rasa | Mars) -> None:
+    method = build(config).cuda()
+    batch, draws = make_step(method.draw_spec)
+    batch = on_gpu(batch)
+    for debug in ("default", "error"):  # the first step fills caches and may block
+        torch.cuda.set_sync_debug_mode(debug)
+        try:
+            total_loss(method, method(batch, draws)).backward()
+            method.after_step()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_gpu_and_cpu_agree() -> None:
+    batch, draws = make_step(build(MARS).draw_spec)
+    draws = with_fixed_choices(batch, draws)
+    on_cpu = build(MARS)(batch, draws)
+    found = build(MARS).cuda()(on_gpu(batch), draws)
+    for name, value in on_cpu.items():
+        assert found[name].item() == pytest.approx(value.item(), rel=5e-3, abs=1e-3), name
