@@ -8,9 +8,9 @@ from __future__ import annotations
 from tbps.config.methods import Bert, MaeDecoder, Vit
 from tbps.config.run import AdamW, Benchmark, Captioning, Cosine, Data, Evaluation, Loop
 
-IMAGE_PX = (96, 96)
-VIT = Vit(width=128, depth=4, heads=4, patch_px=16)
-MAE = MaeDecoder(depth=2, heads=4)
+IMAGE_PX = (64, 32)
+VIT = Vit(width=64, depth=3, heads=4, patch_px=8, init_std=0.12)
+MAE = MaeDecoder(depth=1, heads=4)
 QUEUE_PAIRS = 256
 PROJECTION = 64
 
@@ -18,10 +18,10 @@ PROJECTION = 64
 def bert(*, full_cross_attention: bool = False) -> Bert:
     """Two text layers, two cross layers; ids of the vocabularies that `tbps data vocabulary` trains."""
     return Bert(
-        width=128,
+        width=64,
         layers=4,
         heads=4,
-        intermediate=512,
+        intermediate=256,
         vocabulary_size=600,
         max_positions=96,
         fusion_layer=2,
@@ -29,6 +29,7 @@ def bert(*, full_cross_attention: bool = False) -> Bert:
         dropout=0.0,
         cls_id=2,
         mask_id=4,
+        init_std=0.12,
     )
 
 
@@ -46,7 +47,7 @@ def data(benchmark: Benchmark, *, root: str, weak_positive_probability: float = 
     )
 
 
-OPTIM = AdamW(lr=5e-4, head_lr=1e-3)
+OPTIM = AdamW(lr=1e-3, head_lr=1e-3)
 SCHEDULE = Cosine(epochs=4, min_lr=1e-5, warmup_steps=20, warmup_lr=1e-5)
 LOOP = Loop(log_steps=10, save_steps=100)
 EVALUATION = Evaluation(every_epochs=2, rerank_k=16)

@@ -19,6 +19,8 @@ class Vit:
     depth: int = 12
     heads: int = 12
     patch_px: int = 16
+    init_std: float = 0.02
+    """Spread of random weights of dense layers; narrow encoders learn faster with about width ** -0.5."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,6 +42,8 @@ class Bert:
     """Token id of [CLS] in the vocabulary (bert-base-uncased: 101)."""
     mask_id: int = 103
     """Token id of [MASK] in the vocabulary (bert-base-uncased: 103)."""
+    init_std: float = 0.02
+    """Spread of random weights of dense layers; narrow encoders learn faster with about width ** -0.5."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

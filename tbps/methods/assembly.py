@@ -16,7 +16,7 @@ def family_arguments(config: Albef | Rasa | Mars, *, image_px: tuple[int, int]) 
     vit, bert = config.vit, config.bert
     return {
         "image_encoder": VisionTransformer(
-            image_px=image_px, patch_px=vit.patch_px, width=vit.width, depth=vit.depth, heads=vit.heads
+            image_px=image_px, patch_px=vit.patch_px, width=vit.width, depth=vit.depth, heads=vit.heads, init_std=vit.init_std
         ),
         "text_encoder": Bert(
             width=bert.width,
@@ -29,6 +29,7 @@ def family_arguments(config: Albef | Rasa | Mars, *, image_px: tuple[int, int]) 
             full_cross_attention=bert.full_cross_attention,
             image_width=vit.width,
             dropout=bert.dropout,
+            init_std=bert.init_std,
         ),
         "projection": config.projection,
         "temperature": config.temperature,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from tbps.nn.dropout import drop
 
 # On a CPU the fused kernel loses to two matrix products when keys are few (its blocks are mostly empty).
 FEW_KEYS = 96
@@ -17,16 +20,25 @@ def attention(
     query_SHQd (S, H, Q, d), key_SHKd and value_SHKd (S, H, K, d); bias broadcastable to (S, H, Q, K), 0 or a large
     negative number; dropout on the probabilities. Returns (S, H, Q, d).
     """
-    few = query_SHQd.device.type == "cpu" and key_SHKd.shape[2] <= FEW_KEYS
-    if not few:
+    if _fused(query_SHQd, num_keys=key_SHKd.shape[2], dropout=dropout):
         return F.scaled_dot_product_attention(query_SHQd, key_SHKd, value_SHKd, attn_mask=bias, dropout_p=dropout)
     logit_SHQK = (query_SHQd * query_SHQd.shape[-1] ** -0.5) @ key_SHKd.transpose(2, 3)
     if bias is not None:
         logit_SHQK = logit_SHQK + bias
-    weight_SHQK = logit_SHQK.softmax(-1)
-    if dropout:
-        weight_SHQK = F.dropout(weight_SHQK, dropout)
-    return weight_SHQK @ value_SHKd
+    return drop(logit_SHQK.softmax(-1).to(value_SHKd.dtype), dropout) @ value_SHKd
+
+
+def _fused(query: Tensor, *, num_keys: int, dropout: float) -> bool:
+    """Whether to use the fused kernel: always on a GPU; on a CPU in plain float32 without dropout.
+
+    There it is as fast as two products and keeps no probabilities for backward. With dropout torch leaves it for a slower
+    path; with oneDNN's products (see tbps/training/precision.py) its small blocks take three times as long, and bfloat16
+    is slower too.
+    """
+    if query.device.type != "cpu":
+        return True
+    plain_float32 = query.dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
+    return plain_float32 and not dropout and num_keys > FEW_KEYS
 
 
 def split_heads(x_SLD: Tensor, heads: int) -> Tensor:

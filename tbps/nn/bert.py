@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from tbps.nn.attention import attention, join_heads, split_heads
+from tbps.nn.dropout import drop
 from tbps.nn.packing import Packing
 
 NORM_EPS = 1e-12
@@ -39,7 +40,7 @@ class SelfAttention(nn.Module):
         context_SLD = join_heads(attention(query, key, value, bias=bias, dropout=dropout))
         context_ND = context_SLD[:, 0] if only_first else context_SLD.flatten(0, 1).index_select(0, packing.flat_N)
         residual = x_ND.index_select(0, packing.first_S) if only_first else x_ND
-        return self.norm(F.dropout(self.out(context_ND), self.dropout, self.training) + residual)
+        return self.norm(drop(self.out(context_ND), self.dropout, self.training) + residual)
 
 
 class CrossAttention(nn.Module):
@@ -62,7 +63,7 @@ class CrossAttention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         context_IQD = join_heads(attention(split_heads(query_IQD, self.heads), key, value, dropout=dropout))
         context_ND = context_IQD.flatten(0, 1).index_select(0, packing.image_flat_N)
-        return self.norm(F.dropout(self.out(context_ND), self.dropout, self.training) + x_ND)
+        return self.norm(drop(self.out(context_ND), self.dropout, self.training) + x_ND)
 
 
 class BertLayer(nn.Module):
@@ -88,7 +89,7 @@ class BertLayer(nn.Module):
 
     def feed_forward(self, x_ND: Tensor) -> Tensor:
         """The layer's last third."""
-        return self.norm(F.dropout(self.fc2(F.gelu(self.fc1(x_ND))), self.dropout, self.training) + x_ND)
+        return self.norm(drop(self.fc2(F.gelu(self.fc1(x_ND))), self.dropout, self.training) + x_ND)
 
 
 class Bert(nn.Module):
@@ -107,6 +108,7 @@ class Bert(nn.Module):
         full_cross_attention: bool,
         image_width: int,
         dropout: float,
+        init_std: float = 0.02,
     ) -> None:
         super().__init__()
         self.width = width
@@ -129,12 +131,12 @@ class Bert(nn.Module):
             )
             for index in range(layers)
         )
-        self._initialise()
+        self._initialise(init_std)
 
     def embed(self, token_id_N: Tensor, packing: Packing) -> Tensor:
         """Token ids to (N, D)."""
         x_ND = self.words(token_id_N) + self.positions(packing.position_N) + self.token_type[0]
-        return F.dropout(self.norm(x_ND), self.dropout, self.training)
+        return drop(self.norm(x_ND), self.dropout, self.training)
 
     def encode_text(self, x_ND: Tensor, packing: Packing) -> Tensor:
         """Embedded tokens through the text encoder; no image is seen."""
@@ -158,11 +160,12 @@ class Bert(nn.Module):
                 x_ND = layer(x_ND, packing, image_IPD)
         return x_ND
 
-    def _initialise(self) -> None:
+    def _initialise(self, std: float) -> None:
         for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
+            if isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
             if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=std)
                 nn.init.zeros_(module.bias)
         nn.init.normal_(self.token_type, std=0.02)
         with torch.no_grad():

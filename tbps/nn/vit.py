@@ -36,7 +36,9 @@ class VitBlock(nn.Module):
 class VisionTransformer(nn.Module):
     """Image encoder."""
 
-    def __init__(self, *, image_px: tuple[int, int], patch_px: int, width: int, depth: int, heads: int) -> None:
+    def __init__(
+        self, *, image_px: tuple[int, int], patch_px: int, width: int, depth: int, heads: int, init_std: float = 0.02
+    ) -> None:
         super().__init__()
         if image_px[0] % patch_px or image_px[1] % patch_px:
             raise ValueError(f"image_px is {image_px}, expected multiples of patch_px ({patch_px}); change one of them")
@@ -49,7 +51,7 @@ class VisionTransformer(nn.Module):
         self.positions = nn.Parameter(torch.empty(1, 1 + self.num_patches, width))
         self.blocks = nn.ModuleList(VitBlock(width=width, heads=heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width, eps=1e-6)
-        self._initialise()
+        self._initialise(init_std)
 
     @property
     def num_patches(self) -> int:
@@ -77,12 +79,12 @@ class VisionTransformer(nn.Module):
         """(B, 3, H, W) to (B, 1 + N, D)."""
         return self.encode(self.patches(image_BCHW))
 
-    def _initialise(self) -> None:
+    def _initialise(self, std: float) -> None:
         nn.init.trunc_normal_(self.positions, std=0.02)
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.trunc_normal_(module.weight, std=std)
                 nn.init.zeros_(module.bias)
 
 

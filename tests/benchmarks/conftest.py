@@ -1,6 +1,7 @@
-"""Lets the tests of the benchmarks import them."""
+"""Lets the tests of the benchmarks import them, and the reader of recorded steps."""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "tests" / "parity")]

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 from plain import PlainStep, plain_momentum, plain_rerank
+from recorded_step import Recorded, inputs
+from recorded_step import build as recorded_method
 from torch import Tensor
 from workload import Name, build, image_px, make_batch, make_captions
 
@@ -44,6 +46,20 @@ def test_losses_and_gradients(name: Name) -> None:
         assert (parameter.grad is None) == (key not in gradients), key
         if parameter.grad is not None:
             assert_close(parameter.grad, gradients[key], f"gradient of {key}")
+
+
+@pytest.mark.parametrize("name", ["mars", "rasa"])
+def test_the_baseline_reproduces_the_recorded_official_step(name: Name) -> None:
+    recorded = Recorded(name)
+    method: Any = recorded_method(recorded, mlm_soft="vocabulary", padding="packed")
+    batch, draws = inputs(recorded)
+    method.advance_momentum()  # the official forward moves the twin first
+    losses = PlainStep(method)(batch, draws)
+    for loss in ("cl", "pitm", "prd", "mrtd") + (("attribute",) if name == "mars" else ()):
+        assert_close(losses[loss], recorded.tensors[f"expected.loss.{loss}"], loss)
+    misread = recorded.about["diagnostics"]["loss_values_of_known_misreadings"]
+    expected = misread["mlm_soft_term_normalised_over_vocabulary (dim=-1)"]["mlm"]
+    assert losses["mlm"].item() == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize(("name", "max_tokens"), [("mars", 75), ("rasa", 50)])

@@ -14,7 +14,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 def run(*arguments: str) -> str:
-    command = [sys.executable, BENCHMARKS / arguments[0], "--quick", *arguments[1:]]
+    command = [sys.executable, str(BENCHMARKS / arguments[0]), "--quick", *arguments[1:]]
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=300).stdout
 
 

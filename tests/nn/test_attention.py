@@ -1,64 +1,86 @@
+"""Attention: both paths, with and without bias, are the formula."""
+
 from __future__ import annotations
+
+import importlib
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-import tbps.nn.attention as module
-from tbps.nn.attention import FEW_KEYS, attention
+from tbps.nn.attention import attention, join_heads, split_heads
 
-
-@pytest.fixture
-def precision():  # type: ignore[no-untyped-def]
-    before = torch.get_float32_matmul_precision()
-    yield torch.set_float32_matmul_precision
-    torch.set_float32_matmul_precision(before)
+# The package attribute of this name is the module; inside it lies the function of the same name.
+MODULE = importlib.import_module("tbps.nn.attention")
 
 
-@pytest.mark.parametrize("choice", ["highest", "medium"])
-@pytest.mark.parametrize("keys", [5, FEW_KEYS + 20])
-@pytest.mark.parametrize("masked", [False, True])
-def test_every_path_equals_the_formula(precision, choice: str, keys: int, masked: bool) -> None:  # type: ignore[no-untyped-def]
-    precision(choice)
-    query, key, value = (torch.randn(2, 3, length, 8, requires_grad=True) for length in (7, keys, keys))
-    bias = torch.zeros(2, 1, 1, keys)
-    if masked:
-        bias[0, ..., 3:] = -10_000
-    weight = (query @ key.transpose(2, 3) / 8**0.5 + bias).softmax(-1)
-    expected = weight @ value
-    found = attention(query, key, value, bias=bias if masked else None)
-    assert torch.allclose(found, expected, atol=1e-5)
-    for mine, theirs in zip(
-        torch.autograd.grad(found.square().sum(), (query, key, value)),
-        torch.autograd.grad(expected.square().sum(), (query, key, value)),
-    ):
-        assert torch.allclose(mine, theirs, atol=1e-4)
+def inputs() -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(2, 3, 5, 4, generator=generator)
+    key, value = torch.randn(2, 2, 3, 7, 4, generator=generator)
+    return query, key, value
 
 
-def test_the_fused_kernel_runs_where_it_pays(precision, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
-    precision("highest")
-    fused = F.scaled_dot_product_attention
-    calls: list[int] = []
-
-    def spy(*arguments: torch.Tensor, **rest: object) -> torch.Tensor:
-        calls.append(1)
-        return fused(*arguments, **rest)
-
-    monkeypatch.setattr(module.F, "scaled_dot_product_attention", spy)
-    many = [torch.randn(1, 2, FEW_KEYS + 1, 8) for _ in range(3)]
-    attention(*many)
-    assert len(calls) == 1
-    attention(*many, dropout=0.1)
-    attention(*(part[:, :, :FEW_KEYS] for part in many))
-    attention(*(part.bfloat16() for part in many))
-    precision("medium")
-    attention(*many)
-    assert len(calls) == 1
+def biases() -> dict[str, Tensor | None]:
+    hidden = torch.zeros(2, 1, 1, 7)
+    hidden[0, ..., 4:] = -10_000
+    return {"none": None, "keys": hidden, "any": torch.randn(2, 1, 5, 7)}
 
 
-def test_dropout_of_probabilities_keeps_the_mean() -> None:
+@pytest.mark.parametrize("kind", ["none", "keys", "any"])
+@pytest.mark.parametrize("few_keys", [0, 96])
+def test_both_paths_equal_the_formula(monkeypatch: pytest.MonkeyPatch, few_keys: int, kind: str) -> None:
+    monkeypatch.setattr(MODULE, "FEW_KEYS", few_keys)
+    fused, fused_calls = F.scaled_dot_product_attention, []
+
+    def counted(*arguments: Any, **options: Any) -> Tensor:
+        fused_calls.append(1)
+        return fused(*arguments, **options)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", counted)
+    query, key, value = inputs()
+    bias = biases()[kind]
+    found = attention(query, key, value, bias=bias)
+    assert len(fused_calls) == (few_keys == 0)
+    for s in range(2):
+        for head in range(3):
+            logit = query[s, head] @ key[s, head].T / 4**0.5
+            if bias is not None:
+                logit = logit + bias[s, 0]
+            expected = logit.exp() / logit.exp().sum(1, keepdim=True) @ value[s, head]
+            assert torch.allclose(found[s, head], expected, atol=1e-5)
+
+
+def test_gradient() -> None:
+    query, key, value = (each[:1, :1].double().requires_grad_() for each in inputs())
+    assert torch.autograd.gradcheck(lambda q, k, v: attention(q, k, v), (query, key, value))
+
+
+def test_both_paths_have_the_same_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for few_keys in (0, 96):
+        monkeypatch.setattr(MODULE, "FEW_KEYS", few_keys)
+        parts = [each.requires_grad_() for each in inputs()]
+        found.append(torch.autograd.grad(attention(parts[0], parts[1], parts[2]).square().sum(), parts))
+    for fused, plain in zip(*found, strict=True):
+        assert torch.allclose(fused, plain, atol=1e-5)
+
+
+@pytest.mark.parametrize("few_keys", [0, 96])
+def test_dropout_falls_on_the_probabilities(monkeypatch: pytest.MonkeyPatch, few_keys: int) -> None:
+    monkeypatch.setattr(MODULE, "FEW_KEYS", few_keys)
     torch.manual_seed(0)
-    query, key, value = (torch.randn(64, 4, 8, 16) for _ in range(3))
-    dropped = torch.stack([attention(query, key, value, dropout=0.2) for _ in range(50)])
-    assert not torch.equal(dropped[0], dropped[1])
-    assert (dropped.mean(0) - attention(query, key, value)).abs().mean() < 0.05
+    ones = torch.ones(1, 1, 4000, 4)
+    # Equal keys and values of 1: a row is (number kept) / 4 / 0.75, on average 1.
+    row = attention(ones, torch.ones(1, 1, 4, 4), torch.ones(1, 1, 4, 4), dropout=0.25)[0, 0, :, 0]
+    assert row.mean().item() == pytest.approx(1.0, abs=0.03)
+    assert len(row.mul(3).round().unique()) == 5
+
+
+def test_heads_split_and_join() -> None:
+    x = torch.randn(2, 5, 12)
+    heads = split_heads(x, 3)
+    assert torch.equal(heads[1, 2, 4], x[1, 4, 8:])
+    assert torch.equal(join_heads(heads), x)

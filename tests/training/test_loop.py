@@ -177,9 +177,7 @@ def test_accumulation_changes_nothing(tmp_path: Path) -> None:
     )
     for name, tensor in whole.items():
         torch.testing.assert_close(parts[name], tensor, rtol=1e-5, atol=1e-6)  # of the 1e-2 that a weight moves
-    first, second = (
-        [line for line in metrics(tmp_path / str(micro)) if "split" not in line] for micro in (0, 4)
-    )
+    first, second = ([line for line in metrics(tmp_path / str(micro)) if "split" not in line] for micro in (0, 4))
     for ours, theirs in zip(second, first, strict=True):
         assert ours == pytest.approx(theirs, rel=1e-4)
 
