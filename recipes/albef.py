@@ -58,7 +58,13 @@ def tiny() -> Run:
     return Run(
         recipe="albef",
         name="tiny",
-        method=Albef(vit=small.VIT, bert=small.bert(), projection=small.PROJECTION, queue_pairs=small.QUEUE_PAIRS),
+        method=Albef(
+            vit=small.VIT,
+            bert=small.bert(),
+            projection=small.PROJECTION,
+            queue_pairs=small.QUEUE_PAIRS,
+            momentum=small.MOMENTUM,
+        ),
         data=small.data("cuhk-pedes", root="demo/cuhk-pedes", weak_positive_probability=0.0),
         optim=small.OPTIM,
         schedule=small.SCHEDULE,

@@ -86,6 +86,7 @@ def tiny() -> Run:
             mae=small.MAE,
             projection=small.PROJECTION,
             queue_pairs=small.QUEUE_PAIRS,
+            momentum=small.MOMENTUM,
         ),
         data=small.data("cuhk-pedes", root="demo/cuhk-pedes"),
         optim=small.OPTIM,

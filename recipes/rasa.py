@@ -55,7 +55,13 @@ def tiny() -> Run:
     return Run(
         recipe="rasa",
         name="tiny",
-        method=Rasa(vit=small.VIT, bert=small.bert(), projection=small.PROJECTION, queue_pairs=small.QUEUE_PAIRS),
+        method=Rasa(
+            vit=small.VIT,
+            bert=small.bert(),
+            projection=small.PROJECTION,
+            queue_pairs=small.QUEUE_PAIRS,
+            momentum=small.MOMENTUM,
+        ),
         data=small.data("cuhk-pedes", root="demo/cuhk-pedes"),
         optim=small.OPTIM,
         schedule=small.SCHEDULE,

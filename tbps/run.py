@@ -24,8 +24,8 @@ from tbps.data.vocabulary import Vocabulary
 from tbps.evaluation.evaluate import evaluate
 from tbps.methods.mars import MarsMethod
 from tbps.reporting.gallery import write_queries
-from tbps.reporting.reconstructions import write_reconstructions
 from tbps.reporting.reconstruct import reconstruct
+from tbps.reporting.reconstructions import write_reconstructions
 from tbps.reporting.results import Provenance, Purpose, device_name, make_results, write_results
 from tbps.reporting.tables import evaluation_table
 from tbps.training import checkpoint
@@ -69,9 +69,7 @@ def make_parts(run: Run) -> Parts:
         on_main=on_main,
     )
 
-    def make_batches(
-        draw_spec: DrawSpec, *, start_step: int, num_steps: int, rank: int, world_size: int
-    ) -> TrainingLoader:
+    def make_batches(draw_spec: DrawSpec, *, start_step: int, num_steps: int, rank: int, world_size: int) -> TrainingLoader:
         return make_loader(
             source,
             encoder,
@@ -153,8 +151,8 @@ def _validation(run: Run, vocabulary: Vocabulary, splits: tuple[str, ...]) -> Ev
     if "val" not in splits:
         if run.evaluation.selection == "val":
             raise ValueError(
-                f"{run.data.benchmark} at {run.data.root} has no val split (it has {', '.join(splits)}), but the checkpoint is"
-                " to be chosen on it; set --evaluation.selection last"
+                f"{run.data.benchmark} at {run.data.root} has no val split to choose the checkpoint on"
+                f" (it has {', '.join(splits)}); set --evaluation.selection last"
             )
         return None
     evaluation_set = EvaluationSet(open_pairs(run.data, "val"))
@@ -181,7 +179,8 @@ def _test(run: Run, vocabulary: Vocabulary, splits: tuple[str, ...]) -> Evaluate
         return None
     if "test" not in splits:
         raise ValueError(
-            f"{run.data.benchmark} at {run.data.root} has no test split (it has {', '.join(splits)}); set --evaluation.test False"
+            f"{run.data.benchmark} at {run.data.root} has no test split (it has {', '.join(splits)});"
+            " set --evaluation.test False"
         )
     folder = RunFolder.of(run)
 
@@ -248,6 +247,4 @@ def _score(
 
 def _vocabulary(run: Run) -> Vocabulary:
     bert = run.method.bert
-    return open_vocabulary(
-        run.data.captioning, size=bert.vocabulary_size, cls_id=bert.cls_id, mask_id=bert.mask_id
-    )
+    return open_vocabulary(run.data.captioning, size=bert.vocabulary_size, cls_id=bert.cls_id, mask_id=bert.mask_id)

@@ -22,7 +22,7 @@ from tbps.data.column import StringColumn
 logger = logging.getLogger(__name__)
 
 NUM_ATTRIBUTES = 27
-"""Attributes of a MALS row. A label is the index inside a pair of prompts (hats, bags, colours: 0 = present); -1 = not known."""
+"""Attributes of a MALS row. A label is the place in a pair of prompts (hats, bags, colours: 0 = present); -1 = unknown."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

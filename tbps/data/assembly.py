@@ -43,7 +43,13 @@ def open_vocabulary(captioning: Captioning, *, size: int, cls_id: int, mask_id: 
 
 
 def training_encoder(
-    source: PairSource, captioning: Captioning, vocabulary: Vocabulary, *, chunks: bool, weigh_chunks: bool, cache: Path,
+    source: PairSource,
+    captioning: Captioning,
+    vocabulary: Vocabulary,
+    *,
+    chunks: bool,
+    weigh_chunks: bool,
+    cache: Path,
     on_main: OnMain,
 ) -> CaptionEncoder:
     """The encoder for training captions.

@@ -46,9 +46,7 @@ def draw_pair(spec: DrawSpec, *, generator: torch.Generator, num_tokens: int) ->
     """All numbers of one pair in one call."""
     sizes = [2, 4 * num_tokens, 4 * num_tokens, num_tokens, spec.num_patches]
     negative, mlm, mrtd, word, mae = torch.rand(sum(sizes), generator=generator, dtype=torch.float64).split(sizes)
-    return PairDraws(
-        negative_2=negative, mlm_4T=mlm.view(4, -1), mrtd_4T=mrtd.view(4, -1), word_T=word, mae_N=mae.float()
-    )
+    return PairDraws(negative_2=negative, mlm_4T=mlm.view(4, -1), mrtd_4T=mrtd.view(4, -1), word_T=word, mae_N=mae.float())
 
 
 def stack_draws(spec: DrawSpec, pairs: Sequence[PairDraws], *, length: int) -> Draws:

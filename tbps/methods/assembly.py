@@ -16,7 +16,12 @@ def family_arguments(config: Albef | Rasa | Mars, *, image_px: tuple[int, int]) 
     vit, bert = config.vit, config.bert
     return {
         "image_encoder": VisionTransformer(
-            image_px=image_px, patch_px=vit.patch_px, width=vit.width, depth=vit.depth, heads=vit.heads, init_std=vit.init_std
+            image_px=image_px,
+            patch_px=vit.patch_px,
+            width=vit.width,
+            depth=vit.depth,
+            heads=vit.heads,
+            init_std=vit.init_std,
         ),
         "text_encoder": Bert(
             width=bert.width,

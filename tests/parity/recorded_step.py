@@ -1,4 +1,4 @@
-"""Recorded steps of the official ALBEF, RaSa and MARS code: weights under official key names, inputs, draws, expectations."""
+"""Recorded steps of official ALBEF, RaSa and MARS code: weights under official names, inputs, draws, expectations."""
 
 from __future__ import annotations
 
