@@ -11,7 +11,7 @@ demo: setup
 	$(BIN)/python -m recipes.demo --processes $(PROCESSES)
 
 test: setup check
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4
 
 check: setup
 	$(BIN)/ruff check .

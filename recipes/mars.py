@@ -84,6 +84,7 @@ def tiny() -> Run:
             vit=small.VIT,
             bert=small.bert(full_cross_attention=True),
             mae=small.MAE,
+            weights=small.MARS_WEIGHTS,
             projection=small.PROJECTION,
             queue_pairs=small.QUEUE_PAIRS,
             momentum=small.MOMENTUM,

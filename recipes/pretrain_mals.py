@@ -57,7 +57,7 @@ def tiny() -> Run:
         base,
         recipe="pretrain_mals",
         data=small.data("mals", root="demo/mals-shards", weak_positive_probability=0.0),
-        evaluation=Evaluation(every_epochs=0, selection="last", test=False),
+        evaluation=Evaluation(every_epochs=0, rerank_k=small.RERANK_K, selection="last", test=False),
     )
 
 

@@ -58,6 +58,7 @@ def tiny() -> Run:
         method=Rasa(
             vit=small.VIT,
             bert=small.bert(),
+            weights=small.RASA_WEIGHTS,
             projection=small.PROJECTION,
             queue_pairs=small.QUEUE_PAIRS,
             momentum=small.MOMENTUM,

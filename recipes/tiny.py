@@ -5,15 +5,18 @@
 
 from __future__ import annotations
 
-from tbps.config.methods import Bert, MaeDecoder, Vit
+from tbps.config.methods import Bert, MaeDecoder, MarsWeights, RasaWeights, Vit
 from tbps.config.run import AdamW, Benchmark, Captioning, Cosine, Data, Evaluation, Loop
 
 IMAGE_PX = (64, 32)
 VIT = Vit(width=64, depth=2, heads=2, patch_px=8, init_std=0.12)
 MAE = MaeDecoder(depth=1, heads=2)
-QUEUE_PAIRS = 256
+QUEUE_PAIRS = 32  # longer queues hold features that fast early training has left behind
 MOMENTUM = 0.9  # 0.995 would take longer to follow than these runs last
 PROJECTION = 64
+# Contrast comes first: within minutes the other losses would only slow it down at the papers' weights.
+RASA_WEIGHTS = RasaWeights(cl=2.0, pitm=1.0, mlm=0.1, prd=0.1, mrtd=0.1)
+MARS_WEIGHTS = MarsWeights(cl=2.0, pitm=1.0, mlm=0.1, prd=0.1, mrtd=0.1, mae=0.1, attribute=0.5)
 
 
 def bert(*, full_cross_attention: bool = False) -> Bert:
@@ -51,4 +54,5 @@ def data(benchmark: Benchmark, *, root: str, weak_positive_probability: float = 
 OPTIM = AdamW(lr=2e-3, head_lr=2e-3)
 SCHEDULE = Cosine(epochs=2, min_lr=1e-5, warmup_steps=20, warmup_lr=1e-5)
 LOOP = Loop(log_steps=10, save_steps=100)
-EVALUATION = Evaluation(every_epochs=1, rerank_k=16)
+RERANK_K = 4
+EVALUATION = Evaluation(every_epochs=1, rerank_k=RERANK_K)

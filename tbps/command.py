@@ -46,6 +46,10 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     synth.add_argument("--seed", type=int, default=0)
     synth.add_argument("--workers", type=int, default=2)
     synth.add_argument("--image-px", type=int, nargs=2, default=(384, 128), metavar=("HEIGHT", "WIDTH"))
+    synth.add_argument(
+        "--twin-rate", type=float, default=0.25, help="share of people who differ from another in one attribute"
+    )
+    synth.add_argument("--wrong-detail-rate", type=float, default=0.05, help="share of mentioned attributes told wrongly")
     synth.add_argument("--no-parsing", action="store_true", help="write no human-parsing maps")
     synth.add_argument("--contact-sheet", type=Path, metavar="PNG", help="also draw some people with their captions")
     synth.set_defaults(run=_synth)
@@ -87,6 +91,8 @@ def _synth(given: argparse.Namespace) -> None:
         seed=given.seed,
         workers=given.workers,
         image_px=tuple(given.image_px),
+        wrong_detail_rate=given.wrong_detail_rate,
+        twin_rate=given.twin_rate,
         parsing=not given.no_parsing,
     )
     sys.stdout.write(f"{summary}\n")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import re
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stderr
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 from tbps.config.run import Run
 
@@ -20,7 +23,7 @@ def recipe_command(variants: Variants, *, about: str, arguments: list[str] | Non
         sys.stdout.write(f"{about.strip()}\n\nusage: {program} {{{','.join(variants)}}} [--help] [overrides]\n")
         raise SystemExit(0 if given else 2)
     if given[0] not in variants:
-        raise SystemExit(f"{program}: found variant {given[0]!r}, expected one of {', '.join(variants)}")
+        _refuse(program, f"found variant {given[0]!r}, expected one of {', '.join(variants)}")
     if "-h" in given or "--help" in given:
         from tbps.config.help import help_text
 
@@ -33,16 +36,50 @@ def recipe_command(variants: Variants, *, about: str, arguments: list[str] | Non
 
 
 def read_overrides(variant: Callable[[], Run], arguments: list[str], *, program: str) -> Run:
-    """The variant's run with `--a.b value` overrides applied; errors of the configuration become one sentence."""
+    """The variant's run with `--a.b value` overrides applied; whatever is wrong with them is one sentence and status 2."""
     import tyro
 
+    drawn = io.StringIO()
     try:
         default = variant()
-        return tyro.cli(
-            Annotated[Run, tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff],
-            default=default,
-            args=arguments,
-            prog=program,
-        )
+        with redirect_stderr(drawn):
+            return tyro.cli(
+                Annotated[Run, tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff],
+                default=default,
+                args=arguments,
+                prog=program,
+            )
     except ValueError as error:
-        raise SystemExit(f"{program}: {error}") from error
+        _refuse(program, str(error))
+    except SystemExit as end:
+        if not end.code:
+            raise
+        _refuse(program, _sentence(drawn.getvalue()) + f"; {program} --help lists every setting")
+
+
+def _refuse(program: str, sentence: str) -> NoReturn:
+    sys.stderr.write(f"{program}: {sentence}\n")
+    raise SystemExit(2)
+
+
+_RULE = re.compile(r"[\u2500-]{8,}")
+_FRAME = "\u2502\u256d\u256e\u2570\u256f|+ "
+
+
+def _sentence(box: str) -> str:
+    """What tyro says in a box: its first section, and of "Perhaps you meant" the names."""
+    sections = [" ".join(line.strip(_FRAME) for line in part) for part in _sections(box)]
+    named = [re.findall(r"--[\w.-]+", part) for part in sections[1:] if part.startswith("Perhaps you meant")]
+    hint = f" (perhaps {' or '.join(dict.fromkeys(named[0]))})" if named and named[0] else ""
+    return " ".join(sections[0].split()).rstrip(".") + hint
+
+
+def _sections(box: str) -> list[list[str]]:
+    """The lines between the rules; the first rule is the box's lid, which holds a title."""
+    sections: list[list[str]] = []
+    for line in box.splitlines():
+        if _RULE.search(line) or not sections:
+            sections.append([])
+        else:
+            sections[-1].append(line)
+    return [section for section in sections if section] or [["the settings cannot be read"]]

@@ -76,7 +76,10 @@ class RasaWeights:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MarsWeights:
-    """Weights of MARS's losses (MARS paper, Sec. 4.1). 0 = the loss and its passes are left out."""
+    """Weights of MARS's losses (MARS paper, Sec. 4.1).
+
+    0 leaves a loss out: mae and attribute with their passes, mlm and mrtd with theirs when both are 0.
+    """
 
     cl: float = 0.5
     pitm: float = 1.0

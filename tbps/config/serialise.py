@@ -37,8 +37,10 @@ def _encode(value: Any, hint: Any, place: bool) -> Any:
         kind = {"kind": _kind(type(value))} if len(_choices(hint)) > 1 else {}
         return {**kind, **to_json(value, place=place)}
     if isinstance(value, tuple):
-        return list(value)
-    return value
+        items = get_args(hint)
+        items = (items[0],) * len(value) if items[-1] is Ellipsis else items
+        return [_encode(entry, item, place) for entry, item in zip(value, items, strict=True)]
+    return float(value) if hint is float else value  # 4 and 4.0 must give one text, hence one hash
 
 
 def _decode(hint: Any, value: Any, path: str) -> Any:

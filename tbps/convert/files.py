@@ -78,8 +78,8 @@ def _read_torch(path: Path) -> object:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         wanted = re.search(r"(?:GLOBAL|class|function) ([\w.]+\.[\w.]+)", str(error))
-        if wanted is None:
-            raise _not_a_tensor_file(path, error) from error
+        if wanted is None:  # torch's own text is about an option that its caller may change
+            raise _not_a_tensor_file(path, ValueError("no pickle of tensors")) from error
         raise ValueError(
             f"{path}: asks to run {wanted[1]}, which a file of weights must not (nothing was run); get a file that holds"
             " tensors, numbers and text only, or save its state dict anew where you trust it"

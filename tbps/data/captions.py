@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -54,6 +55,13 @@ class EncodedCaption:
     """Chunks left out because not all of their tokens fit."""
     num_dropped_tokens: int = 0
     """Word pieces beyond the cap."""
+    num_dropped_words: int = 0
+    """Words beyond their cap; they were cut before the caption was made into word pieces."""
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether a part of the caption was left out."""
+        return bool(self.num_dropped_tokens or self.num_dropped_words)
 
     @property
     def num_chunks(self) -> int:
@@ -99,7 +107,8 @@ class CaptionEncoder:
 
         Raises ValueError where no word piece is left after cleaning.
         """
-        text = self.clean(caption)
+        every_word = clean_caption(caption, max_words=sys.maxsize, punctuation=self.punctuation).split()
+        text, dropped_words = " ".join(every_word[: self.max_words]), max(0, len(every_word) - self.max_words)
         pieces = self.vocabulary.encode(text)
         if not pieces.ids:
             raise ValueError(
@@ -110,7 +119,12 @@ class CaptionEncoder:
         token_ids = _int64([self.vocabulary.cls_id, *pieces.ids[:room]])
         dropped = max(0, len(pieces.ids) - room)
         if self.chunker is None:
-            return EncodedCaption(token_ids=token_ids, chunk_ids=torch.zeros_like(token_ids), num_dropped_tokens=dropped)
+            return EncodedCaption(
+                token_ids=token_ids,
+                chunk_ids=torch.zeros_like(token_ids),
+                num_dropped_tokens=dropped,
+                num_dropped_words=dropped_words,
+            )
         words = next(iter(self.chunker.words([text])))
         chunk_ids = _chunk_of_pieces(words, pieces.offsets)
         number = _kept_chunks(words, chunk_ids, room)
@@ -120,6 +134,7 @@ class CaptionEncoder:
             chunk_weights=None if self.frequencies is None else _weights(text, words, number, self.frequencies),
             num_dropped_chunks=len({word.chunk for word in words} - {0}) - len(number),
             num_dropped_tokens=dropped,
+            num_dropped_words=dropped_words,
         )
 
     def encode_many(self, captions: Sequence[str], keys: Sequence[str]) -> list[EncodedCaption]:

@@ -192,7 +192,7 @@ def _row_numbers(table_AK: Tensor) -> Tensor:
 
 
 def _all_captions(evaluation_set: EvaluationSet, encoder: CaptionEncoder) -> tuple[Captions, int]:
-    """Every query, and how many of them were cut at the cap.
+    """Every query, and how many of them were cut at the cap of words or of tokens.
 
     Tokenised without attribute chunks: they play no part in retrieval, and finding them is slow.
     """
@@ -206,7 +206,7 @@ def _all_captions(evaluation_set: EvaluationSet, encoder: CaptionEncoder) -> tup
     queries = range(evaluation_set.num_queries)
     captions = [evaluation_set.query_caption(query) for query in queries]
     encoded = plain.encode_many(captions, [evaluation_set.query_key(query) for query in queries])
-    return make_captions(encoded), sum(caption.num_dropped_tokens > 0 for caption in encoded)
+    return make_captions(encoded), sum(caption.is_cut for caption in encoded)
 
 
 def _autocast(device: torch.device, precision: Literal["fp32", "bf16"]) -> torch.autocast:

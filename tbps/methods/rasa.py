@@ -82,11 +82,12 @@ class RasaMethod(AlbefFamily):
         mlm_soft: Literal["vocabulary", "sequence"],
         **family: Any,
     ) -> None:
-        super().__init__(word_head=True, weights=weights, **family)
+        predicts_words = bool(weights.mlm or weights.mrtd)
+        super().__init__(word_head=predicts_words, weights=weights, **family)
         self.mlm_soft = mlm_soft
         width = self.online.text_encoder.width
         self.prd_head = nn.Linear(width, 2)
-        self.mrtd_head = nn.Linear(width, 2)
+        self.mrtd_head: nn.Linear | None = nn.Linear(width, 2) if predicts_words else None
         self.draw_spec = DrawSpec(
             mlm_probability=mlm_probability,
             mrtd_probability=mrtd_probability,
@@ -108,11 +109,12 @@ class RasaMethod(AlbefFamily):
             group_pairs=batch.group_pairs,
             draws=draws,
         )
-        words = self.word_task(batch, draws, twin_token_BPD)
+        words = None if self.mrtd_head is None else self.word_task(batch, draws, twin_token_BPD)
         losses = {"cl": sum(contrast.loss.values(), start=torch.zeros((), device=self.device)) / 4}
         losses |= self.extra_losses(batch, draws, online)
         matched = self.match_step(batch, online, words, pending)
-        return losses | self.matching_losses(batch, matched) | self.word_losses(batch, words, matched)
+        losses |= self.matching_losses(batch, matched)
+        return losses if words is None else losses | self.word_losses(batch, words, matched)
 
     def extra_losses(self, batch: Batch, draws: Draws, online: Online) -> dict[str, Tensor]:
         """Losses that need no cross encoder; a member that builds on RaSa adds its own here."""
@@ -183,20 +185,20 @@ class RasaMethod(AlbefFamily):
             return ids_N, None, offsets
         return ids_N, torch.cat([self.encode_text(encoder, kind) for kind in kinds]), offsets
 
-    def match_step(self, batch: Batch, online: Online, words: WordTask, pending: PendingNegatives) -> Matched:
+    def match_step(self, batch: Batch, online: Online, words: WordTask | None, pending: PendingNegatives) -> Matched:
         """The one packed call of the student: positives, hard negatives, masked and corrupted captions."""
-        others = [words.masked, words.corrupted]
-        ids_N, hidden_ND, offsets = self.sources(self.online, others)
+        ids_N, hidden_ND, offsets = online.paired.token_id_N, online.hidden_ND, []
+        others = [] if words is None else [words.masked, words.corrupted]
+        if others:
+            other_ids_N, other_hidden_ND, starts = self.sources(self.online, others)
+            offsets = [len(ids_N) + start for start in starts]
+            ids_N = torch.cat([ids_N, other_ids_N])
+            if other_hidden_ND is not None:
+                hidden_ND = torch.cat([hidden_ND, other_hidden_ND])
         own = np.arange(batch.num_pairs)
-        num_paired = len(online.paired.token_id_N)
-        ids_N = torch.cat([online.paired.token_id_N, ids_N])
-        if hidden_ND is not None:
-            hidden_ND = torch.cat([online.hidden_ND, hidden_ND])
         negatives = pending.wait()
         parts = [sequences(online.paired, offset=0, image=negatives.images(), caption=negatives.captions())]
-        parts += [
-            sequences(kind, offset=num_paired + offset, image=own) for kind, offset in zip(others, offsets, strict=True)
-        ]
+        parts += [sequences(kind, offset=offset, image=own) for kind, offset in zip(others, offsets, strict=True)]
         crossed = cross_encode(
             self.online.text_encoder,
             ids_N=ids_N,
@@ -240,7 +242,7 @@ class RasaMethod(AlbefFamily):
             soft_log_MV=self._sequence_log(words, matched) if self.mlm_soft == "sequence" else None,
         )
         mrtd = replaced_token_loss(
-            self.mrtd_head(hidden_ND.index_select(0, index_N)),
+            self.mrtd_head(hidden_ND.index_select(0, index_N)),  # type: ignore[misc]
             corrupted_N=words.corrupted.token_id_N,
             original_N=words.own.token_id_N,
             cls_id=self.cls_id,

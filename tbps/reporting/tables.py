@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from tbps.reporting.results import final_metrics, metric_rows
+from tbps.reporting.results import metric_rows
 
 METRICS = ("rank_1", "rank_5", "rank_10", "mAP", "mINP")
 
@@ -35,17 +35,21 @@ def evaluation_table(results: dict[str, Any]) -> Table:
 def results_table(rows: Sequence[tuple[str, dict[str, Any]]], *, title: str = "") -> Table:
     """One line per evaluation, for example zero-shot, fine-tuned without and with pretraining.
 
-    rows: label and the results of `make_results`; shows text to image rank_1 and mAP beside what chance gives.
+    rows: label and the results of `make_results`. Shows text to image rank_1 and mAP of both rankings, by similarity and
+    re-ranked by matching ("-" where that was not done), and what chance gives.
     """
     table = Table(title=title or None)
-    table.add_column("")
-    for name in ("rank_1", "chance rank_1", "mAP", "chance mAP"):
+    table.add_column("rank_1 / mAP")
+    for name in ("similarity", "re-ranked", "chance"):
         table.add_column(name, justify="right")
     for label, results in rows:
-        metrics, chance = final_metrics(results), results["text_to_image"]["chance"]
-        numbers = (metrics["rank_1"], chance["rank_1"], metrics["mAP"], chance["mAP"])
-        table.add_row(label, *(f"{number:.2f}" for number in numbers))
+        direction = results["text_to_image"]
+        table.add_row(label, *(_pair(direction[name]) for name in ("coarse", "reranked", "chance")))
     return table
+
+
+def _pair(metrics: dict[str, Any] | None) -> str:
+    return "-" if metrics is None else f"{metrics['rank_1']:.2f} / {metrics['mAP']:.2f}"
 
 
 def _notes(results: dict[str, Any]) -> str | None:
@@ -55,7 +59,7 @@ def _notes(results: dict[str, Any]) -> str | None:
     if missing:
         notes.append(f"{missing} captions have no image of their identity: {results['queries_without_match']}")
     if results["size"]["cut_captions"]:
-        notes.append(f"{results['size']['cut_captions']} captions were cut at the token cap")
+        notes.append(f"{results['size']['cut_captions']} captions were cut at the cap of words or tokens")
     if results["no_published_because"]:
         notes.append(results["no_published_because"])
     return "; ".join(notes) or None

@@ -95,6 +95,8 @@ class _Training:
 
     def steps(self) -> None:
         """The loop."""
+        if self.first == self.total:
+            logger.info("all %d steps of %s are done, nothing is trained again", self.total, self.folder.path)
         self._validate_if_due(self.first)  # it may have been killed in the middle of this
         self.method.train()
         batches = iter(self.batches)
