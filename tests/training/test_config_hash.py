@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 from small_method import small_run
 
 from tbps.config.methods import Mars
+from tbps.config.serialise import run_from_json, to_json
 from tbps.training.config_hash import config_hash, difference
 
 
@@ -21,3 +23,10 @@ def test_place_changes_nothing_and_everything_else_does(tmp_path: Path) -> None:
 def test_another_kind_of_method_is_one_difference(tmp_path: Path) -> None:
     run = small_run(tmp_path)
     assert difference(run, replace(run, method=Mars())) == ["method.kind: albef -> mars"]
+
+
+def test_a_whole_number_hashes_as_it_does_after_it_was_written_and_read(tmp_path: Path) -> None:
+    run = small_run(tmp_path)
+    run = replace(run, optim=replace(run.optim, lr=1, betas=(0, 1)), schedule=replace(run.schedule, epochs=4))
+    again = run_from_json(json.loads(json.dumps(to_json(run))))
+    assert again == run and config_hash(again) == config_hash(run)

@@ -1,0 +1,72 @@
+"""The command of a recipe in a process of its own that can be killed with all its loader workers."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import resource
+import runpy
+import signal
+import sys
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+from small_world import REPOSITORY
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+# Seconds of imports, once for all processes; an optimiser imports the second one when it is made.
+_CONTEXT.set_forkserver_preload(["tbps.run", "torch._dynamo"])
+
+
+def _run(arguments: list[str], log: str, largest_file: int) -> None:
+    os.setsid()  # a group of its own, so that the loader workers are killed with it
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    multiprocessing.set_start_method("fork", force=True)  # as in a shell, for the loader workers
+    if largest_file:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+    sys.argv = ["recipes/mars.py", *arguments]
+    runpy.run_path(str(REPOSITORY / "recipes/mars.py"), run_name="__main__")
+
+
+def start(arguments: list[str], log: Path, *, largest_file: int = 0) -> ForkServerProcess:
+    """`python recipes/mars.py <arguments>`; what it prints is appended to `log`. largest_file: bytes, as on a full disk."""
+    process = _CONTEXT.Process(target=_run, args=(arguments, str(log), largest_file))
+    process.start()
+    return process
+
+
+def kill_group(process: ForkServerProcess) -> bool:
+    """SIGKILL for the process and its workers; False where it had ended already."""
+    was_alive = process.is_alive()
+    assert process.pid is not None
+    # Before its own group exists, only the process itself can be meant.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
+    process.join()
+    return was_alive and process.exitcode == -signal.SIGKILL
+
+
+def finish(arguments: list[str], log: Path, *, largest_file: int = 0) -> int | None:
+    """Run to the end; the exit status."""
+    process = start(arguments, log, largest_file=largest_file)
+    process.join(120)
+    return process.exitcode
+
+
+def kill_tree(pid: int) -> None:
+    """SIGKILL for a process and all its descendants, whatever their groups: a launcher gives its workers their own."""
+    pids = [pid]
+    for parent in pids:
+        with contextlib.suppress(OSError):
+            os.kill(parent, signal.SIGSTOP)  # it must not start more meanwhile
+        for children in Path(f"/proc/{parent}/task").glob("*/children"):
+            with contextlib.suppress(OSError):
+                pids += map(int, children.read_text().split())
+    for one in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(one, signal.SIGKILL)

@@ -1,0 +1,128 @@
+"""A synthetic world of some pedestrians, and the commands of the toolkit called on it."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tbps.config.command import recipe_command
+from tbps.data.annotations import read_annotations
+from tbps.data.shard_writer import write_shards
+from tbps.data.synthetic.world import write_world
+from tbps.data.vocabulary import train_vocabulary
+
+REPOSITORY = Path(__file__).parents[2]
+IMAGE_PX = (64, 32)
+VOCABULARY_SIZE = 500
+"""Fewer than in `tiny`: so few captions do not hold 600 word pieces."""
+RECIPES = ("albef", "rasa", "mars", "pretrain_mals")
+LAUNCH_TWO = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """Where everything lies."""
+
+    folder: Path
+
+    @property
+    def cuhk_pedes(self) -> Path:
+        """24 training, 8 validation and 8 test identities."""
+        return self.folder / "cuhk-pedes"
+
+    @property
+    def rstpreid(self) -> Path:
+        """A second benchmark, for cross-set evaluation."""
+        return self.folder / "rstpreid"
+
+    @property
+    def mals(self) -> Path:
+        """64 images."""
+        return self.folder / "mals"
+
+    @property
+    def shards(self) -> Path:
+        """The same as shards."""
+        return self.folder / "mals-shards"
+
+    @property
+    def vocabulary(self) -> Path:
+        """Word pieces of the captions."""
+        return self.folder / "vocab.txt"
+
+    def overrides(self, runs: Path, *, recipe: str = "mars", max_steps: int = 3) -> list[str]:
+        """What makes a `tiny` run read this world and write to `runs`; later overrides win."""
+        return [
+            *("--runs", str(runs)),
+            *("--data.root", str(self.shards if recipe == "pretrain_mals" else self.cuhk_pedes)),
+            *("--data.cache", str(self.folder / "cache" / "shards")),
+            *("--data.captioning.vocabulary", str(self.vocabulary)),
+            *("--data.workers", "0"),
+            *("--method.bert.vocabulary-size", str(VOCABULARY_SIZE)),
+            *("--schedule.max-steps", str(max_steps)),
+            *("--loop.tensorboard", "False"),
+            # What the tests count on, whatever `tiny` is tuned to.
+            *("--schedule.epochs", "3", "--evaluation.rerank-k", "16"),
+            *(() if recipe == "pretrain_mals" else ("--evaluation.every-epochs", "1")),
+        ]
+
+
+def make_world(folder: Path) -> World:
+    """Write it: about two seconds."""
+    world = World(folder=folder)
+    common: dict[str, Any] = {"workers": 1, "image_px": IMAGE_PX, "parsing": False}
+    write_world(world.cuhk_pedes, benchmark="cuhk-pedes", num_identities=40, seed=1, **common)
+    write_world(world.rstpreid, benchmark="rstpreid", num_identities=24, seed=2, **common)
+    write_world(world.mals, benchmark="mals", num_identities=64, seed=3, **common)
+    write_shards(world.mals, "mals", world.shards)
+    captions = [
+        *read_annotations(world.cuhk_pedes, "cuhk-pedes").split("train").caption,
+        *read_annotations(world.mals, "mals").split("train").caption,
+    ]
+    train_vocabulary(captions, size=VOCABULARY_SIZE, path=world.vocabulary)
+    return world
+
+
+def run_recipe(recipe: str, *arguments: str) -> int:
+    """`python recipes/<recipe>.py <arguments>` in this process, which saves seconds of imports; the exit status."""
+    module = importlib.import_module(f"recipes.{recipe}")
+    try:
+        recipe_command(module.VARIANTS, about=module.__doc__ or "", arguments=list(arguments))
+    except SystemExit as end:
+        assert isinstance(end.code, int), f"a recipe ends with a number, found {end.code!r}"
+        return end.code
+    raise AssertionError("a recipe ends with an exit status")
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """For child processes: one thread each, on the CPU, nothing fetched."""
+    quiet = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline"}
+    return {**os.environ, **quiet, **changes}
+
+
+def call(*words: str, timeout_s: float = 180, **changes: str) -> subprocess.CompletedProcess[str]:
+    """A command in the repository, with its output."""
+    return subprocess.run(
+        words, cwd=REPOSITORY, env=environment(**changes), capture_output=True, text=True, timeout=timeout_s, check=False
+    )
+
+
+def metrics(run_folder: Path) -> list[dict[str, Any]]:
+    """`metrics.jsonl` without times."""
+    lines = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "pairs_per_s"} for line in lines]
+
+
+def assert_one_sentence(text: str, *parts: str) -> None:
+    """One line that holds every part, and no traceback."""
+    assert "Traceback" not in text and 'File "' not in text, text
+    lines = text.strip().splitlines()
+    assert len(lines) == 1, f"expected one sentence, found {len(lines)} lines:\n{text}"
+    for part in parts:
+        assert part in lines[0], f"expected {part!r} in: {lines[0]}"

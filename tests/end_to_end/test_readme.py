@@ -1,0 +1,238 @@
+"""Every command of README.md is tried at small size; one that README gains and this file does not know is a failure."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_world import LAUNCH_TWO, REPOSITORY, World, call, metrics, run_recipe
+
+from tbps.command import main
+from tbps.config.command import read_overrides
+from tbps.config.run import Run
+from tbps.convert.weights import read_weights
+from tbps.data.order import BatchOrder
+
+sys.path.append(str(REPOSITORY / "tests" / "parity"))
+
+PROGRAMS = ("make", "python", "python3", "tbps", "accelerate", "torchrun", "pip", "source")
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+
+
+def commands_of(text: str) -> list[str]:
+    """Commands in indented blocks and between backticks, without shell comments, in order."""
+    pieces = re.findall(r"^ {4,}(\S.*)$|`([^`]+)`", text, flags=re.MULTILINE)
+    lines = (" ".join((block or inline).split("  #")[0].split()) for block, inline in pieces)
+    return list(dict.fromkeys(line for line in lines if line.split(" ")[0] in PROGRAMS and " " in line))
+
+
+def overrides_of(text: str) -> list[str]:
+    """Settings between backticks that stand alone, such as `--method.padding official`."""
+    return list(dict.fromkeys(re.findall(r"`(--\w+\.[^`]+)`", text)))
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What stands for README's data, weights and runs."""
+
+    world: World
+    tmp_path: Path
+    runs: Path
+
+    def words(self, command: str) -> list[str]:
+        """The command's words with small things in place of README's."""
+        places = {
+            "data/CUHK-PEDES": self.world.cuhk_pedes,
+            "data/RSTPReid": self.world.rstpreid,
+            "data/MALS": self.world.mals,
+            "shards/mals": self.tmp_path / "shards/mals",
+            "ALBEF.pth": self.tmp_path / "ALBEF.pth",
+            "weights/albef.safetensors": self.tmp_path / "weights/albef.safetensors",
+            "mars.safetensors": self.tmp_path / "mars.safetensors",
+            "runs/mars/cuhk-pedes": self.tmp_path / "runs/mars/tiny",
+            "runs/pretrain_mals/mals": self.runs / "pretrain_mals/tiny",
+        }
+        return [str(places.get(word, word)) for word in shlex.split(command)]
+
+    def tbps(self, command: str) -> None:
+        """A command of the console script, which must succeed."""
+        shutil.copytree(self.runs / "mars/tiny", self.tmp_path / "runs/mars/tiny")
+        assert main(self.words(command)[1:]) == 0
+
+
+def _make(command: str, trial: Trial) -> None:
+    """What make would do, without doing it; CI runs these two for real."""
+    done = call(*command.split(), "--dry-run")
+    assert done.returncode == 0, done.stderr
+    expected = {"make demo": "-m recipes.demo --processes 2", "make test": "-m pytest"}[command]
+    assert f".venv/bin/python {expected}" in done.stdout
+    assert ".venv/bin/python -m pip install" in done.stdout or (REPOSITORY / ".venv/installed").exists()
+
+
+def _install(command: str, trial: Trial) -> None:
+    """Every package that setup.cfg asks for is pinned in the file that README names."""
+    pinned = {line.split("==")[0].lower() for line in (REPOSITORY / "constraints.txt").read_text().splitlines()}
+    asked = (REPOSITORY / "setup.cfg").read_text().partition("install_requires =")[2].partition("\n\n")[0]
+    names = {re.split(r"[<>=]", line.strip())[0].lower() for line in asked.splitlines() if line.strip()}
+    assert names and names <= pinned
+
+
+def _activate(command: str, trial: Trial) -> None:
+    assert "python3 -m venv .venv" in README
+
+
+def _recipe(words: list[str]) -> tuple[str, Run]:
+    """The recipe's name and the run of `recipes/<recipe>.py <variant> <overrides>`."""
+    recipe = Path(words[0]).stem
+    variants = importlib.import_module(f"recipes.{recipe}").VARIANTS
+    return recipe, read_overrides(variants[words[1]], words[2:], program=recipe)
+
+
+def _launched(words: list[str]) -> tuple[int, list[str]]:
+    """How many processes `accelerate launch` would start (0 = as configured), and what it would start."""
+    from accelerate.commands.launch import launch_command_parser
+
+    given = launch_command_parser().parse_args(words[2:])
+    return given.num_processes or 0, [given.training_script, *given.training_script_args]
+
+
+def _train(command: str, trial: Trial) -> None:
+    """The settings are read and can be shared out; then the recipe's small twin takes a step from the same words."""
+    words = trial.words(command)
+    processes, words = _launched(words) if words[0] == "accelerate" else (1, words[1:])
+    recipe, run = _recipe(words)
+    order = BatchOrder(1000, seed=1, batch_pairs=run.data.batch_pairs, group_pairs=run.data.group_pairs)
+    assert order.share_pairs(processes or 1) * (processes or 1) == run.data.batch_pairs
+    given = words[words.index("--start.weights") :] if "--start.weights" in words else []
+    assert run_recipe(recipe, "tiny", *trial.world.overrides(trial.tmp_path, recipe=recipe, max_steps=1), *given) == 0
+    assert metrics(trial.tmp_path / recipe / "tiny")[0]["step"] == 1
+
+
+def _two_processes(command: str, trial: Trial) -> None:
+    words = command.split()
+    assert words[:3] == ["torchrun", "--nproc_per_node", "2"]
+    done = call(*LAUNCH_TWO, *words[3:], *trial.world.overrides(trial.tmp_path, max_steps=1))
+    assert done.returncode == 0, done.stderr
+    assert metrics(trial.tmp_path / "mars/tiny")[0]["step"] == 1
+
+
+def _help(command: str, trial: Trial) -> None:
+    done = call(sys.executable, *command.split()[1:])
+    assert done.returncode == 0 and "--data.root data/CUHK-PEDES" in done.stdout
+
+
+def _convert(command: str, trial: Trial) -> None:
+    """A recorded step of the official code has weights under official names."""
+    from recorded_step import Recorded
+
+    torch.save({"model": Recorded("albef").part("weights.")}, trial.tmp_path / "ALBEF.pth")
+    trial.tbps(command)
+    tensors, about = read_weights(trial.tmp_path / "weights/albef.safetensors")
+    assert about["kind"] == "albef" and any(name.startswith("online.") for name in tensors)
+
+
+def _export(command: str, trial: Trial) -> None:
+    trial.tbps(command)
+    tensors, _ = read_weights(trial.tmp_path / "mars.safetensors")
+    assert tensors and not any(name.startswith(("twin.", "queue.")) for name in tensors)
+
+
+def _evaluate(command: str, trial: Trial) -> None:
+    trial.tbps(command)
+    assert (trial.tmp_path / "runs/mars/tiny/results/cross-set-rstpreid-test.json").exists()
+
+
+def _report(command: str, trial: Trial) -> None:
+    (trial.runs / "mars/tiny/report/report.html").unlink(missing_ok=True)
+    trial.tbps(command)
+    assert (trial.tmp_path / "runs/mars/tiny/report/report.html").exists()
+
+
+def _shard(command: str, trial: Trial) -> None:
+    trial.tbps(command)
+    assert (trial.tmp_path / "shards/mals/tbps-index.json").exists()
+
+
+def _benchmark(command: str, trial: Trial) -> None:
+    """Small; what step.py and rerank.py print is checked in tests/benchmarks."""
+    small = {
+        "step.py": ["--quick", "--rounds", "2", "--only", "time", "--variants", "1"],
+        "rerank.py": ["--quick", "--rounds", "1", "--variants", "1"],
+        "loader.py": ["--images", "8", "--rounds", "2", "--source-px", "64", "32", "--image-px", "64", "64"],
+    }
+    done = call(sys.executable, *command.split()[1:], *small[Path(command.split()[1]).name])
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) >= 3
+
+
+HOW: dict[str, Callable[[str, Trial], None]] = {
+    "make demo": _make,
+    "make test": _make,
+    "python3 -m venv .venv && .venv/bin/pip install -c constraints.txt -e .": _install,
+    "source .venv/bin/activate": _activate,
+    "tbps data doctor data/CUHK-PEDES --benchmark cuhk-pedes": lambda command, trial: trial.tbps(command),
+    "tbps convert ALBEF.pth weights/albef.safetensors": _convert,
+    "python recipes/mars.py cuhk-pedes --data.root data/CUHK-PEDES": _train,
+    "accelerate launch --num_processes 4 recipes/mars.py cuhk-pedes"
+    " --data.root data/CUHK-PEDES --data.batch-pairs 32": _train,
+    "torchrun --nproc_per_node 2 recipes/mars.py tiny": _two_processes,
+    "python recipes/mars.py cuhk-pedes --help": _help,
+    "tbps evaluate runs/mars/cuhk-pedes --on rstpreid --root data/RSTPReid": _evaluate,
+    "tbps report runs/mars/cuhk-pedes": _report,
+    "tbps data shard data/MALS shards/mals --benchmark mals": _shard,
+    "accelerate launch recipes/pretrain_mals.py mals": _train,
+    "accelerate launch recipes/mars.py cuhk-pedes --start.weights runs/pretrain_mals/mals": _train,
+    "tbps convert --export runs/mars/cuhk-pedes mars.safetensors": _export,
+    "python benchmarks/step.py": _benchmark,
+    "python benchmarks/rerank.py": _benchmark,
+    "python benchmarks/loader.py": _benchmark,
+}
+
+
+@pytest.fixture(scope="module")
+def trained(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pretrained and a fine-tuned run of one step each."""
+    runs = tmp_path_factory.mktemp("runs")
+    for recipe in ("pretrain_mals", "mars"):
+        assert run_recipe(recipe, "tiny", *world.overrides(runs, recipe=recipe, max_steps=1)) == 0
+    return runs
+
+
+def test_commands_are_found() -> None:
+    text = "Say `make\nworld` or `tbps` or `cat x`:\n\n    tbps new thing   # why\n\n       python recipes/new.py tiny\n"
+    assert commands_of(text) == ["make world", "tbps new thing", "python recipes/new.py tiny"]
+
+
+def test_every_command_of_readme_is_known() -> None:
+    found = commands_of(README)
+    assert set(found) - set(HOW) == set(), "README.md has new commands: say in HOW how they are tried"
+    assert set(HOW) - set(found) == set(), "README.md has lost these commands"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", HOW)
+def test_command(command: str, world: World, trained: Path, tmp_path: Path) -> None:
+    HOW[command](command, Trial(world, tmp_path, trained))
+
+
+@pytest.mark.parametrize("override", overrides_of(README))
+def test_every_setting_of_readme_is_read(override: str) -> None:
+    name, *values = override.split()
+    variant = importlib.import_module("recipes.mars").VARIANTS["cuhk-pedes"]
+    words = [name, *values] if values else [name, "x"]  # one that is only mentioned takes a text
+    default: Any = variant()
+    assert read_overrides(variant, words, program="mars.py cuhk-pedes") != default
+
+
+def test_every_folder_and_recipe_of_readme_exists() -> None:
+    for path in re.findall(r"`((?:recipes|tbps|tests|benchmarks)/[\w/.]*)`", README):
+        assert (REPOSITORY / path).exists(), path

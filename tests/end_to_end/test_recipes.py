@@ -1,0 +1,121 @@
+"""Every recipe: its help, what it says to a wrong word, and its small twin from the first step to the report."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import resource
+import sys
+from pathlib import Path
+
+import pytest
+from small_world import RECIPES, World, assert_one_sentence, call, metrics, run_recipe
+
+HELP_S = 0.5
+VARIANTS = [(recipe, variant) for recipe in RECIPES for variant in importlib.import_module(f"recipes.{recipe}").VARIANTS]
+
+
+def _help(recipe: str, variant: str) -> tuple[str, float]:
+    """What is printed, and the processor time of the process."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = call(sys.executable, f"recipes/{recipe}.py", variant, "--help")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    return done.stdout, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+@pytest.mark.parametrize(("recipe", "variant"), VARIANTS)
+def test_help_is_quick_and_lists_the_settings(recipe: str, variant: str) -> None:
+    for _ in range(3):
+        printed, seconds = _help(recipe, variant)
+        if seconds < HELP_S:
+            break
+    assert seconds < HELP_S
+    assert printed.startswith(f"usage: {recipe}.py {variant} [--part.field VALUE ...]")
+    for setting in ("--data.batch-pairs", "--method.queue-pairs", "--method.bert.width", "--optim.lr", "--start.weights"):
+        assert f"\n  {setting} " in printed
+    assert "Pairs of one optimiser step over all processes." in printed
+
+
+def test_without_a_variant_the_label_is_printed() -> None:
+    for words, status in (((), 2), (("--help",), 0)):
+        done = call(sys.executable, "recipes/mars.py", *words)
+        assert done.returncode == status
+        assert "Paper    Table 1: CUHK-PEDES rank-1 77.62 / mAP 71.41" in done.stdout
+        assert "usage: mars.py {cuhk-pedes,icfg-pedes,rstpreid,tiny}" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        ("tinny", ["found variant 'tinny', expected one of cuhk-pedes, icfg-pedes, rstpreid, tiny"]),
+        ("tiny --data.rot x", ["Unrecognized options: --data.rot, x (perhaps --data.root); ", "--help lists every setting"]),
+        ("tiny cuhk", ["Unrecognized options: cuhk"]),
+        ("tiny --data.root", ["Missing value for argument '--data.root'"]),
+        ("tiny --data.batch-pairs x", ["Error parsing --data.batch-pairs", "'x'"]),
+        ("tiny --data.batch-pairs 7", ["data.batch_pairs is 7, expected a multiple of data.group_pairs (16)"]),
+        ("tiny --data.augmentation flop", ["'flop'", "--data.augmentation", "none", "crop-erase"]),
+        ("tiny --loop.wandb", ["Missing value for argument '--loop.wandb'"]),
+    ],
+)
+@pytest.mark.parametrize("recipe", ["mars", "albef"])
+def test_a_wrong_word_gets_one_sentence(
+    recipe: str, words: str, parts: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_recipe(recipe, *words.split()) == 2
+    assert_one_sentence(capsys.readouterr().err, *parts)
+
+
+def test_a_wrong_word_ends_the_process_with_status_2() -> None:
+    done = call(sys.executable, "recipes/rasa.py", "tiny", "--data.bach-pairs", "3")
+    assert done.returncode == 2
+    assert_one_sentence(done.stderr, "rasa.py tiny: Unrecognized options: --data.bach-pairs, 3 (perhaps --data.batch-pairs")
+
+
+def _files(run_folder: Path) -> dict[str, bytes]:
+    """Everything but the report page and the lock."""
+    files = (file for file in run_folder.rglob("*") if file.is_file() and file.name not in ("lock", "report.html"))
+    return {str(file.relative_to(run_folder)): file.read_bytes() for file in files}
+
+
+def _check_results(run_folder: Path, recipe: str) -> None:
+    results = json.loads((run_folder / "results/final-cuhk-pedes-test.json").read_text())
+    manifest = json.loads((run_folder / "checkpoints/step-00000003/manifest.json").read_text())
+    assert (results["benchmark"], results["split"], results["purpose"]) == ("cuhk-pedes", "test", "final")
+    assert (results["recipe"], results["run"], results["step"]) == (recipe, "tiny", 3)
+    assert results["config_hash"] == json.loads((run_folder / "config.json").read_text())["hash"]
+    assert results["weights_sha256"] == manifest["files"]["model.safetensors"]["sha256"]
+    assert results["ties"] == "descending, equal values by ascending gallery index"
+    assert results["size"]["identities"] == 8 and {"torch", "tokenizers", "python"} <= results["versions"].keys()
+    reranked = results["text_to_image"]["reranked"]
+    assert reranked["rule"] == {"rerank_k": 16, "tail": "similarity", "itc_weight": 0.0}
+    for metrics_of in (reranked, results["text_to_image"]["coarse"], results["image_to_text"]["coarse"]):
+        assert all(0 <= metrics_of[name] <= 100 for name in ("rank_1", "rank_5", "rank_10", "mAP", "mINP"))
+    assert results["published"] == [] and "this split has 48 and 24" in results["no_published_because"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_tiny_trains_evaluates_and_reports(
+    recipe: str, world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    words = ["tiny", *world.overrides(tmp_path, recipe=recipe)]
+    run_folder = tmp_path / recipe / "tiny"
+    assert run_recipe(recipe, *words) == 0
+    lines = metrics(run_folder)
+    assert [line["step"] for line in lines if "split" not in line] == [1, 2, 3]
+    assert {"loss", "step", "epoch"} <= lines[0].keys()
+    assert f"report: {run_folder}/report/report.html" in caplog.text
+    page = (run_folder / "report/report.html").read_text()
+    assert page.startswith("<!") and recipe in page
+    if recipe != "pretrain_mals":  # MALS has no test split
+        assert [line["split"] for line in lines[3:]] == ["val", "test"]
+        _check_results(run_folder, recipe)
+    before = _files(run_folder)
+    caplog.clear()
+    assert run_recipe(recipe, *words) == 0
+    assert f"all 3 steps of {run_folder} are done, nothing is trained again" in caplog.text
+    assert "step 3/3" not in caplog.text
+    assert _files(run_folder) == before
