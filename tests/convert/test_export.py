@@ -10,7 +10,7 @@ import torch
 from recorded_step import Recorded, build
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from tiny_methods import scattered, state, tiny
+from small_methods import scattered, state, tiny
 
 from tbps.config.methods import Rasa, Vit
 from tbps.config.run import AdamW, Captioning, Cosine, Data, Run

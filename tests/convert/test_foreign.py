@@ -8,7 +8,7 @@ import torch
 from recorded_step import Recorded, build
 from safetensors import safe_open
 from safetensors.torch import load_file
-from tiny_methods import state, tiny
+from small_methods import state, tiny
 
 from tbps.convert.foreign import convert
 from tbps.convert.official import from_official

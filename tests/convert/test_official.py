@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 from recorded_step import Recorded
-from tiny_methods import scattered, state, tiny
+from small_methods import scattered, state, tiny
 from torch import Tensor
 
 from tbps.convert.official import from_official, to_official, with_duplicates

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_methods import state, tiny
+from small_methods import state, tiny
 from torch import Tensor
 
 from tbps.convert.pretrained import from_bert, load_bert, load_vit

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
-from tiny_methods import online, scattered, state, tiny
+from small_methods import online, scattered, state, tiny
 from torch import Tensor
 
 from tbps.convert.official import from_official, to_official
