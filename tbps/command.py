@@ -95,7 +95,11 @@ def _synth(given: argparse.Namespace) -> None:
         twin_rate=given.twin_rate,
         parsing=not given.no_parsing,
     )
-    sys.stdout.write(f"{summary}\n")
+    splits = ", ".join(f"{name} {size}" for name, size in summary.split_identities.items())
+    sys.stdout.write(
+        f"{summary.root}: {summary.num_pairs} pairs of {summary.num_images} images, {summary.num_identities} people"
+        f" ({splits}), {summary.num_twins} of them twins in all but one attribute\n"
+    )
     if given.contact_sheet:
         from tbps.data.synthetic.contact_sheet import contact_sheet
 

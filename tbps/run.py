@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -43,6 +44,9 @@ def train_run(run: Run) -> int:
     """Train, validate, test and report; the exit status. What a user caused is one sentence and status 2."""
     first = os.environ.get("RANK", "0") == "0"
     logging.basicConfig(level=logging.INFO if first else logging.WARNING, format="%(message)s")
+    # New names in torch 2.14 and Accelerate 1.15 for calls that older supported versions only know by these.
+    for call in ("broadcast_buffers", "torch.distributed.all_gather_into_tensor"):
+        warnings.filterwarnings("ignore", message=f"`{call}` is deprecated", category=FutureWarning)
     try:
         start_processes(run.loop)  # so that preparing the data can be shared out
         folder = train(run, make_parts(run))
