@@ -78,7 +78,8 @@ class RasaWeights:
 class MarsWeights:
     """Weights of MARS's losses (MARS paper, Sec. 4.1).
 
-    0 leaves a loss out: mae and attribute with their passes, mlm and mrtd with theirs when both are 0.
+    0 leaves a loss out: mae and attribute with their passes, mlm and mrtd with theirs when both are 0, and the cross encoder
+    when all but cl and mae are 0.
     """
 
     cl: float = 0.5

@@ -24,6 +24,7 @@ class AlbefMethod(AlbefFamily):
 
     def __init__(self, *, weights: AlbefWeights, **family: Any) -> None:
         super().__init__(word_head=False, weights=weights, **family)
+        self.rest_unused()
         self.draw_spec = DrawSpec(mlm_probability=0, mrtd_probability=0, vocabulary_size=1, num_patches=0)
 
     def forward(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:

@@ -64,6 +64,20 @@ class AlbefFamily(nn.Module):
         self.twin = momentum_copy(self.online)
         self._pending: list[tuple[Features, Tensor]] = []
 
+    def matches(self) -> bool:
+        """Whether a loss with a weight needs the cross encoder."""
+        return any(self.weights.get(name) for name in ("itm", "pitm", "prd", "attribute", "mlm", "mrtd"))
+
+    def rest_unused(self) -> None:
+        """Stop gradients of what no loss reaches, so that data-parallel training does not wait for them."""
+        if self.matches():
+            return
+        text = self.online.text_encoder
+        unused: list[nn.Module] = [self.itm_head, *text.layers[text.fusion_layer :]]
+        unused += [layer.cross_attention for layer in text.layers if layer.cross_attention is not None]  # type: ignore[misc]
+        for module in unused:
+            module.requires_grad_(False)
+
     # -- what the loop calls -------------------------------------------------------------------------------------------
 
     def train(self, mode: bool = True) -> AlbefFamily:

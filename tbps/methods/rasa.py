@@ -88,6 +88,7 @@ class RasaMethod(AlbefFamily):
         width = self.online.text_encoder.width
         self.prd_head = nn.Linear(width, 2)
         self.mrtd_head: nn.Linear | None = nn.Linear(width, 2) if predicts_words else None
+        self.rest_unused()
         self.draw_spec = DrawSpec(
             mlm_probability=mlm_probability,
             mrtd_probability=mrtd_probability,
@@ -112,9 +113,17 @@ class RasaMethod(AlbefFamily):
         words = None if self.mrtd_head is None else self.word_task(batch, draws, twin_token_BPD)
         losses = {"cl": sum(contrast.loss.values(), start=torch.zeros((), device=self.device)) / 4}
         losses |= self.extra_losses(batch, draws, online)
+        if not self.matches():
+            return losses
         matched = self.match_step(batch, online, words, pending)
         losses |= self.matching_losses(batch, matched)
         return losses if words is None else losses | self.word_losses(batch, words, matched)
+
+    def rest_unused(self) -> None:
+        """As the family's, and the relation head."""
+        super().rest_unused()
+        if not self.matches():
+            self.prd_head.requires_grad_(False)
 
     def extra_losses(self, batch: Batch, draws: Draws, online: Online) -> dict[str, Tensor]:
         """Losses that need no cross encoder; a member that builds on RaSa adds its own here."""

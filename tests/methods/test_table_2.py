@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_methods import BERT, FULL_BERT, MARS, RASA, build, gradients, make_step, total_loss
+from tiny_methods import ALBEF, BERT, FULL_BERT, MARS, RASA, build, gradients, make_step, total_loss
 
-from tbps.config.methods import Mars, MarsWeights, Rasa
+from tbps.config.methods import AlbefWeights, Mars, MarsWeights, Rasa, RasaWeights
 
 
 def mars_row(*, mae: bool, attribute: bool, full: bool, **changes: Any) -> Mars:
@@ -49,6 +49,26 @@ def test_a_row_trains_every_parameter(config: Rasa | Mars, words: int) -> None:
     for name, gradient in gradients(method).items():
         assert gradient.isfinite().all(), name
         assert gradient.abs().max() > 0, f"{name} receives no gradient"
+
+
+OFF = {"pitm": 0.0, "prd": 0.0, "mlm": 0.0, "mrtd": 0.0}
+PARTIAL: dict[str, tuple[Any, set[str]]] = {
+    "no words": (replace(MARS, weights=MarsWeights(mlm=0, mrtd=0)), {"cl", "pitm", "prd", "mae", "attribute"}),
+    "contrast and MAE": (replace(MARS, weights=MarsWeights(attribute=0, **OFF)), {"cl", "mae"}),
+    "contrast": (replace(RASA, weights=RasaWeights(**OFF)), {"cl"}),
+    "ALBEF's contrast": (replace(ALBEF, weights=AlbefWeights(itm=0)), {"itc"}),
+}
+
+
+@pytest.mark.parametrize(("config", "names"), PARTIAL.values(), ids=PARTIAL)
+def test_losses_of_weight_0_take_their_passes_with_them(config: Any, names: set[str]) -> None:
+    method = build(config)
+    batch, draws = make_step(method.draw_spec)
+    losses = method(batch, draws)
+    assert set(losses) == names
+    total_loss(method, losses).backward()
+    # Whatever still asks for a gradient gets one: data-parallel training would wait for it for ever.
+    assert [name for name, p in method.named_parameters() if p.requires_grad and p.grad is None] == []
 
 
 def parameter_names(config: Rasa | Mars) -> set[str]:
