@@ -21,7 +21,7 @@ MALS_IMAGES = "3000"
 IDENTITIES = "300"
 PRETRAIN_EPOCHS = "9"
 FINE_TUNE_EPOCHS = "6"
-# Pretraining is by contrast and MAE alone: without the cross encoder a step takes a fifth of the time. Fine-tuning has all losses.
+# Pretraining is by contrast and MAE alone, at a fifth of the time a step. Fine-tuning has all seven losses.
 LEFT_OUT = ("pitm", "prd", "mlm", "mrtd", "attribute")
 RUNS = Path("runs")
 
