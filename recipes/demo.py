@@ -19,8 +19,8 @@ from pathlib import Path
 IMAGE_PX = ("96", "48")
 MALS_IMAGES = "3000"
 IDENTITIES = "300"
-PRETRAIN_EPOCHS = "9"
-FINE_TUNE_EPOCHS = "6"
+PRETRAIN_EPOCHS = "7"
+FINE_TUNE_EPOCHS = "5"
 # Pretraining is by contrast and MAE alone, at a fifth of the time a step. Fine-tuning has all seven losses.
 LEFT_OUT = ("pitm", "prd", "mlm", "mrtd", "attribute")
 RUNS = Path("runs")
