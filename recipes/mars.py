@@ -11,9 +11,8 @@ Differs  punctuation becomes a space (official: deleted); soft MLM labels over t
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from recipes import tiny as small
+from recipes.benchmarks import on_icfg_pedes, on_rstpreid
 from tbps.config.command import recipe_command
 from tbps.config.methods import Mars
 from tbps.config.run import AdamW, Captioning, Cosine, Data, Evaluation, Loop, Run, Start
@@ -60,19 +59,12 @@ def cuhk_pedes() -> Run:
 
 def icfg_pedes() -> Run:
     """As CUHK-PEDES. There is no val split: the last checkpoint is tested."""
-    base = cuhk_pedes()
-    return replace(
-        base,
-        name="icfg-pedes",
-        data=replace(base.data, benchmark="icfg-pedes", root="data/ICFG-PEDES"),
-        evaluation=replace(base.evaluation, selection="last", every_epochs=0),
-    )
+    return on_icfg_pedes(cuhk_pedes())
 
 
 def rstpreid() -> Run:
-    """As CUHK-PEDES; RSTPReid is smaller, so fewer steps an epoch."""
-    base = cuhk_pedes()
-    return replace(base, name="rstpreid", data=replace(base.data, benchmark="rstpreid", root="data/RSTPReid"))
+    """As CUHK-PEDES."""
+    return on_rstpreid(cuhk_pedes())
 
 
 def tiny() -> Run:

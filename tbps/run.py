@@ -18,9 +18,10 @@ from torch import nn
 from tbps.config.methods import Mars
 from tbps.config.run import Benchmark, Run
 from tbps.data.assembly import evaluation_encoder, open_vocabulary, splits_of, training_encoder
+from tbps.data.captions import CaptionEncoder
 from tbps.data.draws import DrawSpec
 from tbps.data.loader import TrainingLoader, make_loader
-from tbps.data.pairs import EvaluationSet, open_pairs
+from tbps.data.pairs import EvaluationSet, PairSource, open_pairs
 from tbps.data.vocabulary import Vocabulary
 from tbps.evaluation.evaluate import evaluate
 from tbps.methods.mars import MarsMethod
@@ -31,7 +32,7 @@ from tbps.reporting.results import Provenance, Purpose, device_name, make_result
 from tbps.reporting.tables import evaluation_table
 from tbps.training import checkpoint
 from tbps.training.config_hash import config_hash
-from tbps.training.distributed import on_main, start_processes
+from tbps.training.distributed import leave_processes, on_main, start_processes
 from tbps.training.loop import train
 from tbps.training.parts import Evaluate, Parts
 from tbps.training.run_folder import RunFolder
@@ -55,6 +56,7 @@ def train_run(run: Run) -> int:
         return 2
     if first:
         logger.info("report: %s", report_run(folder.path))
+    leave_processes()
     return 0
 
 
@@ -72,6 +74,8 @@ def make_parts(run: Run) -> Parts:
         cache=Path(run.data.cache).expanduser().parent / "chunks",
         on_main=on_main,
     )
+
+    on_main(lambda: _announce_cut_captions(source, encoder))
 
     def make_batches(draw_spec: DrawSpec, *, start_step: int, num_steps: int, rank: int, world_size: int) -> TrainingLoader:
         return make_loader(
@@ -94,6 +98,22 @@ def make_parts(run: Run) -> Parts:
         validate=_validation(run, vocabulary, splits),
         test=_test(run, vocabulary, splits),
     )
+
+
+def _announce_cut_captions(source: PairSource, encoder: CaptionEncoder) -> None:
+    """Say how many training captions are longer than the encoder's cap, judged by a sample spread over the corpus."""
+    looked_at = range(0, len(source), max(1, len(source) // 1000))
+    cut = sum(encoder.encode(source.caption(pair), source.key(pair)).is_cut for pair in looked_at)
+    if cut:
+        logger.warning(
+            "about %.1f %% of the training captions (%d of %d looked at) are longer than %d words or %d tokens; their ends"
+            " are not read",
+            100 * cut / len(looked_at),
+            cut,
+            len(looked_at),
+            encoder.max_words,
+            encoder.max_tokens,
+        )
 
 
 def evaluate_run(

@@ -22,6 +22,10 @@ class Vit:
     init_std: float = 0.02
     """Spread of random weights of dense layers; narrow encoders learn faster with about width ** -0.5."""
 
+    def grid(self, image_px: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of patches of an image."""
+        return image_px[0] // self.patch_px, image_px[1] // self.patch_px
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bert:
@@ -44,6 +48,10 @@ class Bert:
     """Token id of [MASK] in the vocabulary (bert-base-uncased: 103)."""
     init_std: float = 0.02
     """Spread of random weights of dense layers; narrow encoders learn faster with about width ** -0.5."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"method.bert.dropout is {self.dropout}, expected at least 0 and below 1")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

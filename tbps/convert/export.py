@@ -65,13 +65,11 @@ def _resolve(source: Path) -> tuple[Path, dict[str, str]]:
     if folder.config.is_file():
         run = folder.read_run()
         checkpoint = best_checkpoint(source)
-        patch_px = run.method.vit.patch_px
-        grid = (run.data.image_px[0] // patch_px, run.data.image_px[1] // patch_px)
         metadata = {
             "kind": type(run.method).__name__.lower(),
             "run": f"{run.recipe}/{run.name}",
             "checkpoint": checkpoint.name,
-            "image_grid": grid_text(grid),
+            "image_grid": grid_text(run.method.vit.grid(run.data.image_px)),
         }
         return checkpoint / MODEL_FILE, metadata
     if not (source / MODEL_FILE).is_file():

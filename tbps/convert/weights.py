@@ -48,10 +48,15 @@ class LoadReport:
         return "; ".join(parts)
 
 
-def load_weights(method: nn.Module, path: Path, *, keep_queue: bool = False) -> LoadReport:
-    """Read a safetensors file under our names (made by `tbps convert`, or a checkpoint's model file) into `method`."""
+def load_weights(
+    method: nn.Module, path: Path, *, keep_queue: bool = False, old_grid: Grid | None = None
+) -> LoadReport:
+    """Read a safetensors file under our names (made by `tbps convert`, or a checkpoint's model file) into `method`.
+
+    old_grid: patches of the file's images, where the file does not say it itself, as a checkpoint does not.
+    """
     tensors, metadata = read_weights(path)
-    grid = read_grid(metadata.get("image_grid", ""))
+    grid = read_grid(metadata.get("image_grid", "")) or old_grid
     return place(method, tensors, source=str(path), keep_queue=keep_queue, old_grid=grid)
 
 
@@ -133,7 +138,7 @@ def _resized(method: nn.Module, name: str, tensor: Tensor, old_grid: Grid | None
     except ValueError as error:
         raise ValueError(
             f"{source}: {name} has {rows - 1} patches, expected a square grid or the method's {grid_text(grid)};"
-            " of a run whose images are not square, use what `tbps convert --export` makes of it: that notes the grid"
+            " of a checkpoint whose images are not square, name the run folder, or what `tbps convert --export` makes of it"
         ) from error
     if resized_1PD is table_1PD:
         return tensor

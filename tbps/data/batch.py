@@ -117,8 +117,8 @@ class HostBatch:
 
 
 def pad_rows(rows: Sequence[Tensor], *, length: int, value: float = 0) -> Tensor:
-    """Stack 1-D tensors of different lengths into (len(rows), length), filled up with `value`."""
-    out = torch.full((len(rows), length), value, dtype=rows[0].dtype)
+    """Stack (..., T) tensors of different T into (len(rows), ..., length), filled up with `value`."""
+    out = torch.full((len(rows), *rows[0].shape[:-1], length), value, dtype=rows[0].dtype)
     for row, tensor in enumerate(rows):
-        out[row, : len(tensor)] = tensor
+        out[row, ..., : tensor.shape[-1]] = tensor
     return out

@@ -61,7 +61,7 @@ def stack_draws(spec: DrawSpec, pairs: Sequence[PairDraws], *, length: int) -> D
 
 
 def _token_mask(fields: Sequence[Tensor], probability: float, vocabulary_size: int, length: int) -> TokenMask:
-    select, mask, random, word = (pad_rows([field[i] for field in fields], length=length, value=1.0) for i in range(4))
+    select, mask, random, word = pad_rows(fields, length=length, value=1.0).unbind(1)
     return TokenMask(
         select_BL=select < probability,
         mask_BL=mask < 0.8,

@@ -27,8 +27,9 @@ class Contrast:
 
     i2t_BC: Tensor
     t2i_BC: Tensor
-    i2i_BC: Tensor
-    t2t_BC: Tensor
+    i2i_BC: Tensor | None
+    """None where the contrast was not asked for its intra-modal half."""
+    t2t_BC: Tensor | None
     target_BC: Tensor
     """Share of each candidate of the row's identity."""
     soft: dict[str, Tensor]
@@ -106,8 +107,8 @@ def momentum_contrast(
     return Contrast(
         i2t_BC=logits["i2t"],
         t2i_BC=logits["t2i"],
-        i2i_BC=logits.get("i2i", logits["i2t"]),
-        t2t_BC=logits.get("t2t", logits["t2i"]),
+        i2i_BC=logits.get("i2i"),
+        t2t_BC=logits.get("t2t"),
         target_BC=target_BC,
         soft=softs,
         loss=losses,

@@ -42,6 +42,12 @@ def _check_launch() -> None:
         )
 
 
+def leave_processes() -> None:
+    """Part in good order at the end of a run; without it, libraries complain at exit."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def on_main(function: Callable[[], T]) -> T:
     """Call on the first process, return its result on all. A ValueError or OSError there is raised on all."""
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:

@@ -46,12 +46,14 @@ def _resume(method: nn.Module, optimiser: torch.optim.AdamW, folder: Path) -> in
 def _load_weights(method: nn.Module, given: Start) -> None:
     from tbps.convert.weights import load_weights
 
-    path = Path(given.weights).expanduser()
+    path, grid = Path(given.weights).expanduser(), None
     if path.is_dir():
+        run = RunFolder(path).read_run()
+        grid = run.method.vit.grid(run.data.image_px)
         path = on_main(lambda: best_checkpoint(path)) / checkpoint.MODEL_FILE
     if given.sha256:
         on_main(lambda: _check_digest(path, given.sha256))
-    logger.info("starting from %s: %s", path, load_weights(method, path).text())
+    logger.info("starting from %s: %s", path, load_weights(method, path, old_grid=grid).text())
 
 
 def _check_digest(path: Path, expected: str) -> None:

@@ -119,3 +119,17 @@ def test_tiny_trains_evaluates_and_reports(
     assert f"all 3 steps of {run_folder} are done, nothing is trained again" in caplog.text
     assert "step 3/3" not in caplog.text
     assert _files(run_folder) == before
+
+
+@pytest.mark.slow
+def test_a_run_starts_from_another_run_of_other_images_and_says_that_captions_are_cut(
+    world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    words = [*world.overrides(tmp_path, max_steps=1), "--evaluation.test", "False"]
+    assert run_recipe("mars", "tiny", *words) == 0
+    assert "not read" not in caplog.text
+    second = [*words, "--name", "wide", "--data.image-px", "64", "64", "--data.captioning.max-tokens", "12"]
+    assert run_recipe("mars", "tiny", *second, "--start.weights", str(tmp_path / "mars" / "tiny")) == 0
+    assert "3 position tables interpolated" in caplog.text  # the run's 8 x 4 patches to 8 x 8
+    assert " are longer than 70 words or 12 tokens; their ends are not read" in caplog.text
