@@ -32,7 +32,7 @@ from tbps.reporting.results import Provenance, Purpose, device_name, make_result
 from tbps.reporting.tables import evaluation_table
 from tbps.training import checkpoint
 from tbps.training.config_hash import config_hash
-from tbps.training.distributed import leave_processes, on_main, start_processes
+from tbps.training.distributed import as_launched, leave_processes, on_main, start_processes
 from tbps.training.loop import train
 from tbps.training.parts import Evaluate, Parts
 from tbps.training.run_folder import RunFolder
@@ -46,9 +46,10 @@ def train_run(run: Run) -> int:
     first = os.environ.get("RANK", "0") == "0"
     logging.basicConfig(level=logging.INFO if first else logging.WARNING, format="%(message)s")
     # New names in torch 2.14 and Accelerate 1.15 for calls that older supported versions only know by these.
-    for call in ("broadcast_buffers", "torch.distributed.all_gather_into_tensor"):
+    for call in ("broadcast_buffers", "torch.distributed.all_gather_into_tensor", "torch.distributed.reduce_scatter_tensor"):
         warnings.filterwarnings("ignore", message=f"`{call}` is deprecated", category=FutureWarning)
     try:
+        run = as_launched(run)
         start_processes(run.loop)  # so that preparing the data can be shared out
         folder = train(run, make_parts(run))
     except (ValueError, OSError) as error:

@@ -144,6 +144,8 @@ class Loop:
     keep_checkpoints: int = _place(2)  # type: ignore[assignment]
     wandb: bool = _place(False)  # type: ignore[assignment]
     """Log to Weights & Biases (offline unless logged in)."""
+    timeout_s: float = _place(600.0)  # type: ignore[assignment]
+    """Processes that wait longer than this for another one give up; it is named."""
     tensorboard: bool = _place(True)  # type: ignore[assignment]
 
 

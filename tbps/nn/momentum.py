@@ -22,6 +22,16 @@ def momentum_copy(module: M) -> M:
 @torch.no_grad()
 def advance(twin: nn.Module, online: nn.Module, *, momentum: float) -> None:
     """One update of every parameter, in float32 whatever autocast says (a bfloat16 twin at 0.995 does not move)."""
-    twin_parameters: list[Tensor] = list(twin.parameters())
-    online_parameters = [parameter.detach() for parameter in online.parameters()]
-    torch._foreach_lerp_(twin_parameters, online_parameters, 1.0 - momentum)
+    torch._foreach_lerp_(_held(twin), _held(online), 1.0 - momentum)
+
+
+def _held(module: nn.Module) -> list[Tensor]:
+    """Everything this process holds of the parameters: under ZeRO-3 its shares, and small ones that it keeps whole too."""
+    held: list[Tensor] = []
+    for parameter in module.parameters():
+        share = getattr(parameter, "ds_tensor", None)
+        if share is not None:
+            held.append(share)
+        if share is None or parameter.numel():
+            held.append(parameter.detach())
+    return held

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    InitProcessGroupKwargs,
+    broadcast_object_list,
+    is_deepspeed_available,
+)
 
-from tbps.config.run import Loop
+from tbps.config.run import Loop, Run
 
 T = TypeVar("T")
 
@@ -19,16 +26,46 @@ T = TypeVar("T")
 def start_processes(loop: Loop) -> Accelerator:
     """The Accelerator of this process: CUDA where there is some, else CPU; DDP where a launcher started several.
 
-    Buffers are not broadcast: every rank pushes the same features to its queue. Every trainable parameter gets a gradient.
+    ZeRO where the launcher says so (`accelerate launch --config_file launch/accelerate/zero2.yaml`).
+    ValueError: fewer processes than asked for, ZeRO without DeepSpeed.
     """
     _check_launch()
-    # Gradients live in the buckets that are reduced, which saves a copy of all of them.
+    cpu = not torch.cuda.is_available()
+    patience = timedelta(seconds=loop.timeout_s)
+    zero = os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
+    if zero:
+        _prepare_deepspeed(cpu=cpu)
+    # Buffers are not broadcast: every rank pushes the same features to its queue. Gradients live in the buckets that are
+    # reduced, which saves a copy of all of them.
     ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+    group = InitProcessGroupKwargs(timeout=patience)
+    if zero and cpu:  # Accelerate believes in one process there, unless the backend is named
+        group.backend = "gloo"
     return Accelerator(
-        cpu=not torch.cuda.is_available(),
-        mixed_precision="bf16" if loop.precision == "bf16" else "no",
-        kwargs_handlers=[ddp],
+        cpu=cpu and not zero,  # true would switch DeepSpeed off
+        # Under ZeRO weights stay float32, and the method does the autocast (tbps/training/zero.py).
+        mixed_precision="bf16" if loop.precision == "bf16" and not zero else "no",
+        kwargs_handlers=[ddp, group],
     )
+
+
+def as_launched(run: Run) -> Run:
+    """The run with the precision that `accelerate launch` was given, where it was given one."""
+    asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if asked == "no":
+        return run
+    if asked != "bf16":
+        raise ValueError(f"accelerate launch asks for mixed precision {asked!r}, expected no or bf16: change its settings")
+    return replace(run, loop=replace(run.loop, precision="bf16"))
+
+
+def _prepare_deepspeed(*, cpu: bool) -> None:
+    if not is_deepspeed_available():
+        raise ValueError("ZeRO needs DeepSpeed, which is not installed: pip install deepspeed, or launch without ZeRO")
+    if "LOCAL_RANK" not in os.environ:
+        raise ValueError("ZeRO was asked for without a launcher: start with accelerate launch, torchrun or launch.submit")
+    if cpu:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 
 def _check_launch() -> None:

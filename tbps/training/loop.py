@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 
 from tbps.config.run import Run
 from tbps.training import checkpoint
 from tbps.training.compilation import compile_image_blocks
 from tbps.training.distributed import on_main, start_processes
 from tbps.training.journal import Journal, check_finite
-from tbps.training.optimiser import make_optimiser, state_tensors
+from tbps.training.memory import memory_of_all
 from tbps.training.parts import Evaluate, Parts
 from tbps.training.precision import choose_gemm
 from tbps.training.run_folder import OpenRunFolder, RunFolder
 from tbps.training.schedule import total_steps
 from tbps.training.selection import best_step
+from tbps.training.spread import spread
 from tbps.training.start import start
 from tbps.training.step import Stepper
 from tbps.training.stop_signals import StoppedBySignal, StopSignals
@@ -72,8 +75,7 @@ class _Training:
         self.method.set_activation_checkpointing(run.loop.activation_checkpointing)
         if run.loop.compile:
             compile_image_blocks(self.method, accelerator.device)
-        self.optimiser = make_optimiser(self.method, run.optim)
-        self.first = start(self.method, self.optimiser, folder, run.start)
+        self.first, optimiser_tensors = start(self.method, folder, run.start)
         on_main(lambda: folder.forget_evaluations_after(self.first))
         self.saved = self.first
         self.batches = parts.make_batches(
@@ -83,13 +85,16 @@ class _Training:
             rank=accelerator.process_index,
             world_size=accelerator.num_processes,
         )
+        micro_batches = self.batches.micro_batches_per_step
+        self.parallel = spread(self.method, run, accelerator, micro_batches=micro_batches, build=parts.build)
+        self.parallel.load_optimiser_tensors(optimiser_tensors)
         self.stepper = Stepper(
             run,
             accelerator=accelerator,
-            method=self.method,
-            optimiser=self.optimiser,
+            parallel=self.parallel,
+            weights=self.method.weights,
             steps_per_epoch=self.steps_per_epoch,
-            micro_batches=self.batches.micro_batches_per_step,
+            micro_batches=micro_batches,
         )
         self.journal = Journal(run, folder, accelerator, step=self.first, total_steps=self.total)
 
@@ -104,8 +109,7 @@ class _Training:
             done = step + 1
             rates = self.stepper.set_learning_rates(step)
             losses = self.stepper.forward_backward(step, batches)
-            agreement = self.stepper.agree(losses, self.signals.requested)
-            self.stepper.update(agreement)  # not where a number is not finite
+            agreement = self.stepper.update(losses, self.signals.requested)  # no update where a number is not finite
             self.method.after_step()  # momentum twin and queue
             numbers, exit_status = agreement.read()
             check_finite(numbers, step=done, keys=losses.keys, folder=self.folder)
@@ -115,6 +119,8 @@ class _Training:
             if self._save_is_due(done):
                 self._save(done)
             self._validate_if_due(done)
+        if self.first < self.total:
+            logger.info("largest memory of each process: %s", memory_of_all())
 
     def finish(self) -> None:
         """Touch the test split once, with the selected weights. A second start of a finished run does nothing."""
@@ -126,7 +132,6 @@ class _Training:
         if weights != self.total and on_main(lambda: self.folder.read_evaluation("test", self.total)) is None:
             best = checkpoint.folder_of(self.folder.checkpoints, weights)
             on_main(lambda: _check_best(best))
-            checkpoint.load_model(self.method, best)
         self._evaluate("test", self.parts.test, self.total, weights=weights)
 
     def _stop(self, step: int, exit_status: int) -> None:
@@ -148,16 +153,17 @@ class _Training:
             return
         self.journal.progress.pause()
         self.journal.sync()
-        on_main(lambda: self._write_checkpoint(step))
+        model, optimiser = self.parallel.model_tensors(), self.parallel.optimiser_tensors()
+        on_main(lambda: self._write_checkpoint(step, model, optimiser))
         self.saved = step
         self.journal.progress.resume()
 
-    def _write_checkpoint(self, step: int) -> None:
+    def _write_checkpoint(self, step: int, model: Mapping[str, Tensor], optimiser: Mapping[str, Tensor]) -> None:
         checkpoint.save(
             self.folder.checkpoints,
             step=step,
-            model=self.method.state_dict(),
-            optimiser=state_tensors(self.optimiser),
+            model=model,
+            optimiser=optimiser,
             progress={"step": step, "pairs_seen": step * self.run.data.batch_pairs, "total_steps": self.total},
         )
         checkpoint.prune(self.folder.checkpoints, keep=self.run.loop.keep_checkpoints, best=best_step(self.folder))
@@ -182,15 +188,18 @@ class _Training:
 
     def _measure(self, split: str, evaluate: Evaluate, step: int) -> dict[str, float]:
         torch.manual_seed(self.run.loop.seed)  # as after a restart, should an evaluation draw
-        self.method.eval()
+        method = self.parallel.whole_method()
+        if step != self.saved:
+            checkpoint.load_model(method, checkpoint.folder_of(self.folder.checkpoints, step))
+        method.eval()
         try:
             with torch.no_grad(), self.signals.at_once():
-                return evaluate(self.method, step)
+                return evaluate(method, step)
         except StoppedBySignal:
             logger.warning("stopped as asked, %s is unfinished: run the same command again to do it anew", split)
             raise
         finally:
-            self.method.train()
+            method.train()
 
 
 def _check(run: Run) -> None:

@@ -57,26 +57,30 @@ def state_tensors(optimiser: torch.optim.AdamW) -> dict[str, Tensor]:
 
 
 def load_state_tensors(optimiser: torch.optim.AdamW, tensors: Mapping[str, Tensor]) -> None:
-    """Put back what `state_tensors` gave. ValueError names tensors that are missing, left over or of another shape."""
+    """Put back what `state_tensors` gave. ValueError as `check_state_tensors`."""
     named = dict(_named(optimiser))
+    check_state_tensors(tensors, {name: tuple(parameter.shape) for name, parameter in named.items()})
+    for name, parameter in named.items():
+        if f"step/{name}" in tensors:
+            optimiser.state[parameter] = {part: tensors[f"{part}/{name}"].to(parameter.device) for part in _STATE}
+
+
+def check_state_tensors(tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """ValueError names tensors that are missing, left over or of another shape than the parameter of that name."""
     # A parameter that never had a gradient has no state: all three parts of it are absent.
-    expected = {f"{part}/{name}" for name in named if f"step/{name}" in tensors for part in _STATE}
+    expected = {f"{part}/{name}" for name in shapes if f"step/{name}" in tensors for part in _STATE}
     if set(tensors) != expected:
         wrong = sorted(set(tensors) ^ expected)
         raise ValueError(
             f"the optimiser state does not fit: {len(wrong)} tensors are missing or unknown ({', '.join(wrong[:3])});"
             " it belongs to another architecture or version, start a new run"
         )
-    for name, parameter in named.items():
-        if f"step/{name}" not in tensors:
-            continue
-        state = {part: tensors[f"{part}/{name}"] for part in _STATE}
-        if state["exp_avg"].shape != parameter.shape:
+    for name, shape in shapes.items():
+        if f"step/{name}" in tensors and tuple(tensors[f"exp_avg/{name}"].shape) != shape:
             raise ValueError(
-                f"the optimiser state of {name} has shape {tuple(state['exp_avg'].shape)}, expected"
-                f" {tuple(parameter.shape)}; it belongs to another architecture, start a new run"
+                f"the optimiser state of {name} has shape {tuple(tensors[f'exp_avg/{name}'].shape)}, expected {shape};"
+                " it belongs to another architecture, start a new run"
             )
-        optimiser.state[parameter] = {part: tensor.to(parameter.device) for part, tensor in state.items()}
 
 
 def _named(optimiser: torch.optim.AdamW) -> Iterator[tuple[str, nn.Parameter]]:

@@ -6,24 +6,22 @@ import hashlib
 import logging
 from pathlib import Path
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tbps.config.run import Start
 from tbps.training import checkpoint
 from tbps.training.distributed import on_main
-from tbps.training.optimiser import load_state_tensors
 from tbps.training.run_folder import RunFolder
 from tbps.training.selection import best_checkpoint
 
 logger = logging.getLogger(__name__)
 
 
-def start(method: nn.Module, optimiser: torch.optim.AdamW, folder: RunFolder, given: Start) -> int:
-    """Fill method and optimiser; return the optimiser steps that are done."""
+def start(method: nn.Module, folder: RunFolder, given: Start) -> tuple[int, dict[str, Tensor]]:
+    """Fill the method; return the optimiser steps that are done, and the optimiser's state after them."""
     own = on_main(lambda: checkpoint.newest(folder.checkpoints, set_aside=True))
     if own is not None:
-        return _resume(method, optimiser, own)
+        return _resume(method, own)
     if given.weights:
         _load_weights(method, given)
     elif given.bert or given.vit:
@@ -32,15 +30,14 @@ def start(method: nn.Module, optimiser: torch.optim.AdamW, folder: RunFolder, gi
         logger.info("starting from random weights")
     # The official code advances the twin inside forward, so the first step already sees a twin that moved once.
     method.advance_momentum()  # type: ignore[operator]
-    return 0
+    return 0, {}
 
 
-def _resume(method: nn.Module, optimiser: torch.optim.AdamW, folder: Path) -> int:
+def _resume(method: nn.Module, folder: Path) -> tuple[int, dict[str, Tensor]]:
     checkpoint.load_model(method, folder)
-    load_state_tensors(optimiser, checkpoint.read_tensors(folder / checkpoint.OPTIMISER_FILE))
     step = int(checkpoint.read_progress(folder)["step"])
     logger.info("going on from %s (%d steps done)", folder, step)
-    return step
+    return step, checkpoint.read_tensors(folder / checkpoint.OPTIMISER_FILE)
 
 
 def _load_weights(method: nn.Module, given: Start) -> None:

@@ -1,0 +1,105 @@
+"""A method on one process, or on several that each hold all of it (DDP): gradients, update, state.
+
+`tbps/training/zero.py` does the same with DeepSpeed; the loop knows what is here and nothing of either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from tbps.config.run import AdamW
+from tbps.data.batch import Batch, Draws
+from tbps.training.agreement import Agreement
+from tbps.training.optimiser import load_state_tensors, make_optimiser, state_tensors
+
+
+class Parallel(Protocol):
+    """How a method is spread over the processes."""
+
+    groups: list[dict[str, Any]]
+    """Parameter groups of the optimiser: "lr" is read at each update, "base_lr" is the group's own rate."""
+
+    def __call__(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
+        """The method's losses."""
+
+    def micro_step(self, *, first: bool, last: bool) -> Any:
+        """Context of one forward and backward pass; gradients of all micro-steps add up."""
+
+    def backward(self, loss: Tensor) -> None:
+        """Gradients, averaged over the processes."""
+
+    def update(self, agree: Callable[[Tensor], Agreement]) -> Agreement:
+        """Clip and take a step, unless the gradient norm is not finite. `agree` is called once, with that norm."""
+
+    def model_tensors(self) -> Mapping[str, Tensor]:
+        """The method's state, whole, on the first process; call on all."""
+
+    def optimiser_tensors(self) -> Mapping[str, Tensor]:
+        """The optimiser's state by parameter, whole, on the first process; call on all."""
+
+    def load_optimiser_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put back what `optimiser_tensors` gave on the first process of any run; call on all with all of it."""
+
+    def whole_method(self) -> Any:
+        """The method with all its weights, for evaluation; call on all."""
+
+
+class DataParallel:
+    """Every process holds weights, gradients and optimiser state."""
+
+    def __init__(self, accelerator: Accelerator, method: Any, optim: AdamW) -> None:
+        self.accelerator, self.method, self.optim = accelerator, method, optim
+        self.optimiser = make_optimiser(method, optim)
+        self.groups: list[dict[str, Any]] = self.optimiser.param_groups
+        self.parameters = [parameter for group in self.groups for parameter in group["params"]]
+        self.model = accelerator.prepare_model(method)
+
+    def __call__(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
+        """The method's losses."""
+        losses: dict[str, Tensor] = self.model(batch, draws)
+        return losses
+
+    @contextmanager
+    def micro_step(self, *, first: bool, last: bool) -> Iterator[None]:
+        """The processes exchange gradients in the last one."""
+        if first:
+            self.optimiser.zero_grad(set_to_none=True)
+        with nullcontext() if last else self.accelerator.no_sync(self.model):
+            yield
+
+    def backward(self, loss: Tensor) -> None:
+        """Gradients."""
+        self.accelerator.backward(loss)
+
+    def update(self, agree: Callable[[Tensor], Agreement]) -> Agreement:
+        """Decided on the device: the optimiser reads `not_finite` there."""
+        norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in self.parameters if parameter.grad is not None])
+        agreement = agree(norm)
+        if clip := self.optim.clip_norm:
+            torch.nn.utils.clip_grads_with_norm_(self.parameters, clip, norm)
+        self.optimiser.found_inf = agreement.not_finite  # type: ignore[attr-defined]
+        self.optimiser.step()
+        return agreement
+
+    def model_tensors(self) -> Mapping[str, Tensor]:
+        """The method's state."""
+        tensors: Mapping[str, Tensor] = self.method.state_dict()
+        return tensors
+
+    def optimiser_tensors(self) -> Mapping[str, Tensor]:
+        """AdamW's state."""
+        return state_tensors(self.optimiser)
+
+    def load_optimiser_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """AdamW's state."""
+        load_state_tensors(self.optimiser, tensors)
+
+    def whole_method(self) -> Any:
+        """The method itself."""
+        return self.method
