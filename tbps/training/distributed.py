@@ -66,6 +66,11 @@ def _prepare_deepspeed(*, cpu: bool) -> None:
         raise ValueError("ZeRO was asked for without a launcher: start with accelerate launch, torchrun or launch.submit")
     if cpu:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        import deepspeed.ops
+
+        # A faster sum inside one host, compiled at the first start: a start killed meanwhile leaves a lock behind on which
+        # all later ones would wait for ever.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
 def _check_launch() -> None:

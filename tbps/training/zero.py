@@ -46,11 +46,11 @@ class Zero:
     ) -> None:
         optimiser = make_optimiser(method, run.optim)
         self.method, self.build, self.device = method, build, accelerator.device
-        self.first_process = accelerator.is_main_process
+        self.rank, self.num_processes = accelerator.process_index, accelerator.num_processes
         self.named = {name: parameter for name, parameter in method.named_parameters() if parameter.requires_grad}
         settings = accelerator.deepspeed_plugin.deepspeed_config
         self.stage = int(settings["zero_optimization"]["stage"])
-        settings.update(_settings(run.optim, micro_batches=micro_batches, processes=accelerator.num_processes))
+        settings.update(_settings(run.optim, micro_batches=micro_batches, processes=self.num_processes))
         self.shapes = {name: tuple(tensor.shape) for name, tensor in method.state_dict().items()}
         for parameter in method.parameters():
             if (
@@ -92,7 +92,7 @@ class Zero:
         tensors: dict[str, Tensor] = {}
         for name, tensor in self.method.state_dict(keep_vars=True).items():
             whole = self._whole(tensor)
-            if self.first_process:
+            if self.rank == 0:
                 tensors[name] = whole.detach().cpu().clone().view(self.shapes[name])
         return tensors
 
@@ -105,15 +105,13 @@ class Zero:
         tensors: dict[str, Tensor] = {}
         for name, parameter in self.named.items():
             moments = {part: safe_get_full_optimizer_state(parameter, part) for part in _MOMENTS}
-            if self.first_process:
+            if self.rank == 0:
                 tensors |= {f"{part}/{name}": tensor.cpu().view(self.shapes[name]) for part, tensor in moments.items()}
                 tensors[f"step/{name}"] = steps.cpu().clone()
         return tensors
 
     def load_optimiser_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Every process takes its share."""
-        from deepspeed.utils import safe_set_full_optimizer_state
-
         check_state_tensors(tensors, {name: self.shapes[name] for name in self.named})
         if not tensors:
             return
@@ -121,7 +119,18 @@ class Zero:
             self.inner.state[flat]["step"].copy_(tensors[f"step/{next(iter(self.named))}"])
         for name, parameter in self.named.items():
             for part in _MOMENTS:
-                safe_set_full_optimizer_state(parameter, tensors[f"{part}/{name}"].to(self.device), part)
+                self._set_moment(parameter, tensors[f"{part}/{name}"].to(self.device), part)
+
+    def _set_moment(self, parameter: Tensor, whole: Tensor, part: str) -> None:
+        from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
+
+        if self.stage < 3:
+            safe_set_full_optimizer_state(parameter, whole, part)
+            return
+        # The last shares are padded where the processes do not divide a parameter, which DeepSpeed's own call forgets.
+        share: int = parameter.ds_tensor.numel()  # type: ignore[attr-defined]
+        padded = torch.nn.functional.pad(whole.flatten(), (0, share * self.num_processes - whole.numel()))
+        safe_set_local_optimizer_state(parameter, padded[share * self.rank : share * (self.rank + 1)], part)
 
     def whole_method(self) -> Any:
         """A copy outside the engine: evaluation calls more than `forward`, which alone gathers weights under stage 3."""

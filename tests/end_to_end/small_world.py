@@ -22,7 +22,14 @@ IMAGE_PX = (64, 32)
 VOCABULARY_SIZE = 500
 """Fewer than in `tiny`: so few captions do not hold 600 word pieces."""
 RECIPES = ("albef", "rasa", "mars", "pretrain_mals")
-LAUNCH_TWO = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+
+
+def launch(processes: int) -> tuple[str, ...]:
+    """What comes before the path of a recipe to start it as several processes."""
+    return (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes))
+
+
+LAUNCH_TWO = launch(2)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,12 +1,16 @@
-"""One step is the same however its batch is shared out: one process, accumulation, two processes."""
+"""One step is the same however its batch and its weights are shared out: accumulation, several processes, ZeRO."""
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
-from small_world import LAUNCH_TWO, World, call, metrics, run_recipe
+from small_world import LAUNCH_TWO, REPOSITORY, World, call, environment, launch, metrics, run_recipe
 
 from tbps.training.checkpoint import read_tensors
 
@@ -65,3 +69,63 @@ def test_two_processes(world: World, one_process: Path, tmp_path: Path) -> None:
     done = call(*LAUNCH_TWO, "recipes/mars.py", *_arguments(world, tmp_path))
     assert done.returncode == 0, done.stderr
     _assert_same(tmp_path, one_process)
+
+
+def _spread(stage: int) -> dict[str, str]:
+    """The environment in which `accelerate launch --config_file launch/accelerate/zeroN.yaml` starts a process."""
+    return {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": str(stage)} if stage else {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_zero(world: World, one_process: Path, tmp_path: Path, stage: int) -> None:
+    done = call(*LAUNCH_TWO, "recipes/mars.py", *_arguments(world, tmp_path), **_spread(stage))
+    assert done.returncode == 0, done.stderr
+    _assert_same(tmp_path, one_process)
+    memory = re.search(r"largest memory of each process: (.*)", done.stderr)
+    assert memory is not None and len(re.findall(r"\d+ MiB", memory[1])) == 2
+    sys.stdout.write(f"ZeRO-{stage}: {memory[1]}\n")
+
+
+# (processes, ZeRO stage, pairs of a micro-batch), one after the other in one run folder
+WORLDS = ((1, 0, 0), (2, 1, 4), (4, 2, 2), (3, 3, 4), (1, 0, 8))
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_other_processes_and_another_stage(world: World, tmp_path: Path) -> None:
+    changes = ["--data.batch-pairs", "24", "--data.group-pairs", "2", "--loop.log-steps", "1"]
+    whole = [*_arguments(world, tmp_path / "whole"), *changes]
+    assert run_recipe("mars", *whole) == 0
+    parts = [*_arguments(world, tmp_path / "parts"), *changes]
+    run_folder = tmp_path / "parts" / "mars" / "tiny"
+    for number, (processes, stage, micro) in enumerate(WORLDS, start=1):
+        last = number == len(WORLDS)
+        words = [*launch(processes), "recipes/mars.py", *parts, "--data.micro-batch-pairs", str(micro)]
+        log = _run_until(words, run_folder, step=STEPS if last else 4 * number, **_spread(stage))
+        assert number == 1 or "going on from" in log, log
+    ours, theirs = metrics(run_folder)[:STEPS], metrics(tmp_path / "whole" / "mars" / "tiny")[:STEPS]
+    assert [line["step"] for line in ours] == list(range(1, STEPS + 1))  # every step, so every pair, once
+    for line, other in zip(ours, theirs, strict=True):
+        assert line == pytest.approx(other, rel=1e-4), f"step {line['step']}"
+
+
+def _run_until(words: list[str], run_folder: Path, *, step: int, **changes: str) -> str:
+    """Start a run, ask it to stop once it has done `step` steps, return its log; the last step ends it anyway."""
+    log = run_folder.parent / "log.txt"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") as output:
+        process = subprocess.Popen(words, cwd=REPOSITORY, env=environment(**changes), stdout=output, stderr=output)
+        deadline = time.monotonic() + 180
+        while process.poll() is None and (step == STEPS or _steps_done(run_folder) < step):
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.1)
+        process.terminate()
+        status = process.wait(60)
+    assert status == 0 if step == STEPS else status != 0, log.read_text()
+    assert "all saved" in log.read_text() or step == STEPS, log.read_text()
+    return log.read_text()
+
+
+def _steps_done(run_folder: Path) -> int:
+    file = run_folder / "metrics.jsonl"
+    return file.read_text().count("\n") if file.exists() else 0
