@@ -20,6 +20,7 @@ from tbps.training.distributed import on_main, start_processes
 from tbps.training.journal import Journal, check_finite
 from tbps.training.memory import memory_of_all
 from tbps.training.parts import Evaluate, Parts
+from tbps.training.peers import Peers
 from tbps.training.precision import choose_gemm
 from tbps.training.run_folder import OpenRunFolder, RunFolder
 from tbps.training.schedule import total_steps
@@ -37,11 +38,11 @@ def train(run: Run, parts: Parts) -> RunFolder:
 
     ValueError: the folder is in use or was started with another config, the processes do not fit the batch, a number is
     not finite. OSError: a checkpoint cannot be written. StoppedBySignal (exit status 130 or 143) after Ctrl-C, SIGTERM or
-    SIGUSR2, with everything saved.
+    SIGUSR2, with everything saved. Where another process was lost or hangs, this one ends with exit status 75.
     """
     _check(run)
     accelerator = start_processes(run.loop)
-    with StopSignals() as signals:
+    with StopSignals() as signals, Peers(timeout_s=run.loop.timeout_s):
         folder = _open_folder(run)
         try:
             training = _Training(run, parts, accelerator, folder, signals)
@@ -203,6 +204,8 @@ class _Training:
 
 
 def _check(run: Run) -> None:
+    if run.loop.timeout_s < 5:
+        raise ValueError(f"loop.timeout_s is {run.loop.timeout_s}, expected at least 5 seconds")
     if run.loop.log_steps < 1:
         raise ValueError(f"loop.log_steps is {run.loop.log_steps}, expected at least 1")
     if run.loop.save_steps < 0:

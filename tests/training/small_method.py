@@ -162,6 +162,7 @@ def small_run(
     clip_norm: float = 1.0,
     eps: float = 1e-8,
     precision: Literal["fp32", "bf16"] = "fp32",
+    timeout_s: float = 600.0,
 ) -> Run:
     """A run of `steps` steps: 5 steps an epoch, validated every 4."""
     return Run(
@@ -179,7 +180,7 @@ def small_run(
         ),
         optim=AdamW(lr=lr, head_lr=10 * lr, clip_norm=clip_norm, eps=eps),
         schedule=Cosine(epochs=steps * batch_pairs / NUM_PAIRS, warmup_steps=2),
-        loop=Loop(precision=precision, save_steps=save_steps, log_steps=2, tensorboard=False),
+        loop=Loop(precision=precision, save_steps=save_steps, log_steps=2, tensorboard=False, timeout_s=timeout_s),
         evaluation=Evaluation(every_epochs=every_epochs),
     )
 

@@ -1,0 +1,191 @@
+"""Processes of a run watch each other, so that one that dies or hangs ends the others at once, with its name.
+
+Without this, a lost process leaves the others waiting in a collective until its timeout, and none can say for whom. Every
+process keeps one connection to the first. The kernel closes it when a process dies, wherever it runs; one that hangs, or
+whose machine is gone, falls silent. A stop of everybody (a suspended job) is no silence: who was stopped too forgives it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import secrets
+import select
+import socket
+import threading
+import time
+from types import TracebackType
+
+import torch.distributed as dist
+from accelerate.utils import broadcast_object_list
+
+logger = logging.getLogger(__name__)
+
+LOST_EXIT = 75
+"""Exit status where another process was lost or hangs: try again (EX_TEMPFAIL)."""
+_BEAT_S = 1.0
+_JOIN_S = 120.0
+_VERDICT_S = 5.0
+_FAREWELL_S = 3.0
+
+
+class Peers:
+    """While entered, ends this process with LOST_EXIT where another one is lost; does nothing in a run of one process."""
+
+    def __init__(self, *, timeout_s: float) -> None:
+        self.timeout_s = timeout_s
+        self._watch: _Watch | None = None
+
+    def __enter__(self) -> Peers:
+        if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+            return self
+        rank = dist.get_rank()
+        listener = socket.create_server(("", 0), backlog=dist.get_world_size()) if rank == 0 else None
+        port = listener.getsockname()[1] if listener is not None else 0
+        port, token = broadcast_object_list([port, secrets.token_hex(8)])
+        name = f"rank {rank} (process {os.getpid()} on {platform.node()})"
+        if listener is not None:
+            with listener:
+                links = _accept(listener, token, name, count=dist.get_world_size() - 1)
+        else:
+            links = [_join(os.environ.get("MASTER_ADDR", "127.0.0.1"), port, token, name)]
+        self._watch = _Watch(links, centre=rank == 0, timeout_s=self.timeout_s)
+        self._watch.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if self._watch is None:
+            return
+        if isinstance(error, RuntimeError):
+            # The collective noticed first, but cannot say who is gone. In a moment the watch can, and ends this process.
+            time.sleep(_VERDICT_S)
+        self._watch.leave(None if kind is None or issubclass(kind, SystemExit) else f"{kind.__name__}: {error}")
+
+
+class _Link:
+    """A connection to another process."""
+
+    def __init__(self, connection: socket.socket, name: str) -> None:
+        self.connection, self.name = connection, name
+        self.heard = time.monotonic()
+        self._rest = b""
+
+    def send(self, line: str) -> None:
+        """A dead connection is noticed when it is read."""
+        try:
+            self.connection.sendall(f"{line}\n".encode())
+        except OSError:
+            logger.debug("%s does not take %r", self.name, line)
+
+    def close(self) -> None:
+        """Part so that no line is lost: an end with unread bytes on this side would take back what was just sent."""
+        try:
+            self.connection.shutdown(socket.SHUT_WR)
+            self.connection.settimeout(_FAREWELL_S)
+            while self.connection.recv(65_536):
+                pass
+        except OSError:
+            logger.debug("%s has closed first", self.name)
+        self.connection.close()
+
+    def lines(self) -> list[str] | None:
+        """What has come; None where the other side has closed."""
+        try:
+            received = self.connection.recv(65_536)
+        except OSError:
+            received = b""
+        if not received:
+            return None
+        self.heard = time.monotonic()
+        *whole, self._rest = (self._rest + received).split(b"\n")
+        return [line.decode(errors="replace") for line in whole]
+
+
+class _Watch(threading.Thread):
+    """Beats on every link, listens on all, and acts on what it finds. The centre tells the others."""
+
+    def __init__(self, links: list[_Link], *, centre: bool, timeout_s: float) -> None:
+        super().__init__(name="peers", daemon=True)
+        self._links, self._centre, self._timeout_s = links, centre, timeout_s
+        self._left = threading.Event()
+
+    def leave(self, failure: str | None) -> None:
+        """Say why this process stops watching: it is done, or it failed."""
+        self._left.set()
+        self.join(2 * _BEAT_S)
+        for link in self._links:
+            link.send("bye" if failure is None else f"failed {' '.join(failure.split())[:2000]}")
+        for link in self._links:
+            link.close()
+
+    def run(self) -> None:
+        """Until left, or until somebody is lost."""
+        before = time.monotonic()
+        while not self._left.is_set():
+            readable, _, _ = select.select([link.connection for link in self._links], [], [], _BEAT_S)
+            now = time.monotonic()
+            for link in list(self._links):
+                if now - before > 3 * _BEAT_S:  # this process was stopped: others may have been, too
+                    link.heard = now
+                if link.connection in readable:
+                    self._read(link)
+                elif now - link.heard > self._timeout_s:
+                    self._end(f"{link.name} has not been heard of for {self._timeout_s:g} s: it hangs, or its machine is gone")
+                link.send(".")
+            before = now
+            time.sleep(_BEAT_S / 4)  # beats of the others would wake this thread at once
+
+    def _read(self, link: _Link) -> None:
+        lines = link.lines()
+        if lines is None:
+            self._end(f"{link.name} was lost: it ended without a word")
+            return
+        for line in lines:
+            word, _, rest = line.partition(" ")
+            if word == "name":
+                link.name = rest
+            elif word == "bye":
+                self._links.remove(link)
+                link.close()
+            elif word == "failed":
+                self._end(f"{link.name} failed with {rest}", status=1)
+            elif word == "end":
+                status, _, sentence = rest.partition(" ")
+                self._end(sentence, status=int(status))
+
+    def _end(self, sentence: str, *, status: int = LOST_EXIT) -> None:
+        if self._left.is_set():
+            return
+        if self._centre:
+            for link in self._links:
+                link.send(f"end {status} {sentence}")
+        logger.error("%s; this process ends too, the same command goes on from the last checkpoint", sentence)
+        logging.shutdown()
+        os._exit(status)
+
+
+def _accept(listener: socket.socket, token: str, own_name: str, *, count: int) -> list[_Link]:
+    links: list[_Link] = []
+    listener.settimeout(_JOIN_S)
+    while len(links) < count:
+        connection, _ = listener.accept()
+        connection.settimeout(_JOIN_S)
+        found, _, name = _first_line(connection).partition(" ")
+        if found == token:
+            links.append(_Link(connection, name))
+            links[-1].send(f"name {own_name}")
+    return links
+
+
+def _first_line(connection: socket.socket) -> str:
+    line = b""
+    while not line.endswith(b"\n") and (received := connection.recv(1)):
+        line += received
+    return line.decode(errors="replace").rstrip("\n")
+
+
+def _join(address: str, port: int, token: str, name: str) -> _Link:
+    connection = socket.create_connection((address, port), timeout=_JOIN_S)
+    connection.sendall(f"{token} {name}\n".encode())
+    return _Link(connection, f"rank 0 (on {address})")
