@@ -76,11 +76,13 @@ def why_broken(folder: Path) -> str | None:
     """None if every file of the manifest is there with its size and digest, else the reason in words."""
     try:
         manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
-        version, files = manifest["format_version"], dict(manifest["files"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        version, digest, files = manifest["format_version"], manifest.pop("digest"), dict(manifest["files"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{MANIFEST_FILE} cannot be read ({error})"
     if version != FORMAT_VERSION:
         return f"format version {version}, expected {FORMAT_VERSION}"
+    if digest != _digest(manifest):
+        return f"{MANIFEST_FILE} has another digest than it says"
     if missing := sorted({MODEL_FILE, OPTIMISER_FILE, PROGRESS_FILE} - set(files)):
         return f"{MANIFEST_FILE} does not list {', '.join(missing)}"
     for name, entry in files.items():
@@ -169,7 +171,13 @@ def _write_files(
         name: {"bytes": (folder / name).stat().st_size, "sha256": _sha256(folder / name)}
         for name in (MODEL_FILE, OPTIMISER_FILE, PROGRESS_FILE)
     }
-    write_json(folder / MANIFEST_FILE, {"format_version": FORMAT_VERSION, "step": step, "files": files})
+    manifest = {"format_version": FORMAT_VERSION, "step": step, "files": files}
+    write_json(folder / MANIFEST_FILE, {**manifest, "digest": _digest(manifest)})
+
+
+def _digest(manifest: Mapping[str, Any]) -> str:
+    """Of what a manifest says, however it is laid out."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _kept(parent: Path) -> str:

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import multiprocessing
+import os
 import resource
+import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -31,80 +36,138 @@ def test_what_is_saved_comes_back(tmp_path: Path) -> None:
     assert sorted(manifest["files"]) == ["model.safetensors", "optimiser.safetensors", "progress.json"]
 
 
-def _remove_model(folder: Path) -> None:
-    (folder / "model.safetensors").unlink()
-
-
-def _empty_optimiser(folder: Path) -> None:
-    (folder / "optimiser.safetensors").write_bytes(b"")
-
-
-def _halve_model(folder: Path) -> None:
-    data = (folder / "model.safetensors").read_bytes()
-    (folder / "model.safetensors").write_bytes(data[: len(data) // 2])
-
-
-def _flip_bit(folder: Path) -> None:
-    data = bytearray((folder / "model.safetensors").read_bytes())
-    data[-5] ^= 1
-    (folder / "model.safetensors").write_bytes(bytes(data))
-
-
-def _remove_manifest(folder: Path) -> None:
-    (folder / "manifest.json").unlink()
-
-
-def _halve_manifest(folder: Path) -> None:
-    text = (folder / "manifest.json").read_text()
-    (folder / "manifest.json").write_text(text[: len(text) // 2])
+def _rewrite_manifest(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["digest"]
+    change(manifest)
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "digest": checkpoint._digest(manifest)}))
 
 
 def _newer_format(folder: Path) -> None:
-    manifest = json.loads((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(json.dumps({**manifest, "format_version": 2}))
+    _rewrite_manifest(folder, lambda manifest: manifest.update(format_version=2))
 
 
 def _forget_model(folder: Path) -> None:
-    manifest = json.loads((folder / "manifest.json").read_text())
-    del manifest["files"]["model.safetensors"]
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    _rewrite_manifest(folder, lambda manifest: manifest["files"].pop("model.safetensors"))
 
 
-DAMAGES = [
-    (_remove_model, "model.safetensors cannot be read (No such file or directory)"),
-    (_empty_optimiser, "optimiser.safetensors has 0 bytes, expected "),
-    (_halve_model, "model.safetensors has "),
-    (_flip_bit, "model.safetensors has another sha256 than manifest.json says"),
-    (_remove_manifest, "manifest.json cannot be read ("),
-    (_halve_manifest, "manifest.json cannot be read ("),
-    (_newer_format, "format version 2, expected 1"),
-    (_forget_model, "manifest.json does not list model.safetensors"),
-]
+def _missing(file: Path) -> None:
+    file.unlink()
 
 
-@pytest.mark.parametrize(("damage", "reason"), DAMAGES)
-def test_a_broken_checkpoint_is_skipped_with_the_reason(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], None], reason: str
-) -> None:
-    good, broken = _save(tmp_path, 1), _save(tmp_path, 2)
+def _empty(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+def _half(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def _flipped(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[-5] ^= 1
+    file.write_bytes(bytes(data))
+
+
+FILES = ("model.safetensors", "optimiser.safetensors", "progress.json", "manifest.json")
+MISSING, HALF = "cannot be read (", " bytes, expected "
+REASONS = {_missing: MISSING, _empty: HALF, _half: HALF, _flipped: "has another sha256 than manifest.json says"}
+
+
+def _assert_skipped(parent: Path, damage: Callable[[Path], None], reason: str, caplog: pytest.LogCaptureFixture) -> None:
+    good, broken = _save(parent, 1), _save(parent, 2)
     damage(broken)
     with caplog.at_level(logging.WARNING):
-        assert checkpoint.newest(tmp_path) == good
+        assert checkpoint.newest(parent) == good
     assert f"checkpoint {broken} is broken and skipped: {reason}" in caplog.text
     assert broken.exists(), "a reader changes nothing"
-    assert checkpoint.newest(tmp_path, set_aside=True) == good
-    assert not broken.exists() and (tmp_path / "broken-step-00000002").exists()
-    assert _save(tmp_path, 2) == checkpoint.newest(tmp_path)
+    assert checkpoint.newest(parent, set_aside=True) == good
+    assert not broken.exists() and (parent / "broken-step-00000002").exists()
+    assert _save(parent, 2) == checkpoint.newest(parent)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("spoil", REASONS)
+def test_a_spoiled_file_makes_the_checkpoint_be_skipped_with_the_reason(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, spoil: Callable[[Path], None], name: str
+) -> None:
+    _assert_skipped(tmp_path, lambda folder: spoil(folder / name), name, caplog)
+    if name != "manifest.json":
+        assert REASONS[spoil] in caplog.text
+
+
+def test_every_flipped_bit_of_a_manifest_is_noticed(tmp_path: Path) -> None:
+    folder = _save(tmp_path, 1)
+    data = (folder / "manifest.json").read_bytes()
+    said = json.loads(data)
+    for position in range(8 * len(data)):
+        flipped = bytearray(data)
+        flipped[position // 8] ^= 1 << position % 8
+        (folder / "manifest.json").write_bytes(bytes(flipped))
+        try:
+            says_the_same = json.loads(flipped) == said
+        except ValueError:
+            says_the_same = False
+        assert (checkpoint.why_broken(folder) is None) == says_the_same, bytes(flipped)
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (_newer_format, "format version 2, expected 1"),
+        (_forget_model, "manifest.json does not list model.safetensors"),
+    ],
+)
+def test_a_manifest_of_another_kind_is_skipped_with_the_reason(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], None], reason: str
+) -> None:
+    _assert_skipped(tmp_path, damage, reason, caplog)
+
+
+def _save_and_die(parent: Path, at: int) -> None:
+    """Save step 2 and prune to it, and be killed just before file operation `at` of that."""
+    operations = itertools.count()
+
+    def count(event: str, arguments: tuple[object, ...]) -> None:
+        touches = any(isinstance(argument, str | Path) and str(parent) in str(argument) for argument in arguments)
+        if touches and event.split(".")[0] in ("open", "os", "shutil") and next(operations) == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(count)
+    _save(parent, 2)
+    checkpoint.prune(parent, keep=1, best=None)
+    os._exit(0)
+
+
+def test_killed_at_every_file_operation_of_a_save_the_newest_checkpoint_loads(tmp_path: Path) -> None:
+    killed = 0
+    while True:
+        parent = tmp_path / str(killed)
+        _save(parent, 1)
+        child = multiprocessing.get_context("fork").Process(target=_save_and_die, args=(parent, killed))
+        child.start()
+        child.join()
+        newest = checkpoint.newest(parent)
+        assert newest is not None
+        step = checkpoint.read_progress(newest)["step"]
+        assert float(checkpoint.read_tensors(newest / checkpoint.MODEL_FILE)["a"][0]) == step
+        checkpoint.remove_temporary(parent)
+        assert _save(parent, 3) == checkpoint.newest(parent)
+        if child.exitcode == 0:
+            break
+        assert child.exitcode == -signal.SIGKILL
+        killed += 1
+    assert step == 2 and killed > 20, f"{killed} file operations were seen"
 
 
 def test_none_where_nothing_is_whole(tmp_path: Path) -> None:
     assert checkpoint.newest(tmp_path / "absent") is None
-    _remove_manifest(_save(tmp_path, 1))
+    _missing(_save(tmp_path, 1) / "manifest.json")
     assert checkpoint.newest(tmp_path) is None
 
 
 def test_a_broken_one_of_the_same_step_is_replaced(tmp_path: Path) -> None:
-    _remove_model(_save(tmp_path, 4))
+    _missing(_save(tmp_path, 4) / "model.safetensors")
     _save(tmp_path, 4, value=1.0)
     assert checkpoint.why_broken(folder_of(tmp_path, 4)) is None
     assert [entry.name for entry in tmp_path.iterdir()] == ["step-00000004"]
