@@ -1,9 +1,10 @@
-"""The `tbps` console script: data, convert, evaluate, report. Each command imports what it needs when it runs."""
+"""The `tbps` console script: data, convert, evaluate, report, results. Each command imports what it needs when it runs."""
 
 from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +32,13 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="one HTML file about a run")
     report.add_argument("run_folder", type=Path, metavar="RUN", help="run folder: runs/<recipe>/<name>")
     report.set_defaults(run=_report)
+    _add_results(commands.add_parser("results", help="one table over runs: means over seeds, published figures beside"))
+    doctor = commands.add_parser(
+        "doctor", help="check this machine, Slurm and the folder of runs; start it as a run is started"
+    )
+    doctor.add_argument("run_folder", type=Path, nargs="?", metavar="RUN", help="a run whose speed and size matter")
+    doctor.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs")
+    doctor.set_defaults(run=_examine)
     return parser
 
 
@@ -204,3 +212,29 @@ def _report(given: argparse.Namespace) -> None:
     from tbps.run import report_run
 
     sys.stdout.write(f"{report_run(given.run_folder)}\n")
+
+
+def _examine(given: argparse.Namespace) -> int:
+    from tbps.doctor import examine
+
+    report, good = examine(given.runs, given.run_folder)
+    if os.environ.get("RANK", "0") == "0":
+        sys.stdout.write(f"{report}\n")
+    return 0 if good else 1
+
+
+def _add_results(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", type=Path, nargs="?", default=Path("runs"), help="folder of runs (default: runs)")
+    parser.add_argument("--format", choices=("table", "markdown", "csv", "html"), default="table")
+    parser.set_defaults(run=_results)
+
+
+def _results(given: argparse.Namespace) -> None:
+    from tbps.reporting.summary import read_summary
+    from tbps.reporting.summary_formats import FORMATS
+
+    sys.stdout.write(FORMATS[given.format](read_summary(given.runs)))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -27,6 +27,8 @@ class Journal:
     def __init__(self, run: Run, folder: RunFolder, accelerator: Accelerator, *, step: int, total_steps: int) -> None:
         self.run, self.folder = run, folder
         self.progress = Progress(step=step, total_steps=total_steps, batch_pairs=run.data.batch_pairs)
+        self.last_pairs_per_s = 0.0
+        """Speed at the last line that was shown; 0 before the first."""
         self._lines: list[Line] = []
         self._log: MetricsLog | None = None
         self._trackers: list[TensorBoard | WandB] = []
@@ -43,6 +45,7 @@ class Journal:
         if line["step"] % self.run.loop.log_steps == 0 or line["step"] == self.progress.total_steps:
             pairs_per_s = self.progress.pairs_per_second(line["step"])
             line["pairs_per_s"] = round(pairs_per_s, 2)
+            self.last_pairs_per_s = pairs_per_s
             self.flush()
             if self._log is not None:
                 logger.info("%s", self.progress.sentence(line, pairs_per_s))

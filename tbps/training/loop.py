@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from tbps.config.run import Run
 from tbps.training import checkpoint
+from tbps.training.atomic_file import write_json
 from tbps.training.compilation import compile_image_blocks
 from tbps.training.distributed import on_main, start_processes
 from tbps.training.journal import Journal, check_finite
@@ -154,8 +156,10 @@ class _Training:
             return
         self.journal.progress.pause()
         self.journal.sync()
+        began = time.perf_counter()
         model, optimiser = self.parallel.model_tensors(), self.parallel.optimiser_tensors()
         on_main(lambda: self._write_checkpoint(step, model, optimiser))
+        on_main(lambda: self._write_timing(save_s=time.perf_counter() - began))
         self.saved = step
         self.journal.progress.resume()
 
@@ -168,6 +172,11 @@ class _Training:
             progress={"step": step, "pairs_seen": step * self.run.data.batch_pairs, "total_steps": self.total},
         )
         checkpoint.prune(self.folder.checkpoints, keep=self.run.loop.keep_checkpoints, best=best_step(self.folder))
+
+    def _write_timing(self, *, save_s: float) -> None:
+        """For `tbps doctor`: how long a signal waits at most."""
+        step_s = self.run.data.batch_pairs / self.journal.last_pairs_per_s if self.journal.last_pairs_per_s else 0.0
+        write_json(self.folder.timing, {"step_s": round(step_s, 3), "save_s": round(save_s, 3)})
 
     def _validate_if_due(self, step: int) -> None:
         every = self.run.evaluation.every_epochs * self.steps_per_epoch

@@ -131,7 +131,9 @@ class _Watch(threading.Thread):
                 if link.connection in readable:
                     self._read(link)
                 elif now - link.heard > self._timeout_s:
-                    self._end(f"{link.name} has not been heard of for {self._timeout_s:g} s: it hangs, or its machine is gone")
+                    self._end(
+                        f"{link.name} has not been heard of for {self._timeout_s:g} s: it hangs, or its machine is gone"
+                    )
                 link.send(".")
             before = now
             time.sleep(_BEAT_S / 4)  # beats of the others would wake this thread at once

@@ -8,6 +8,7 @@ import logging
 import os
 import platform
 import subprocess
+import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any
@@ -19,6 +20,9 @@ from tbps.training.atomic_file import write_json
 from tbps.training.config_hash import config_hash, difference
 
 logger = logging.getLogger(__name__)
+
+RESTART_WAIT_S = 120.0
+"""How long a job that Slurm has started again waits for the folder."""
 
 _LIBRARIES = ("tbps", "torch", "accelerate", "transformers", "safetensors", "numpy")
 
@@ -33,6 +37,8 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.evaluations = path / "evaluations"
         self.report = path / "report"
+        self.timing = path / "timing.json"
+        """Seconds of a step and of a save, as last measured."""
 
     @classmethod
     def of(cls, run: Run) -> RunFolder:
@@ -134,19 +140,46 @@ class OpenRunFolder(RunFolder):
 def _lock(folder: Path) -> IO[str]:
     """Take the folder's lock. A POSIX lock: gone with the process, and not inherited by its loader workers."""
     file = (folder / "lock").open("a+", encoding="utf-8")
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError) as error:
+    # Slurm starts a job again when it has lost a node; what runs there may live on for a while.
+    wait_s = RESTART_WAIT_S if int(os.environ.get("SLURM_RESTART_COUNT", "0")) else 0.0
+    if not _take(file, wait_s=0.0):
         file.seek(0)
         holder = file.read().strip() or "unknown"
-        file.close()
-        raise ValueError(
-            f"{folder} is in use by another process ({holder}); wait until it ends, stop it, or choose another name"
-        ) from error
+        if wait_s:
+            logger.info("%s is held by what was there before the restart (%s): waiting up to %g s", folder, holder, wait_s)
+        if not _take(file, wait_s=wait_s):
+            file.close()
+            waited = f" and was not let go in {wait_s:g} s" if wait_s else ""
+            raise ValueError(
+                f"{folder} is in use by another process ({holder}){waited};"
+                " wait until it ends, stop it, or choose another name"
+            )
     file.truncate(0)
     file.write(f"process {os.getpid()} on {platform.node()}\n")
     file.flush()
     return file
+
+
+def lock_file(path: Path) -> IO[str] | None:
+    """Hold a lock on a file, made if need be, until the result is closed; None where another process holds it."""
+    file = path.open("a+", encoding="utf-8")
+    if _take(file, wait_s=0.0):
+        return file
+    file.close()
+    return None
+
+
+def _take(file: IO[str], *, wait_s: float) -> bool:
+    deadline = time.monotonic() + wait_s
+    while True:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.5)
+        else:
+            return True
 
 
 def _versions() -> dict[str, str]:

@@ -1,0 +1,92 @@
+"""What the doctor says of this machine, of a run, and of a Slurm that answers badly (a real program of that name)."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tbps.command import main
+from tbps.training import checkpoint
+
+CONFIG = """Configuration data as of 2026-01-01T00:00:00
+JobRequeue              = 1
+KillWait                = {kill_wait} sec
+PreemptMode             = {mode}
+PreemptType             = preempt/partition_prio
+SlurmctldParameters     = preempt_send_user_signal
+"""
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "runs" / "mars" / "tiny"
+    checkpoint.save(folder / "checkpoints", step=1, model={}, optimiser={}, progress={"step": 1})
+    (folder / "timing.json").write_text(json.dumps({"step_s": 2.0, "save_s": 10.0}))
+    return folder
+
+
+def _slurm(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str, *, status: int = 0) -> None:
+    """A program called scontrol that answers with `text`, first on the path."""
+    folder.mkdir()
+    (folder / "answer").write_text(text)
+    (folder / "scontrol").write_text(f"#!/bin/sh\ncat '{folder}/answer' {'>&2' if status else ''}\nexit {status}\n")
+    (folder / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=":")
+
+
+def test_a_healthy_machine(run_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    _slurm(run_folder / "bin", monkeypatch, CONFIG.format(kill_wait=30, mode="REQUEUE"))
+    assert main(["doctor", str(run_folder), "--runs", str(run_folder.parents[1])]) == 0
+    printed = capsys.readouterr().out
+    for part in (
+        "rank  host",
+        "torch 2.",
+        "Slurm preempts by REQUEUE, and sends USR2 first",
+        "keep a second copy of a run out",
+    ):
+        assert part in printed, printed
+    assert f"KillWait is 30 s, a step and a save of {run_folder} took 12.0 s" in printed
+    assert f"a checkpoint of {run_folder} has 0.00 GiB" in printed and "BAD" not in printed
+
+
+@pytest.mark.parametrize(
+    ("kill_wait", "mode", "part"),
+    [
+        (17, "REQUEUE", "took 12.0 s: ask for KillWait=19, or lose the steps since the last save at every requeue"),
+        (30, "CANCEL", "a preempted job is not started again; ask for PreemptMode=REQUEUE"),
+    ],
+)
+def test_a_slurm_that_loses_steps(
+    run_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    kill_wait: int,
+    mode: str,
+    part: str,
+) -> None:
+    _slurm(run_folder / "bin", monkeypatch, CONFIG.format(kill_wait=kill_wait, mode=mode))
+    assert main(["doctor", str(run_folder), "--runs", str(run_folder.parents[1])]) == 1
+    bad = [line for line in capsys.readouterr().out.splitlines() if line.startswith("BAD")]
+    assert len(bad) == 1 and part in bad[0]
+
+
+def test_a_slurm_that_does_not_answer(
+    run_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _slurm(run_folder / "bin", monkeypatch, "slurm_load_ctl_conf error: Unable to contact slurm controller", status=1)
+    assert main(["doctor", "--runs", str(run_folder.parents[1])]) == 1
+    assert "BAD  scontrol does not answer (slurm_load_ctl_conf error: Unable to contact" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_two_processes_are_listed(tmp_path: Path) -> None:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    words = [*launcher, "-m", "tbps.command", "doctor", "--runs", str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+    ranks = [line.split()[0] for line in done.stdout.splitlines() if line.strip()[:2] in ("0 ", "1 ")]
+    assert ranks == ["0", "1"], done.stdout + done.stderr
+    assert f"locks in {tmp_path} keep a second copy of a run out" in done.stdout
