@@ -52,7 +52,7 @@ def read_overrides(variant: Callable[[], Run], arguments: list[str], *, program:
     except ValueError as error:
         _refuse(program, str(error))
     except SystemExit as end:
-        if not end.code:
+        if end.code != 2:  # help, or a signal that came meanwhile
             raise
         _refuse(program, _sentence(drawn.getvalue()) + f"; {program} --help lists every setting")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 if TYPE_CHECKING:
     from tbps.methods.albef import AlbefMethod
@@ -101,6 +101,9 @@ class MarsWeights:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _AlbefFamily:
+    ZERO_STAGES: ClassVar[tuple[int, ...]] = (1, 2, 3)
+    """Stages of DeepSpeed's ZeRO under which it trains as it does under DDP."""
+
     vit: Vit = Vit()
     bert: Bert = Bert()
     projection: int = 256

@@ -185,3 +185,16 @@ class Run:
     start: Start = Start()
     loop: Loop = Loop()
     evaluation: Evaluation = Evaluation()
+
+    def check_zero_stage(self, stage: int) -> None:
+        """ValueError where this run cannot train under a stage of ZeRO; 0 = DDP or one process."""
+        method = type(self.method).__name__
+        if stage not in (0, *self.method.ZERO_STAGES):
+            legal = ", ".join(map(str, self.method.ZERO_STAGES)) or "none"
+            raise ValueError(
+                f"{method} cannot train under ZeRO-{stage}, expected DDP or a stage of {legal}: change the launch settings"
+            )
+        if stage == 3 and self.loop.compile:
+            raise ValueError(
+                "loop.compile is on under ZeRO-3, which gathers weights block by block: turn it off, or use ZeRO-2"
+            )

@@ -48,9 +48,7 @@ class LoadReport:
         return "; ".join(parts)
 
 
-def load_weights(
-    method: nn.Module, path: Path, *, keep_queue: bool = False, old_grid: Grid | None = None
-) -> LoadReport:
+def load_weights(method: nn.Module, path: Path, *, keep_queue: bool = False, old_grid: Grid | None = None) -> LoadReport:
     """Read a safetensors file under our names (made by `tbps convert`, or a checkpoint's model file) into `method`.
 
     old_grid: patches of the file's images, where the file does not say it itself, as a checkpoint does not.

@@ -32,7 +32,7 @@ def start_processes(loop: Loop) -> Accelerator:
     _check_launch()
     cpu = not torch.cuda.is_available()
     patience = timedelta(seconds=loop.timeout_s)
-    zero = os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
+    zero = _uses_zero()
     if zero:
         _prepare_deepspeed(cpu=cpu)
     # Buffers are not broadcast: every rank pushes the same features to its queue. Gradients live in the buckets that are
@@ -50,13 +50,22 @@ def start_processes(loop: Loop) -> Accelerator:
 
 
 def as_launched(run: Run) -> Run:
-    """The run with the precision that `accelerate launch` was given, where it was given one."""
+    """The run with the precision that `accelerate launch` was given, where it was given one.
+
+    ValueError: a precision that does not exist here, or a stage of ZeRO under which the run cannot train.
+    """
+    if _uses_zero():
+        run.check_zero_stage(int(os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")))
     asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if asked == "no":
         return run
     if asked != "bf16":
         raise ValueError(f"accelerate launch asks for mixed precision {asked!r}, expected no or bf16: change its settings")
     return replace(run, loop=replace(run.loop, precision="bf16"))
+
+
+def _uses_zero() -> bool:
+    return os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
 
 
 def _prepare_deepspeed(*, cpu: bool) -> None:

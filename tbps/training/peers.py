@@ -20,10 +20,10 @@ from types import TracebackType
 import torch.distributed as dist
 from accelerate.utils import broadcast_object_list
 
+from tbps.training.stop_signals import LOST_EXIT
+
 logger = logging.getLogger(__name__)
 
-LOST_EXIT = 75
-"""Exit status where another process was lost or hangs: try again (EX_TEMPFAIL)."""
 _BEAT_S = 1.0
 _JOIN_S = 120.0
 _VERDICT_S = 5.0

@@ -11,6 +11,8 @@ INTERRUPT_EXIT = 128 + signal.SIGINT
 """130: stopped by Ctrl-C."""
 TERMINATE_EXIT = 128 + signal.SIGTERM
 """143: stopped by SIGTERM, or by SIGUSR2, with which job managers announce a time limit or preemption."""
+LOST_EXIT = 75
+"""Another process was lost or hangs: try again (EX_TEMPFAIL)."""
 
 _EXITS = {signal.SIGINT: INTERRUPT_EXIT, signal.SIGTERM: TERMINATE_EXIT, signal.SIGUSR2: TERMINATE_EXIT}
 

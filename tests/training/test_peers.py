@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from small_process import log_of, wait_for_log
 
-from tbps.training.peers import LOST_EXIT
+from tbps.training.stop_signals import LOST_EXIT
 
 SCRIPT = Path(__file__).with_name("small_process.py")
 TIMEOUT_S = 6.0
@@ -46,7 +46,9 @@ def _started(runs: Path, *, nan_step: int = -1, **changes: Any) -> Iterator[list
             process.communicate()
 
 
-def _assert_told(runs: Path, survivor: subprocess.Popen[bytes], lost: subprocess.Popen[bytes], rank: int, *words: str) -> None:
+def _assert_told(
+    runs: Path, survivor: subprocess.Popen[bytes], lost: subprocess.Popen[bytes], rank: int, *words: str
+) -> None:
     assert survivor.returncode == LOST_EXIT, log_of(runs)
     name = f"rank {rank} (process {lost.pid} on {platform.node()})"
     for part in (name, *words, "the same command goes on from the last checkpoint"):

@@ -4,6 +4,7 @@ import json
 import logging
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -107,3 +108,18 @@ def test_machine_choices_are_remembered(tmp_path: Path) -> None:
     folder.remember_machine_choice("gemm", "medium")
     folder.close()
     assert RunFolder.of(small_run(tmp_path)).machine_choice("gemm") == "medium"
+
+
+def test_restart_by_slurm_waits_for_what_it_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    monkeypatch.setattr("tbps.training.run_folder.RESTART_WAIT_S", 0.5)
+    other = _other_process(tmp_path)
+    assert other.stdout is not None and other.stdout.readline() == "open\n"
+    run = small_run(tmp_path)
+    with pytest.raises(ValueError, match=r"another process \(process \d+ on .*\) and was not let go in 0\.5 s; wait"):
+        OpenRunFolder(run)
+    monkeypatch.setattr("tbps.training.run_folder.RESTART_WAIT_S", 60.0)
+    ending = threading.Timer(1.0, other.communicate)
+    ending.start()
+    OpenRunFolder(run).close()
+    ending.join()

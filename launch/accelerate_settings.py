@@ -1,0 +1,42 @@
+"""Settings files of Accelerate without its launcher: the variables that `accelerate launch --config_file` would set."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+FOLDER = Path(__file__).parent / "accelerate"
+_PREFIXES = ("ACCELERATE_", "FSDP_")
+
+
+def settings_file(name: str) -> Path:
+    """`launch/accelerate/<name>.yaml`, or the file of that path. ValueError lists the names there are."""
+    shipped = FOLDER / f"{name}.yaml"
+    if shipped.exists():
+        return shipped
+    if Path(name).is_file():
+        return Path(name)
+    names = ", ".join(sorted(file.stem for file in FOLDER.glob("*.yaml")))
+    raise ValueError(f"Accelerate settings {name!r} not found; expected a file, or one of {names}")
+
+
+def settings_environment(file: Path, *, num_processes: int) -> dict[str, str]:
+    """What Accelerate's launcher would tell each of so many processes. Which process it is, the caller says."""
+    # Its own code, so that every setting it knows, and what it leaves out, is the same here.
+    from accelerate.commands import launch
+    from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env, prepare_simple_launcher_cmd_env
+
+    words = ["--config_file", str(file), "--num_processes", str(num_processes), "--num_machines", "1"]
+    given = launch.launch_command_parser().parse_args([*words, "--main_process_port", "0", "recipe.py"])
+    given, defaults, precision_from_file = launch._validate_launch_command(given)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about ports, which are not Accelerate's matter here
+        if given.use_deepspeed:
+            fields = [*defaults.deepspeed_config, *(["mixed_precision"] if precision_from_file else [])]
+            given.deepspeed_fields_from_accelerate_config = ",".join(fields)
+            environment = prepare_deepspeed_cmd_env(given)[1]
+        elif given.multi_gpu or given.use_fsdp:
+            environment = prepare_multi_gpu_env(given)
+        else:
+            environment = prepare_simple_launcher_cmd_env(given)[1]
+    return {name: value for name, value in environment.items() if name.startswith(_PREFIXES)}

@@ -1,0 +1,126 @@
+"""A run as a user asks for it: recipe file, variant and overrides, read and checked before any machine is asked for."""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.util
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from launch.accelerate_settings import settings_environment, settings_file
+from launch.site import check_printable
+from tbps.config.command import Variants, read_overrides
+from tbps.config.run import Data, Run
+from tbps.data.order import BatchOrder
+from tbps.training.config_hash import difference
+from tbps.training.run_folder import RunFolder
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlannedRun:
+    """What will be run, and the run that comes of it."""
+
+    recipe: str
+    """Path of the recipe file."""
+    variant: str
+    overrides: tuple[str, ...]
+    run: Run
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """What stands behind `python` on the command line."""
+        return (self.recipe, self.variant, *self.overrides)
+
+    @property
+    def folder(self) -> RunFolder:
+        """Where the run writes."""
+        return RunFolder.of(self.run)
+
+
+def plan_run(recipe: str, variant: str, overrides: Sequence[str]) -> PlannedRun:
+    """Read everything. ValueError, or one sentence and SystemExit for an override, says what is wrong."""
+    variants = read_variants(recipe)
+    if variant not in variants:
+        raise ValueError(f"{recipe} has no variant {variant!r}, expected one of {', '.join(variants)}")
+    run = read_overrides(variants[variant], list(overrides), program=f"{recipe} {variant}")
+    _check_names(run)
+    return PlannedRun(recipe=recipe, variant=variant, overrides=tuple(overrides), run=run)
+
+
+def read_variants(recipe: str) -> Variants:
+    """VARIANTS of a recipe file."""
+    path = Path(recipe)
+    if path.suffix != ".py" or not path.is_file():
+        beside = ", ".join(sorted(str(file) for file in path.parent.glob("*.py") if "VARIANTS" in file.read_text("utf-8")))
+        raise ValueError(f"recipe {recipe!r} is not there" + (f", expected one of {beside}" if beside else ""))
+    spec = importlib.util.spec_from_file_location(f"_recipe_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    variants: Variants | None = getattr(module, "VARIANTS", None)
+    if not variants:
+        raise ValueError(f"{recipe} is no recipe: it has no VARIANTS")
+    return variants
+
+
+def _check_names(run: Run) -> None:
+    """The run's name is a folder's and a job's; Slurm replaces % and drops \\ in the names of log files."""
+    for what, text in (("the run's name", run.name), ("the folder of runs", str(Path(run.runs).expanduser().absolute()))):
+        check_printable(what, text)
+        if "%" in text or "\\" in text:
+            raise ValueError(f"{what} is {text!r}; Slurm gives % and \\ a meaning in file names, choose another")
+    if "/" in run.name or run.name in ("", ".", "..") or run.name != run.name.strip():
+        raise ValueError(f"the run's name is {run.name!r}, expected the name of a folder without / or spaces at its ends")
+
+
+def check_batch(data: Data, num_processes: int) -> None:
+    """ValueError where the processes cannot share out a batch evenly."""
+    try:
+        share = BatchOrder(1, seed=0, batch_pairs=data.batch_pairs, group_pairs=data.group_pairs).share_pairs(num_processes)
+    except ValueError as error:
+        groups = data.batch_pairs // data.group_pairs
+        fitting = ", ".join(str(size) for size in range(1, groups + 1) if groups % size == 0)
+        raise ValueError(f"{error}; world sizes that fit: {fitting}") from error
+    if data.micro_batch_pairs and share % data.micro_batch_pairs:
+        raise ValueError(
+            f"data.micro_batch_pairs is {data.micro_batch_pairs}, expected a divisor of the {share} pairs that each of"
+            f" {num_processes} processes computes in a step; change it or use 0"
+        )
+
+
+def check_stage(run: Run, accelerate: str) -> None:
+    """ValueError where the run cannot train under the stage of ZeRO that the launch settings name."""
+    if accelerate:
+        settings = settings_environment(settings_file(accelerate), num_processes=1)
+        run.check_zero_stage(int(settings.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "0")))
+
+
+def check_folder(planned: PlannedRun) -> None:
+    """ValueError where the run's folder belongs to another config, or another process works in it."""
+    folder = planned.folder
+    if folder.config.exists() and (changes := difference(folder.read_run(), planned.run)):
+        raise ValueError(
+            f"{folder.path} was started with another config ({'; '.join(changes)}); restore the old values to go on, or"
+            " choose another name with --name"
+        )
+    if holder := holder_of(folder):
+        raise ValueError(
+            f"{folder.path} is in use by another process ({holder}); wait until it ends, or choose another name with --name"
+        )
+
+
+def holder_of(folder: RunFolder) -> str:
+    """Who has locked a run folder; empty if nobody. Asks without locking, which could turn away a run that just starts."""
+    file = folder.path / "lock"
+    if not file.exists():
+        return ""
+    with file.open(encoding="utf-8") as lock:
+        wanted = struct.pack(_FLOCK, fcntl.F_WRLCK, 0, 0, 0, 0)
+        kind = struct.unpack(_FLOCK, fcntl.fcntl(lock, fcntl.F_GETLK, wanted))[0]
+        return "" if kind == fcntl.F_UNLCK else lock.read().strip() or "unknown"
+
+
+_FLOCK = "hhqqi"
+"""C's struct flock on 64-bit Linux: type, whence, start, length, process."""

@@ -1,0 +1,55 @@
+"""A real Slurm for the tests of this folder, and jobs on it. Skips, saying what is missing, where Slurm is not installed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cluster_jobs import Cluster
+
+from launch.testbed import PACKAGES, Testbed, missing_programs
+
+END_TO_END = str(Path(__file__).parents[1] / "end_to_end")
+if END_TO_END not in sys.path:
+    sys.path.append(END_TO_END)
+
+from small_world import World, make_world  # noqa: E402
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All of them share one Slurm, so one worker of pytest-xdist runs them."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.cluster)
+            item.add_marker(pytest.mark.slow)
+            item.add_marker(pytest.mark.xdist_group("slurm"))
+
+
+@pytest.fixture(scope="session")
+def testbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Testbed]:
+    if missing := missing_programs():
+        pytest.skip(f"Slurm is not installed ({', '.join(missing)} missing): apt-get install {PACKAGES}")
+    testbed = Testbed(tmp_path_factory.mktemp("slurm"))
+    try:
+        testbed.start()
+        yield testbed
+    finally:
+        testbed.stop()
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """Do not write into it."""
+    return make_world(tmp_path_factory.mktemp("cluster-world"))
+
+
+@pytest.fixture
+def cluster(testbed: Testbed) -> Iterator[Cluster]:
+    """All nodes up and empty, before and after."""
+    testbed.start()
+    cluster = Cluster(testbed)
+    yield cluster
+    cluster.cancel_all()

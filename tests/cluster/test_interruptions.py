@@ -1,0 +1,190 @@
+"""What a cluster does to a job: it goes on by itself, ends as if nothing had happened, and loses no step to a signal."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cluster_jobs import Cluster, restarts, steps_done, weights_sha256
+from small_world import LAUNCH_TWO, World, call, metrics
+
+STEPS = 120
+"""With `paced`, so many that everything below happens while it trains."""
+TWO_NODES = ("--nodes=2", "--ntasks-per-node=1", "--gpus-per-node=1")
+ONE_NODE = ("--nodes=1", "--ntasks-per-node=2", "--gpus-per-node=2")
+
+
+def arguments(world: World, runs: Path) -> list[str]:
+    """Nothing is saved but because of a signal, and at the end."""
+    changes = ["--schedule.epochs", "1000", "--loop.save-steps", "100000", "--loop.log-steps", "1"]
+    return ["tiny", *world.overrides(runs, recipe="pretrain_mals", max_steps=STEPS), *changes]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of two local processes."""
+    runs = tmp_path_factory.mktemp("undisturbed")
+    done = call(*LAUNCH_TWO, "recipes/pretrain_mals.py", *arguments(world, runs))
+    assert done.returncode == 0, done.stderr
+    return runs / "pretrain_mals/tiny"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A job under way."""
+
+    cluster: Cluster
+    id: str
+    log: Path
+    run_folder: Path
+    undisturbed: Path
+
+    def make_steps(self, number: int) -> int:
+        """Wait for so many more; how many are done then."""
+        before = steps_done(self.run_folder)
+        self.cluster.wait_for(f"{number} steps after step {before}", lambda: steps_done(self.run_folder) >= before + number)
+        return steps_done(self.run_folder)
+
+    def restart(self, number: int) -> None:
+        """Wait for it."""
+
+        def happened() -> bool:
+            state = self.cluster.facts(self.id).get("JobState")
+            assert state not in ("COMPLETED", "FAILED", "TIMEOUT"), self.log.read_text()
+            return len(restarts(self.run_folder)) > number
+
+        self.cluster.wait_for(f"restart {number}", happened)
+
+    def assert_ends_as_undisturbed(self, *, causes: list[str]) -> None:
+        """COMPLETED, the same weights and metrics, restarted for these causes and no other."""
+        assert self.cluster.state_at_end(self.id) == "COMPLETED", self.log.read_text()
+        assert [line["cause"] for line in restarts(self.run_folder)] == ["submitted", *causes]
+        assert weights_sha256(self.run_folder, STEPS) == weights_sha256(self.undisturbed, STEPS)
+        assert metrics(self.run_folder) == metrics(self.undisturbed)
+
+
+Submit = Callable[..., Job]
+
+
+@pytest.fixture
+def submit(cluster: Cluster, world: World, undisturbed: Path, tmp_path: Path) -> Submit:
+    """Submit the run, as in slurm/pretrain_mals.sh; further words are options of sbatch."""
+
+    def submit(*options: str) -> Job:
+        run_folder = tmp_path / "runs/pretrain_mals/tiny"
+        run_folder.mkdir(parents=True)
+        shutil.copy(undisturbed / "config.json", run_folder)  # the same choice of matrix product
+        words = [f"--output={tmp_path}/log", *options, "slurm/pretrain_mals.sh", *arguments(world, tmp_path / "runs")]
+        job = cluster.submit(*words)
+        return Job(cluster=cluster, id=job, log=tmp_path / "log", run_folder=run_folder, undisturbed=undisturbed)
+
+    return submit
+
+
+def test_requeued_three_times(submit: Submit) -> None:
+    job = submit(*TWO_NODES)
+    for number in (1, 2, 3):
+        done = job.make_steps(3)
+        job.cluster.call("scontrol", "requeue", job.id)
+        job.restart(number)
+        assert restarts(job.run_folder)[number]["step"] >= done
+    job.assert_ends_as_undisturbed(causes=["requeued"] * 3)
+    assert f"Slurm job {job.id}, restart 3 (requeued), from step " in job.log.read_text()
+
+
+def test_preempted_twice(submit: Submit) -> None:
+    job = submit(*TWO_NODES)
+    for number in (1, 2):
+        done = job.make_steps(3)
+        urgent = ("--partition=urgent", "--nodes=4", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
+        with job.cluster.paced(job.id, job.run_folder):
+            preempting = job.cluster.submit(*urgent)
+            job.restart(number)
+        assert job.cluster.state_at_end(preempting) == "COMPLETED"
+        assert restarts(job.run_folder)[number]["step"] >= done
+    job.assert_ends_as_undisturbed(causes=["preemption"] * 2)
+
+
+def test_time_limit(submit: Submit) -> None:
+    job = submit(*TWO_NODES, "--signal=USR2@50")
+    done = job.make_steps(3)
+    # Slurm looks twice a minute, so the signal comes 20 to 50 seconds before this end.
+    end = (datetime.now() + timedelta(seconds=50)).isoformat(timespec="seconds")
+    with job.cluster.paced(job.id, job.run_folder):
+        assert job.cluster.call("scontrol", "update", f"JobId={job.id}", f"EndTime={end}").returncode == 0
+        job.restart(1)
+    job.cluster.call("scontrol", "update", f"JobId={job.id}", "TimeLimit=60")  # which the EndTime has shortened for good
+    assert restarts(job.run_folder)[1]["step"] >= done
+    job.assert_ends_as_undisturbed(causes=["time limit"])
+
+
+def test_slurmd_killed_under_one_of_two_nodes(submit: Submit) -> None:
+    job = submit(*TWO_NODES)
+    job.make_steps(3)
+    second = job.cluster.call("scontrol", "show", "hostnames", job.cluster.facts(job.id)["NodeList"]).stdout.split()[1]
+    with job.cluster.paced(job.id, job.run_folder):
+        job.cluster.testbed.stop_daemon(second, number=signal.SIGKILL)
+        job.restart(1)
+    assert second not in job.cluster.facts(job.id)["NodeList"]
+    assert job.cluster.state_at_end(job.id) == "COMPLETED", job.log.read_text()
+    assert weights_sha256(job.run_folder, STEPS) == weights_sha256(job.undisturbed, STEPS)
+
+
+def test_slurmd_killed_under_a_run_that_lives_on(submit: Submit) -> None:
+    job = submit(*ONE_NODE)
+    job.make_steps(3)
+    node = job.cluster.facts(job.id)["NodeList"]
+    waits = "is held by what was there before the restart"
+    with job.cluster.paced(job.id, job.run_folder):
+        job.cluster.testbed.stop_daemon(node, number=signal.SIGKILL)
+        job.cluster.wait_for("the restart waits", lambda: waits in job.log.read_text())
+    assert job.cluster.facts(job.id)["NodeList"] != node
+    assert job.cluster.state_at_end(job.id) == "COMPLETED", job.log.read_text()
+    assert weights_sha256(job.run_folder, STEPS) == weights_sha256(job.undisturbed, STEPS)
+    assert metrics(job.run_folder) == metrics(job.undisturbed)
+
+
+def test_slurmctld_restarted_while_the_job_trains_and_stops(submit: Submit) -> None:
+    job = submit(*TWO_NODES)
+    done = job.make_steps(3)
+    job.cluster.testbed.stop_daemon("slurmctld")
+    job.make_steps(3)
+    job.cluster.testbed.start_daemon("slurmctld")
+    job.cluster.call("scancel", "--signal=USR2", job.id)
+    job.cluster.wait_for("a save", lambda: any(job.run_folder.glob("checkpoints/step-*")))
+    job.cluster.testbed.stop_daemon("slurmctld")
+    time.sleep(3)
+    job.cluster.testbed.start_daemon("slurmctld")
+    job.restart(1)
+    assert restarts(job.run_folder)[1]["step"] >= done
+    assert job.cluster.state_at_end(job.id) == "COMPLETED", job.log.read_text()
+    assert weights_sha256(job.run_folder, STEPS) == weights_sha256(job.undisturbed, STEPS)
+
+
+def test_cancelled_by_the_user_stays_cancelled(submit: Submit) -> None:
+    job = submit(*TWO_NODES)
+    done = job.make_steps(3)
+    job.cluster.call("scancel", job.id)
+    assert job.cluster.state_at_end(job.id) == "CANCELLED"
+    assert any(job.run_folder.glob("checkpoints/step-*")) and steps_done(job.run_folder) >= done
+
+
+def test_restarts_without_a_step_end(cluster: Cluster, world: World, tmp_path: Path) -> None:
+    recipe = tmp_path / "dies.py"
+    recipe.write_text(
+        "import os, sys\nfrom recipes.mars import tiny\nVARIANTS = {'tiny': tiny}\n"
+        "class Dies:\n    def find_spec(self, name, path, target=None):\n"
+        "        if name == 'tbps.run':\n            os.kill(os.getpid(), 9)\nsys.meta_path.insert(0, Dies())\n"
+    )
+    words = ("slurm/finetune.sh", str(recipe), "tiny", *world.overrides(tmp_path / "runs"))
+    job = cluster.submit(f"--output={tmp_path}/log", *words)
+    assert cluster.state_at_end(job) == "FAILED"
+    log = (tmp_path / "log").read_text()
+    assert f"job {job} was restarted 3 times without a step after step 0" in log, log
+    assert cluster.facts(job)["Restarts"] == "4"

@@ -1,0 +1,192 @@
+"""`tbps results`: which runs are one line, what stands beside it, and the four formats."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import statistics
+from dataclasses import asdict, replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filled_run import provenance, rank_noisy_features, small_run, write_people
+
+from tbps.command import main
+from tbps.config.run import Run
+from tbps.config.serialise import to_json
+from tbps.reporting.published import published_for
+from tbps.reporting.results import make_results, write_results
+from tbps.reporting.summary import Line, read_summary
+from tbps.reporting.summary_formats import FORMATS
+from tbps.reporting.table_rows import TableRow, write_row
+
+FIGURES = {"rank_1": 77.62, "rank_5": 90.63, "rank_10": 94.27, "mAP": 71.41}
+HOSTILE = 'a|b <script>alert(1)</script> "c",\nd [bold]e'
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Results of a final evaluation, on a test split that nobody has published on."""
+    return make_results(rank_noisy_features(write_people(tmp_path_factory.mktemp("people"))), provenance())
+
+
+def on_the_published_split(results: dict[str, Any], benchmark: str = "cuhk-pedes") -> dict[str, Any]:
+    """The same, as if the split were the whole one."""
+    sizes = {"cuhk-pedes": (6_156, 3_074), "icfg-pedes": (19_848, 19_848)}
+    captions, images = sizes[benchmark]
+    figures, _ = published_for(benchmark, "test", num_captions=captions, num_images=images)
+    published = {"published": [asdict(figure) for figure in figures], "no_published_because": ""}
+    return {**results, **published, "benchmark": benchmark, "size": {**results["size"], "captions": captions}}
+
+
+def with_rank_1(results: dict[str, Any], rank_1: float) -> dict[str, Any]:
+    changed: dict[str, Any] = json.loads(json.dumps(results))
+    changed["text_to_image"]["reranked"]["rank_1"] = rank_1
+    return changed
+
+
+def write_run(runs: Path, name: str, results: dict[str, Any], *, seed: int = 42, lr: float = 1e-5) -> Path:
+    """A run folder with its results."""
+    run: Run = small_run()
+    run = replace(run, name=name, loop=replace(run.loop, seed=seed), optim=replace(run.optim, lr=lr))
+    folder = runs / run.recipe / name
+    if not folder.exists():
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text(json.dumps({"run": to_json(run)}))
+    write_results(folder, results)
+    return folder
+
+
+def test_seeds_are_one_line_and_other_settings_another(tmp_path: Path, scored: dict[str, Any]) -> None:
+    values = {1: 60.0, 2: 64.0, 3: 71.0}
+    for seed, rank_1 in values.items():
+        write_run(tmp_path, f"seed {seed}", with_rank_1(scored, rank_1), seed=seed)
+    write_run(tmp_path, "other", scored, lr=1e-4)
+    seeds, other = sorted(read_summary(tmp_path), key=lambda line: -len(line.seeds))
+    assert seeds.seeds == (1, 2, 3) and other.seeds == (42,)
+    assert seeds.metrics["rank_1"].mean == pytest.approx(65)
+    assert seeds.metrics["rank_1"].std == pytest.approx(statistics.stdev(values.values()))
+    assert str(seeds.metrics["rank_1"]) == "65.00 +- 5.57"
+    assert other.metrics["rank_1"].std is None
+    assert str(other.metrics["mAP"]) == f"{scored['text_to_image']['reranked']['mAP']:.2f}"
+    assert (seeds.label, other.label) == ("mars/seed 1 and 2 more", "mars/other")
+
+
+def test_a_repeated_seed_counts_once_and_the_newest(tmp_path: Path, scored: dict[str, Any]) -> None:
+    write_run(tmp_path, "b", {**with_rank_1(scored, 10.0), "date": "2026-01-01T00:00:00+00:00"}, seed=1)
+    write_run(tmp_path, "a", {**with_rank_1(scored, 20.0), "date": "2026-01-02T00:00:00+00:00"}, seed=1)
+    write_run(tmp_path, "c", with_rank_1(scored, 30.0), seed=2)
+    (line,) = read_summary(tmp_path)
+    assert line.seeds == (1, 2) and line.metrics["rank_1"].mean == 25.0
+
+
+def test_other_rankings_and_splits_are_not_averaged(tmp_path: Path, scored: dict[str, Any]) -> None:
+    similarity = json.loads(json.dumps(scored))
+    similarity["text_to_image"]["reranked"] = None
+    write_run(tmp_path, "a", scored, seed=1)
+    write_run(tmp_path, "b", similarity, seed=2)
+    folder = write_run(tmp_path, "c", {**scored, "benchmark": "rstpreid", "purpose": "cross-set"}, seed=3)
+    write_results(folder, {**scored, "split": "val", "purpose": "validation"})
+    lines = read_summary(tmp_path)
+    assert {line.rule for line in lines} == {"re-ranked k=8, tail by similarity", "similarity"}
+    assert sorted(line.benchmark for line in lines) == ["cuhk-pedes", "cuhk-pedes", "cuhk-pedes to rstpreid"]
+
+
+def test_published_figures_stand_beside_the_same_split_only(tmp_path: Path, scored: dict[str, Any]) -> None:
+    write_run(tmp_path, "small", scored)
+    write_run(tmp_path, "whole", on_the_published_split(scored), lr=1e-4)
+    small, whole = read_summary(tmp_path)
+    assert (small.published, small.published_by) == ({}, "")
+    assert (whole.published, whole.published_by) == (FIGURES, "MARS paper")
+
+
+def test_rows_of_tables_come_first_in_their_order(tmp_path: Path, scored: dict[str, Any]) -> None:
+    row = TableRow(table="table 2", row="A5", place=1, benchmark="cuhk-pedes", published={**FIGURES, "rank_1": 77.06})
+    for seed in (1, 2):
+        a5 = write_run(tmp_path, f"a5 {seed}", on_the_published_split(scored), seed=seed)
+        write_row(a5, row)
+        write_row(a5, replace(row, table="table 3", place=0, benchmark="icfg-pedes", published={**FIGURES, "rank_1": 50.62}))
+        write_results(a5, {**on_the_published_split(scored, "icfg-pedes"), "purpose": "cross-set"})
+    write_row(write_run(tmp_path, "z1", scored, lr=1e-4), replace(row, row="A1", place=0))
+    write_run(tmp_path, "another", scored, lr=1e-3)
+    lines = read_summary(tmp_path)
+    assert [(line.table, line.label, len(line.seeds)) for line in lines] == [
+        ("table 2", "A1", 1),
+        ("table 2", "A5", 2),
+        ("table 3", "A5", 2),
+        ("runs", "mars/another", 1),
+    ]
+    assert [line.published.get("rank_1") for line in lines] == [None, 77.06, 50.62, None]
+    assert lines[2].benchmark == "cuhk-pedes to icfg-pedes"
+
+
+def test_where_nothing_is_scored_it_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["results", str(tmp_path)]) == 2
+    assert "holds 0 runs and no results; give the folder of <recipe>/<name>/results" in capsys.readouterr().err
+
+
+# -- formats -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def lines(tmp_path: Path, scored: dict[str, Any]) -> list[Line]:
+    """One row with a hostile name and two seeds, one run."""
+    for seed in (1, 2):
+        run = write_run(tmp_path, f"hostile {seed}", with_rank_1(on_the_published_split(scored), 60.0 + 4 * seed), seed=seed)
+        row = TableRow(table=HOSTILE, row=HOSTILE, place=0, benchmark="cuhk-pedes", published=FIGURES)
+        write_row(run, row)
+    write_run(tmp_path, "plain", scored, lr=1e-4)
+    return read_summary(tmp_path)
+
+
+def test_table(lines: list[Line]) -> None:
+    text = FORMATS["table"](lines)
+    assert "66.00 +- 2.83" in text and "77.62 / 71.41" in text
+    assert text.count("[bold]e") == 3, "in the title, as the run and as the source"
+    assert "sample standard deviation over seeds" in text
+
+
+def test_markdown_stays_a_table(lines: list[Line]) -> None:
+    rows = [line for line in FORMATS["markdown"](lines).splitlines() if line.startswith("|")]
+    assert {row.replace("\\|", "").count("|") for row in rows} == {12}
+    assert "<script>" not in "".join(rows)
+    assert "66.00 +- 2.83" in rows[2]
+
+
+def test_csv_has_every_number(lines: list[Line]) -> None:
+    first, second = csv.DictReader(io.StringIO(FORMATS["csv"](lines)))
+    assert first["run"] == HOSTILE and first["seeds"] == "1 2"
+    assert (float(first["rank_1_mean"]), float(first["rank_1_std"])) == (66.0, pytest.approx(2.8284))
+    assert first["published_rank_5"] == "90.63"
+    assert second["run"] == "mars/plain" and second["rank_1_std"] == "" and second["published_mAP"] == ""
+
+
+class _Page(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.cells: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+
+    def handle_data(self, data: str) -> None:
+        if self.tags[-1:] == ["td"]:
+            self.cells.append(data)
+
+
+def test_html_shows_names_as_they_are(lines: list[Line]) -> None:
+    page = _Page()
+    page.feed(FORMATS["html"](lines))
+    assert "script" not in page.tags and page.tags.count("table") == 2
+    assert HOSTILE in page.cells and "66.00 +- 2.83" in page.cells
+
+
+def test_the_command_prints_each_format(tmp_path: Path, scored: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path, "plain", scored)
+    for name, form in FORMATS.items():
+        assert main(["results", str(tmp_path), "--format", name]) == 0
+        assert capsys.readouterr().out == form(read_summary(tmp_path))
