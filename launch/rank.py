@@ -21,15 +21,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from launch.accelerate_settings import settings_environment, settings_file
-from launch.requeue import LOST_PEER_EXIT
 from launch.slurm_job import SlurmJob, address_of_first_node
 from tbps.config.command import read_overrides, recipe_command
+from tbps.training.stop_signals import LOST_EXIT, TERMINATE_EXIT
 
 if TYPE_CHECKING:
     from tbps.training.run_folder import RunFolder
 
 _PORTS = range(20_000, 32_000)  # below those that clients are given by chance
-_STOPPED_EXIT = 128 + signal.SIGTERM
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
@@ -61,8 +60,9 @@ def run_task(arguments: list[str], accelerate: str = "") -> int:
     except ValueError as error:
         sys.stderr.write(f"launch.rank: {error}\n")
         status = 2
-    except BaseException:
+    except BaseException as error:
         traceback.print_exc()
+        status = LOST_EXIT if _is_of_the_network(error) else 1
     _settle(status, folder)
     return status
 
@@ -80,13 +80,19 @@ def rank_environment(slurm: Mapping[str, str], accelerate: str = "") -> dict[str
     return {
         **settings,
         "RANK": slurm["SLURM_PROCID"],
-        "LOCAL_RANK": slurm["SLURM_LOCALID"],
+        "LOCAL_RANK": local_rank(slurm),
         "WORLD_SIZE": str(world_size),
         "LOCAL_WORLD_SIZE": str(tasks_per_node(slurm["SLURM_STEP_TASKS_PER_NODE"])[int(slurm["SLURM_NODEID"])]),
         "MASTER_ADDR": address_of_first_node(slurm["SLURM_STEP_NODELIST"]),
         "MASTER_PORT": str(port),
         "OMP_NUM_THREADS": slurm.get("OMP_NUM_THREADS", "1"),  # as torchrun and Accelerate do
     }
+
+
+def local_rank(slurm: Mapping[str, str]) -> str:
+    """Which of the GPUs it sees a task takes. Some clusters show each task its own only, which is then the first."""
+    visible = slurm.get("CUDA_VISIBLE_DEVICES", "")
+    return "0" if visible and "," not in visible else slurm["SLURM_LOCALID"]
 
 
 def tasks_per_node(text: str) -> list[int]:
@@ -127,8 +133,16 @@ def _recipe(file: str) -> dict[str, Any]:
     return recipe
 
 
+def _is_of_the_network(error: BaseException) -> bool:
+    """A peer that cannot be reached, or a port that is taken: before training begins nobody watches over the others."""
+    from torch.distributed import DistError
+
+    # What gloo raises has no class of its own.
+    return isinstance(error, DistError) or (isinstance(error, RuntimeError) and "/gloo/" in str(error))
+
+
 def _stop_at_once(*_: object) -> None:
-    raise SystemExit(_STOPPED_EXIT)
+    raise SystemExit(TERMINATE_EXIT)
 
 
 def _settle(status: int, folder: RunFolder | None) -> None:
@@ -138,12 +152,12 @@ def _settle(status: int, folder: RunFolder | None) -> None:
         return
     for number in (signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)  # srun's, because another rank ended first: no reason to leave this half done
-    if status not in (_STOPPED_EXIT, LOST_PEER_EXIT):
+    if status not in (TERMINATE_EXIT, LOST_EXIT):
         job.forbid_requeue()
     elif folder is not None:
         from launch.restarts import note_stop
 
-        note_stop(folder, job, "lost rank" if status == LOST_PEER_EXIT else job.why_stopped())
+        note_stop(folder, job, "lost rank" if status == LOST_EXIT else job.why_stopped())
 
 
 if __name__ == "__main__":

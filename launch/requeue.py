@@ -10,14 +10,12 @@ import sys
 import time
 
 from launch.slurm_job import RUNNING, SlurmJob
+from tbps.training.stop_signals import INTERRUPT_EXIT, LOST_EXIT
 
 BATCH_LINE = """trap '"{python}" -m launch.requeue $?' EXIT"""
 """For a batch script, before its srun; `{python}` is the interpreter."""
 
-LOST_PEER_EXIT = 75
-"""A rank ended because another one was lost or hung."""
 _SIGNAL_EXIT = 128
-_INTERRUPT_EXIT = 130
 _PATIENCE_S = 300.0
 
 
@@ -27,13 +25,13 @@ def requeue(status: int, job: SlurmJob) -> str:
     It goes on after 75, and after a signal (128 + its number) other than Ctrl-C: 143 = stopped as asked with all saved,
     137 = killed. It does not where a rank found an error that would come again: that rank has set Requeue=0 (launch.rank).
     """
-    if not (status == LOST_PEER_EXIT or (status > _SIGNAL_EXIT and status != _INTERRUPT_EXIT)):
+    if not (status == LOST_EXIT or (status > _SIGNAL_EXIT and status != INTERRUPT_EXIT)):
         return ""
     facts = _facts(job)
     if (state := facts.get("JobState", "unknown")) not in RUNNING:
         return f"srun ended with status {status}; job {job.id} is {state}, Slurm decides how it goes on"
     if facts.get("Requeue") == "0":
-        return f"srun ended with status {status}; job {job.id} may not be requeued: the same would happen again"
+        return f"srun ended with status {status}; job {job.id} may not be requeued: a rank or its owner said so"
     # Requeuing kills this process too: speak first.
     sys.stdout.write(f"srun ended with status {status}: job {job.id} goes back into the queue\n")
     sys.stdout.flush()

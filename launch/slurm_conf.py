@@ -20,6 +20,7 @@ _TRIES = 50
 # Timers are short so that a lost node or a requeue costs seconds. Why some lines are there:
 # cred_expire        a requeued job waits until its old credentials are forgotten, 121 s by default
 # config_overrides   CPUs and memory are what this file says, not what the machine has
+# FirstJobId         launch.rank takes its port from the job: two testbeds on one machine must not use the same
 # EnforcePartLimits  what no partition can ever give is refused, not queued for ever
 _CONF = """\
 ClusterName=testbed
@@ -49,6 +50,7 @@ SlurmctldTimeout=15
 MessageTimeout=15
 KillWait=20
 MinJobAge=3600
+FirstJobId={first_job}
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 EnforcePartLimits=ALL
@@ -75,6 +77,7 @@ def write_conf(folder: Path, ports: Sequence[int], *, accounting: str) -> None:
         user=getpass.getuser(),
         folder=folder,
         controller_port=controller_port,
+        first_job=random.randrange(1, 60) * 1000 + 1,
         accounting=accounting,
         nodes="\n".join(nodes),
         all_nodes=",".join(NODES),

@@ -19,7 +19,7 @@
 #SBATCH --output=%x-%j.out
 
 accelerate=                        # settings in launch/accelerate/, such as zero2; empty: DDP
-root=shards/mals                   # what `tbps data shards` wrote, or a URL of it
+root=shards/mals                   # what `tbps data shard` wrote, or a URL of it
 weights=weights/albef.safetensors  # ALBEF.pth through `tbps convert`
 # module load cuda                 # what the cluster needs before python
 

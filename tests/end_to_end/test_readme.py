@@ -24,7 +24,7 @@ from tbps.data.order import BatchOrder
 
 sys.path.append(str(REPOSITORY / "tests" / "parity"))
 
-PROGRAMS = ("make", "python", "python3", "tbps", "accelerate", "torchrun", "pip", "source")
+PROGRAMS = ("make", "python", "python3", "tbps", "accelerate", "torchrun", "pip", "source", "sbatch", "apt-get")
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 
 
@@ -174,6 +174,57 @@ def _benchmark(command: str, trial: Trial) -> None:
     assert len(done.stdout.splitlines()) >= 3
 
 
+def _doctor(command: str, trial: Trial) -> None:
+    """Good or bad is this machine's affair; that it says so, and of what, is ours."""
+    words = trial.words(command)
+    shutil.copytree(trial.runs / "mars/tiny", trial.tmp_path / "runs/mars/tiny")
+    done = call(*_script(words), "--runs", str(trial.tmp_path / "runs"))
+    assert done.returncode in (0, 1) and "locks in " in done.stdout and "GiB free" in done.stdout, done.stdout + done.stderr
+
+
+def _dry_run(command: str, trial: Trial) -> None:
+    """As it stands in README, but for the folder of runs. Real submissions: tests/cluster."""
+    words = [sys.executable, *command.split()[1:], "--runs", str(trial.tmp_path)]
+    done = call(*words)
+    assert done.returncode == 0, done.stderr
+    assert "#SBATCH --gpus-per-node=" in done.stdout and "launch.requeue" in done.stdout
+
+
+def _batch_script(command: str, trial: Trial) -> None:
+    """Bash can read it; tests/cluster submits it for real."""
+    done = call("bash", "-n", command.split()[1])
+    assert done.returncode == 0, done.stderr
+    if "recipes/" in command:
+        _recipe(command.split()[2:])
+
+
+def _packages(command: str, trial: Trial) -> None:
+    """CI installs the same ones."""
+    ci = (REPOSITORY / ".ci/run").read_text()
+    assert all(package in ci for package in command.split()[2:])
+
+
+def _testbed(command: str, trial: Trial) -> None:
+    """Whether it starts is tested in tests/cluster; here, that the command is there."""
+    done = call(sys.executable, *command.split()[1:-1], "--help")
+    assert done.returncode == 0 and "{start,stop,status}" in done.stdout
+
+
+def _status(command: str, trial: Trial) -> None:
+    done = call(sys.executable, *command.split()[1:], str(trial.runs))
+    assert done.returncode == 0 and "mars/tiny" in done.stdout, done.stdout + done.stderr
+
+
+def _results(command: str, trial: Trial) -> None:
+    done = call(*_script(command.split()[:-1]), str(trial.runs))
+    assert done.returncode == 0 and "mars" in done.stdout, done.stdout + done.stderr
+
+
+def _script(words: list[str]) -> list[str]:
+    """`tbps ...` as this Python's."""
+    return [sys.executable, "-m", "tbps.command", *words[1:]]
+
+
 HOW: dict[str, Callable[[str, Trial], None]] = {
     "make demo": _make,
     "make test": _make,
@@ -192,6 +243,22 @@ HOW: dict[str, Callable[[str, Trial], None]] = {
     "accelerate launch recipes/pretrain_mals.py mals": _train,
     "accelerate launch recipes/mars.py cuhk-pedes --start.weights runs/pretrain_mals/mals": _train,
     "tbps convert --export runs/mars/cuhk-pedes mars.safetensors": _export,
+    "python -m launch.testbed start": _testbed,
+    "apt-get install slurm-wlm munge": _packages,
+    "tbps doctor": _doctor,
+    "tbps doctor runs/mars/cuhk-pedes": _doctor,
+    "sbatch slurm/pretrain_mals.sh": _batch_script,
+    "sbatch slurm/finetune.sh": _batch_script,
+    "sbatch slurm/finetune.sh recipes/rasa.py rstpreid --data.root data/RSTPReid": _batch_script,
+    "sbatch slurm/sweep.sh launch/sweeps/mars_table2.py": _batch_script,
+    "python -m launch.submit recipes/mars.py cuhk-pedes --nodes 2 --gpus-per-node 4 --time 12:00:00"
+    " --data.batch-pairs 64 --dry-run": _dry_run,
+    "python -m launch.status": _status,
+    "tbps results runs": _results,
+    "python -m launch.sweep launch/sweeps/mars_table2.py --at-most 8 --dry-run": _dry_run,
+    "accelerate launch --config_file launch/accelerate/multi_node.yaml --machine_rank 0 --main_process_ip HOST"
+    " recipes/mars.py cuhk-pedes --data.batch-pairs 64": _train,
+    "accelerate launch --config_file launch/accelerate/zero2.yaml recipes/mars.py cuhk-pedes --data.batch-pairs 32": _train,
     "python benchmarks/step.py": _benchmark,
     "python benchmarks/rerank.py": _benchmark,
     "python benchmarks/loader.py": _benchmark,
@@ -233,6 +300,16 @@ def test_every_setting_of_readme_is_read(override: str) -> None:
     assert read_overrides(variant, words, program="mars.py cuhk-pedes") != default
 
 
+def test_the_table_of_stages_is_what_the_methods_say() -> None:
+    from tbps.config.methods import Albef, Mars, Rasa
+
+    rows = ["| method | DDP | ZeRO-1 | ZeRO-2 | ZeRO-3 |", "|---|---|---|---|---|"]
+    for name, method in (("ALBEF", Albef), ("RaSa", Rasa), ("MARS", Mars)):
+        cells = ["yes", *("yes" if stage in method.ZERO_STAGES else "no" for stage in (1, 2, 3))]
+        rows.append(f"| {name} | {' | '.join(cells)} |")
+    assert "\n".join(rows) in README
+
+
 def test_every_folder_and_recipe_of_readme_exists() -> None:
-    for path in re.findall(r"`((?:recipes|tbps|tests|benchmarks)/[\w/.]*)`", README):
+    for path in re.findall(r"`((?:recipes|tbps|tests|benchmarks|launch|slurm)/[\w/.]*)`", README):
         assert (REPOSITORY / path).exists(), path

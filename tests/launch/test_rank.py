@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from launch.rank import rank_environment, tasks_per_node
+from launch.rank import local_rank, rank_environment, tasks_per_node
 
 
 @pytest.mark.parametrize(("text", "tasks"), [("4", [4]), ("2(x3),1", [2, 2, 2, 1]), ("1,3(x2)", [1, 3, 3])])
@@ -15,3 +15,8 @@ def test_tasks_per_node(text: str, tasks: list[int]) -> None:
 def test_outside_of_srun() -> None:
     with pytest.raises(ValueError, match=r"not a task of srun .*; start it by slurm/\*\.sh or launch\.submit"):
         rank_environment({"SLURM_JOB_ID": "1", "SLURM_PROCID": "0"})
+
+
+@pytest.mark.parametrize(("visible", "expected"), [("3", "0"), ("0,1,2,3", "2"), ("", "2")])
+def test_a_task_that_sees_its_own_gpu_only_takes_the_first_it_sees(visible: str, expected: str) -> None:
+    assert local_rank({"SLURM_LOCALID": "2", "CUDA_VISIBLE_DEVICES": visible}) == expected

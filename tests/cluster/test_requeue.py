@@ -1,0 +1,57 @@
+"""launch.requeue at the end of batch scripts that only end in all the ways a training can."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from cluster_jobs import Cluster
+
+from launch.requeue import BATCH_LINE
+
+
+def submit(cluster: Cluster, log: Path, task: str, *options: str) -> str:
+    """A job of one task, which does nothing where it was restarted."""
+    script = log.with_suffix(".sh")
+    once = f'[ -n "$SLURM_RESTART_COUNT" ] || {{ {task}; }}'
+    script.write_text(f"#!/bin/bash\n{BATCH_LINE.format(python=sys.executable)}\nsrun bash -c '{once}'\n")
+    return cluster.submit("--requeue", "--open-mode=append", f"--output={log}", *options, str(script))
+
+
+@pytest.mark.parametrize("task", ["exit 75", "exit 143", "kill -KILL $$", "kill -SEGV $$"])
+def test_goes_on(cluster: Cluster, tmp_path: Path, task: str) -> None:
+    job = submit(cluster, tmp_path / "log", task)
+    assert cluster.state_at_end(job) == "COMPLETED", (tmp_path / "log").read_text()
+    assert cluster.facts(job)["Restarts"] == "1"
+    assert f": job {job} goes back into the queue" in (tmp_path / "log").read_text()
+
+
+@pytest.mark.parametrize("task", ["exit 1", "exit 2", "exit 130"])
+def test_ends(cluster: Cluster, tmp_path: Path, task: str) -> None:
+    job = submit(cluster, tmp_path / "log", task)
+    assert cluster.state_at_end(job) == "FAILED" and cluster.facts(job)["Restarts"] == "0"
+
+
+def test_job_that_may_not_be_requeued(cluster: Cluster, tmp_path: Path) -> None:
+    job = submit(cluster, tmp_path / "log", "exit 143", "--no-requeue")
+    assert cluster.state_at_end(job) == "FAILED"
+    said = f"srun ended with status 143; job {job} may not be requeued: a rank or its owner said so"
+    assert said in (tmp_path / "log").read_text()
+
+
+def test_member_of_an_array(cluster: Cluster, tmp_path: Path) -> None:
+    job = submit(cluster, tmp_path / "log", "[ $SLURM_ARRAY_TASK_ID = 1 ] || exit 143", "--array=1-2")
+    assert [cluster.state_at_end(f"{job}_{number}") for number in (1, 2)] == ["COMPLETED"] * 2
+    assert [cluster.facts(f"{job}_{number}")["Restarts"] for number in (1, 2)] == ["0", "1"]
+
+
+def test_controller_that_is_away_for_a_minute(cluster: Cluster, tmp_path: Path) -> None:
+    job = submit(cluster, tmp_path / "log", "sleep 3; exit 143")
+    cluster.wait_for("it runs", lambda: cluster.facts(job).get("JobState") == "RUNNING")
+    cluster.testbed.stop_daemon("slurmctld")
+    time.sleep(60)  # srun and scontrol wait for 50 seconds by themselves
+    cluster.testbed.start_daemon("slurmctld")
+    assert cluster.state_at_end(job) == "COMPLETED", (tmp_path / "log").read_text()
+    assert cluster.facts(job)["Restarts"] == "1"
