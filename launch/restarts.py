@@ -29,7 +29,7 @@ def announce_start(folder: RunFolder, job: SlurmJob) -> None:
     line = {
         "job": job.id,
         "restart": job.restarts,
-        "cause": _cause(folder.path, job) if job.restarts else "submitted",
+        "cause": _cause(folder, job) if job.restarts else "submitted",
         "step": max(checkpoint.steps_in(folder.checkpoints), default=0),
         "time": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
@@ -57,9 +57,13 @@ def read_restarts(run_folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
 
 
-def _cause(folder: Path, job: SlurmJob) -> str:
+def _cause(folder: RunFolder, job: SlurmJob) -> str:
+    if folder.lost.exists():
+        lost = folder.lost.read_text(encoding="utf-8")
+        folder.lost.unlink()
+        return lost
     try:
-        note: dict[str, Any] = json.loads((folder / _STOPPED).read_text(encoding="utf-8"))
+        note: dict[str, Any] = json.loads((folder.path / _STOPPED).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return _NO_WORD
     return str(note["cause"]) if (note["job"], note["restart"]) == (job.id, job.restarts - 1) else _NO_WORD

@@ -44,7 +44,7 @@ def train(run: Run, parts: Parts) -> RunFolder:
     """
     _check(run)
     accelerator = start_processes(run.loop)
-    with StopSignals() as signals, Peers(timeout_s=run.loop.timeout_s):
+    with StopSignals() as signals, Peers(timeout_s=run.loop.timeout_s, note=RunFolder.of(run).lost):
         folder = _open_folder(run)
         try:
             training = _Training(run, parts, accelerator, folder, signals)

@@ -7,6 +7,7 @@ whose machine is gone, falls silent. A stop of everybody (a suspended job) is no
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import platform
@@ -15,6 +16,7 @@ import select
 import socket
 import threading
 import time
+from pathlib import Path
 from types import TracebackType
 
 import torch.distributed as dist
@@ -31,10 +33,13 @@ _FAREWELL_S = 3.0
 
 
 class Peers:
-    """While entered, ends this process with LOST_EXIT where another one is lost; does nothing in a run of one process."""
+    """While entered, ends this process with LOST_EXIT where another one is lost; does nothing in a run of one process.
 
-    def __init__(self, *, timeout_s: float) -> None:
-        self.timeout_s = timeout_s
+    timeout_s: silence after which a process counts as hung; note: file that is left with the reason of such an end.
+    """
+
+    def __init__(self, *, timeout_s: float, note: Path) -> None:
+        self.timeout_s, self.note = timeout_s, note
         self._watch: _Watch | None = None
 
     def __enter__(self) -> Peers:
@@ -50,7 +55,7 @@ class Peers:
                 links = _accept(listener, token, name, count=dist.get_world_size() - 1)
         else:
             links = [_join(os.environ.get("MASTER_ADDR", "127.0.0.1"), port, token, name)]
-        self._watch = _Watch(links, centre=rank == 0, timeout_s=self.timeout_s)
+        self._watch = _Watch(links, centre=rank == 0, timeout_s=self.timeout_s, note=self.note)
         self._watch.start()
         return self
 
@@ -105,9 +110,9 @@ class _Link:
 class _Watch(threading.Thread):
     """Beats on every link, listens on all, and acts on what it finds. The centre tells the others."""
 
-    def __init__(self, links: list[_Link], *, centre: bool, timeout_s: float) -> None:
+    def __init__(self, links: list[_Link], *, centre: bool, timeout_s: float, note: Path) -> None:
         super().__init__(name="peers", daemon=True)
-        self._links, self._centre, self._timeout_s = links, centre, timeout_s
+        self._links, self._centre, self._timeout_s, self._note = links, centre, timeout_s, note
         self._left = threading.Event()
 
     def leave(self, failure: str | None) -> None:
@@ -163,6 +168,8 @@ class _Watch(threading.Thread):
             for link in self._links:
                 link.send(f"end {status} {sentence}")
         logger.error("%s; this process ends too, the same command goes on from the last checkpoint", sentence)
+        with contextlib.suppress(OSError):  # it is in the log anyway
+            self._note.write_text(sentence, encoding="utf-8")
         logging.shutdown()
         os._exit(status)
 

@@ -37,6 +37,8 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.evaluations = path / "evaluations"
         self.report = path / "report"
+        self.lost = path / "lost.txt"
+        """Which process was lost or hung, where that ended the run the last time."""
         self.timing = path / "timing.json"
         """Seconds of a step and of a save, as last measured."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import time
@@ -74,13 +75,13 @@ Submit = Callable[..., Job]
 
 @pytest.fixture
 def submit(cluster: Cluster, world: World, undisturbed: Path, tmp_path: Path) -> Submit:
-    """Submit the run, as in slurm/pretrain_mals.sh; further words are options of sbatch."""
+    """Submit the run, as in slurm/pretrain_mals.sh; further words are options of sbatch, `more` overrides."""
 
-    def submit(*options: str) -> Job:
+    def submit(*options: str, more: tuple[str, ...] = ()) -> Job:
         run_folder = tmp_path / "runs/pretrain_mals/tiny"
         run_folder.mkdir(parents=True)
         shutil.copy(undisturbed / "config.json", run_folder)  # the same choice of matrix product
-        words = [f"--output={tmp_path}/log", *options, "slurm/pretrain_mals.sh", *arguments(world, tmp_path / "runs")]
+        words = [f"--output={tmp_path}/log", *options, "slurm/pretrain_mals.sh", *arguments(world, tmp_path / "runs"), *more]
         job = cluster.submit(*words)
         return Job(cluster=cluster, id=job, log=tmp_path / "log", run_folder=run_folder, undisturbed=undisturbed)
 
@@ -165,6 +166,29 @@ def test_slurmctld_restarted_while_the_job_trains_and_stops(submit: Submit) -> N
     assert restarts(job.run_folder)[1]["step"] >= done
     assert job.cluster.state_at_end(job.id) == "COMPLETED", job.log.read_text()
     assert weights_sha256(job.run_folder, STEPS) == weights_sha256(job.undisturbed, STEPS)
+
+
+def _rank(pid: int) -> str:
+    """SLURM_PROCID of a rank."""
+    environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    return next(line.removeprefix(b"SLURM_PROCID=").decode() for line in environment if line.startswith(b"SLURM_PROCID="))
+
+
+@pytest.mark.parametrize(
+    ("number", "silence"),
+    [(signal.SIGKILL, "was lost: it ended without a word"), (signal.SIGSTOP, "has not been heard of for 10 s")],
+    ids=["killed", "hung"],
+)
+def test_a_rank_that_is_lost_is_named_and_the_job_goes_on(submit: Submit, number: int, silence: str) -> None:
+    job = submit(*TWO_NODES, more=("--loop.save-steps", "5", "--loop.timeout-s", "10"))
+    job.make_steps(6)
+    victim = next(pid for pid in job.cluster.ranks(job.id) if _rank(pid) == "1")
+    os.kill(victim, number)
+    job.restart(1)
+    cause = restarts(job.run_folder)[1]["cause"]
+    assert cause.startswith(f"rank 1 (process {victim} on ") and silence in cause, job.log.read_text()
+    assert restarts(job.run_folder)[1]["step"] >= 5
+    job.assert_ends_as_undisturbed(causes=[cause])
 
 
 def test_cancelled_by_the_user_stays_cancelled(submit: Submit) -> None:

@@ -53,6 +53,7 @@ def _assert_told(
     name = f"rank {rank} (process {lost.pid} on {platform.node()})"
     for part in (name, *words, "the same command goes on from the last checkpoint"):
         assert part in log_of(runs), log_of(runs)
+    assert name in (runs / "small" / "test" / "lost.txt").read_text()
 
 
 @pytest.mark.slow
