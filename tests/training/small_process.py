@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import multiprocessing
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -31,11 +33,23 @@ def run_small(runs: str, changes: dict[str, Any], parts_changes: dict[str, Any],
     if slow_evaluation:
         slow: dict[str, Any] = {"validate" if slow_evaluation == "val" else "test": _slow_score}
         parts = replace(parts, **slow)
+    made: list[Any] = []
+    build = parts.build
+    parts = replace(parts, build=lambda: made.append(build()) or made[-1])  # type: ignore[func-returns-value]
     try:
         train(run, parts)
+        _write_digest(made[0], Path(runs) / f"rank-{os.environ.get('RANK', '0')}.sha256")
     except (ValueError, OSError) as error:
         logging.getLogger().error("%s: %s", type(error).__name__, error)
         sys.exit(1)
+
+
+def _write_digest(method: Any, file: Path) -> None:
+    """Of everything that this process holds of the method, twin and queue included."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(method.state_dict().items()):
+        digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+    file.write_text(digest.hexdigest())
 
 
 def _slow_score(method: Any, step: int) -> dict[str, float]:

@@ -26,11 +26,11 @@ LARGE_EPS = 1e-2
 SCRIPT = Path(__file__).with_name("small_process.py")
 
 
-def _launch(runs: Path, changes: dict[str, Any], parts: dict[str, Any]) -> subprocess.Popen[str]:
+def _launch(runs: Path, changes: dict[str, Any], parts: dict[str, Any], **variables: str) -> subprocess.Popen[str]:
     runs.mkdir(exist_ok=True)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     words = [*torchrun, str(SCRIPT), str(runs), json.dumps(changes), json.dumps(parts)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **variables}
     return subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -58,6 +58,16 @@ def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
     for ours, theirs in zip(metrics(tmp_path / "two"), metrics(tmp_path / "one"), strict=True):
         numbers = {key: value for key, value in ours.items() if key != "split"}
         assert numbers == pytest.approx({key: value for key, value in theirs.items() if key != "split"}, rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_weights_twin_and_queue_are_the_same_on_all_ranks(tmp_path: Path, stage: int) -> None:
+    zero = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": str(stage)} if stage else {}
+    process = _launch(tmp_path / "two", {"steps": STEPS}, {}, **zero)
+    assert _finish(process, tmp_path / "two") == 0, log_of(tmp_path / "two")
+    first, second = ((tmp_path / "two" / f"rank-{rank}.sha256").read_text() for rank in (0, 1))
+    assert first == second
 
 
 @pytest.mark.slow
