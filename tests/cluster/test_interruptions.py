@@ -15,6 +15,8 @@ import pytest
 from cluster_jobs import Cluster, restarts, steps_done, weights_sha256
 from small_world import LAUNCH_TWO, World, call, metrics
 
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.xdist_group("slurm")]
+
 STEPS = 120
 """With `paced`, so many that everything below happens while it trains."""
 TWO_NODES = ("--nodes=2", "--ntasks-per-node=1", "--gpus-per-node=1")

@@ -11,6 +11,8 @@ from cluster_jobs import Cluster
 
 from launch.requeue import BATCH_LINE
 
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.xdist_group("slurm")]
+
 
 def submit(cluster: Cluster, log: Path, task: str, *options: str) -> str:
     """A job of one task, which does nothing where it was restarted."""

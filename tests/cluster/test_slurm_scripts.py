@@ -10,6 +10,8 @@ import pytest
 from cluster_jobs import REPOSITORY, Cluster, restarts, weights_sha256
 from small_world import World, call, metrics
 
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.xdist_group("slurm")]
+
 STEPS = 4
 SCRIPTS = ("pretrain_mals", "finetune", "sweep")
 FOUR_RANKS = ("--nodes=2", "--ntasks-per-node=2", "--gpus-per-node=2")

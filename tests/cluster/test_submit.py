@@ -15,6 +15,8 @@ from launch.job import submit as submit_jobs
 from launch.job_record import read_record
 from launch.site import Site, read_site
 
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.xdist_group("slurm")]
+
 HOSTILE = 'it\'s a "run" & $HOME; `ls`'
 SUBMIT = (sys.executable, "-m", "launch.submit", "recipes/mars.py", "tiny", "--cluster", "testbed")
 

@@ -8,13 +8,17 @@ import re
 import sys
 from pathlib import Path
 
+import pytest
 from cluster_jobs import Cluster
 from small_world import World
 
 from launch.sweep_points import read_sweep
 
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.xdist_group("slurm")]
+
 SWEEP = """
 from launch.sweep_points import Row, grid
+
 TITLE = "Six points"
 ROWS = {"plain": Row("--data.root DATA"), "no MAE": Row("--data.root DATA --method.weights.mae 0")}
 POINTS = (

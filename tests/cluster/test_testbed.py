@@ -13,6 +13,8 @@ from cluster_jobs import REPOSITORY, Cluster
 
 from launch.testbed import Testbed, main, missing_programs
 
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.xdist_group("slurm")]
+
 
 @pytest.fixture
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
