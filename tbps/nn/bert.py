@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tbps.nn.attention import attention, join_heads, split_heads
+from tbps.nn.attention import attention, first_row, join_heads, split_heads
 from tbps.nn.dropout import drop
 from tbps.nn.packing import Packing
 
@@ -30,13 +30,20 @@ class SelfAttention(nn.Module):
         self.out = nn.Linear(width, width)
         self.norm = nn.LayerNorm(width, eps=NORM_EPS)
 
-    def forward(self, x_ND: Tensor, packing: Packing, *, only_first: bool = False) -> Tensor:
-        """(N, D) to (N, D), or to (S, D) with `only_first`: the [CLS] rows alone, attending to everything."""
+    def forward(
+        self, x_ND: Tensor, packing: Packing, *, only_first: bool = False, class_rows: list[Tensor] | None = None
+    ) -> Tensor:
+        """(N, D) to (N, D), or to (S, D) with `only_first`: the [CLS] rows alone, attending to everything.
+
+        What [CLS] attends to, (S, L) float32, is appended to `class_rows` where that is given.
+        """
         qkv_SLD = self.qkv(x_ND).index_select(0, packing.grid_SL.flatten()).view(*packing.grid_SL.shape, -1)
         query, key, value = (split_heads(part, self.heads) for part in qkv_SLD.chunk(3, dim=-1))
         query = query[:, :, :1] if only_first else query
         dropout = self.dropout if self.training else 0.0
         bias = None if packing.key_bias_SL is None else packing.key_bias_SL.to(query.dtype)
+        if class_rows is not None:
+            class_rows.append(first_row(query, key, bias=bias))
         context_SLD = join_heads(attention(query, key, value, bias=bias, dropout=dropout))
         context_ND = context_SLD[:, 0] if only_first else context_SLD.flatten(0, 1).index_select(0, packing.flat_N)
         residual = x_ND.index_select(0, packing.first_S) if only_first else x_ND
@@ -80,9 +87,11 @@ class BertLayer(nn.Module):
         self.fc2 = nn.Linear(intermediate, width)
         self.norm = nn.LayerNorm(width, eps=NORM_EPS)
 
-    def forward(self, x_ND: Tensor, packing: Packing, image_IPD: Tensor | None) -> Tensor:
-        """(N, D) to (N, D)."""
-        x_ND = self.self_attention(x_ND, packing)
+    def forward(
+        self, x_ND: Tensor, packing: Packing, image_IPD: Tensor | None, *, class_rows: list[Tensor] | None = None
+    ) -> Tensor:
+        """(N, D) to (N, D); `class_rows` as in SelfAttention."""
+        x_ND = self.self_attention(x_ND, packing, class_rows=class_rows)
         if image_IPD is not None and self.cross_attention is not None:
             x_ND = self.cross_attention(x_ND, packing, image_IPD)
         return self.feed_forward(x_ND)
@@ -141,6 +150,14 @@ class Bert(nn.Module):
     def encode_text(self, x_ND: Tensor, packing: Packing) -> Tensor:
         """Embedded tokens through the text encoder; no image is seen."""
         return self._run(x_ND, packing, None, range(self.fusion_layer))
+
+    @torch.no_grad()
+    def encode_text_with_class_attention(self, x_ND: Tensor, packing: Packing) -> tuple[Tensor, Tensor]:
+        """As `encode_text`, and what [CLS] attends to in each of its K layers, mean over heads: (K, S, L) float32."""
+        rows: list[Tensor] = []
+        for layer in self.layers[: self.fusion_layer]:
+            x_ND = layer(x_ND, packing, None, class_rows=rows)
+        return x_ND, torch.stack(rows)
 
     def encode_cross(self, x_ND: Tensor, packing: Packing, image_IPD: Tensor) -> Tensor:
         """The cross encoder: all layers from embedded tokens with full cross-attention, else the last from text states."""

@@ -53,6 +53,26 @@ def test_text_encoder_equals_captions_one_by_one() -> None:
 
 
 @pytest.mark.parametrize("full", [False, True])
+def test_class_attention_is_the_first_row_of_a_whole_map(full: bool) -> None:
+    bert = tiny_bert(full_cross_attention=full)
+    rows = captions()
+    packing = lay_out([len(row) for row in rows]).to(CPU)
+    embedded = bert.embed(torch.cat(rows), packing)
+    hidden, attention_KSL = bert.encode_text_with_class_attention(embedded, packing)
+    assert torch.equal(hidden, bert.encode_text(embedded, packing)) and not attention_KSL.requires_grad
+    assert attention_KSL.shape == (2, len(rows), max(TOKENS))
+    for number, row in enumerate(rows):
+        alone = lay_out([len(row)]).to(CPU)
+        x_LD = bert.embed(row, alone)
+        for layer, found_SL in zip(bert.layers[:2], attention_KSL, strict=True):
+            query, key, _ = layer.self_attention.qkv(x_LD).view(len(row), 3, 2, 8).unbind(1)  # type: ignore[union-attr]
+            maps = [(query[:, head] @ key[:, head].T / 8**0.5).softmax(-1) for head in range(2)]
+            assert torch.allclose(found_SL[number, : len(row)], (maps[0] + maps[1])[0] / 2, atol=1e-5)
+            assert not found_SL[number, len(row) :].any()
+            x_LD = layer(x_LD, alone, None)
+
+
+@pytest.mark.parametrize("full", [False, True])
 def test_cross_encoder_equals_pairs_one_by_one(full: bool) -> None:
     bert = tiny_bert(full_cross_attention=full)
     together = cross_states(bert, captions(), IMAGE, images())
