@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from tbps.config.methods import Bert, MaeDecoder, MarsWeights, RasaWeights, Vit
+from tbps.config.methods import AgaWeights, Bert, MaeDecoder, MarsWeights, RasaWeights, Vit
 from tbps.config.run import AdamW, Benchmark, Captioning, Cosine, Data, Evaluation, Loop
 
 IMAGE_PX = (64, 32)
@@ -16,6 +16,7 @@ MOMENTUM = 0.9  # 0.995 would take longer to follow than these runs last
 PROJECTION = 64
 # Contrast comes first: within minutes the other losses would only slow it down at the papers' weights.
 RASA_WEIGHTS = RasaWeights(cl=2.0, pitm=1.0, mlm=0.1, prd=0.1, mrtd=0.1)
+AGA_WEIGHTS = AgaWeights(cl=2.0, pitm=1.0, mlm=0.1, prd=0.1, mrtd=0.1)
 MARS_WEIGHTS = MarsWeights(cl=2.0, pitm=1.0, mlm=0.1, prd=0.1, mrtd=0.1, mae=0.1, attribute=0.5)
 
 

@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from tbps.config.methods import Mars
+from tbps.config.methods import Aga, Mars
 from tbps.config.run import Benchmark, Run
 from tbps.data.assembly import evaluation_encoder, open_vocabulary, splits_of, training_encoder
 from tbps.data.captions import CaptionEncoder
@@ -72,6 +72,7 @@ def make_parts(run: Run) -> Parts:
         vocabulary,
         chunks=mars is not None and mars.weights.attribute > 0,
         weigh_chunks=mars is not None and mars.attribute_weighting == "frequency",
+        mark_vacuous=isinstance(run.method, Aga),
         cache=Path(run.data.cache).expanduser().parent / "chunks",
         on_main=on_main,
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 if TYPE_CHECKING:
+    from tbps.methods.aga import AgaMethod
     from tbps.methods.albef import AlbefMethod
     from tbps.methods.mars import MarsMethod
     from tbps.methods.rasa import RasaMethod
@@ -100,6 +101,20 @@ class MarsWeights:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class AgaWeights:
+    """Weights of AGA's losses: RaSa's (AGA, Sec. IV-B: "follows the basic training setting of RaSa").
+
+    0 leaves a loss out as in MARS: Table I's baseline is mlm = 0.
+    """
+
+    cl: float = 0.5
+    pitm: float = 1.0
+    mlm: float = 1.0
+    prd: float = 0.5
+    mrtd: float = 0.5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class _AlbefFamily:
     ZERO_STAGES: ClassVar[tuple[int, ...]] = (1, 2, 3)
     """Stages of DeepSpeed's ZeRO under which it trains as it does under DDP."""
@@ -190,4 +205,68 @@ class Mars(_AlbefFamily):
             mrtd_probability=self.mrtd_probability,
             mlm_soft=self.mlm_soft,
             attribute_head=self.attribute_head,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Aga(_AlbefFamily):
+    """AGA: RaSa with attention-guided masking and text enrichment (papers: aga)."""
+
+    weights: AgaWeights = AgaWeights()
+    masking: Literal["attention", "random", "picked"] = "attention"
+    """Which words MLM masks: those that the twin's [CLS] attends to, RaSa's random ones, or only semantically vacuous ones
+    (Table I)."""
+    aggregation: Literal["ema", "mean", "last"] = "ema"
+    """How the [CLS] attention of the text layers becomes one (Table IV)."""
+    beta: float = 0.95
+    """Share of the layers below in the moving average over layers (Eq. 7, Table VIII)."""
+    attention_temperature: float = 0.02
+    """Of the softmax over words (Eq. 8)."""
+    alpha_1: float = 0.05
+    """Lower bound of a word's probability of being masked (Eq. 9, Table VII); may be negative, the sum is cut at 0."""
+    alpha_2: float = 0.15
+    """Probability that attention adds on average (Eq. 9, times the number of words: see `mask_probability`)."""
+    p_tem: float = 0.3
+    """How often a caption is replaced by its enriched one (Table V); 0 = no text enrichment."""
+    candidates: int = 5
+    """Likeliest words, the original among them, from which a masked word is replaced: k of Table VI."""
+    mlm_probability: float = 0.15
+    """Share of words masked by `random` and `picked`."""
+    mrtd_probability: float = 0.3
+
+    def __post_init__(self) -> None:
+        if self.padding != "packed":
+            raise ValueError(f"method.padding is {self.padding!r}, expected 'packed': no official code of AGA is public")
+        if not 0 <= self.beta < 1:
+            raise ValueError(f"method.beta is {self.beta}, expected at least 0 and below 1")
+        if self.attention_temperature <= 0:
+            raise ValueError(f"method.attention_temperature is {self.attention_temperature}, expected more than 0")
+        if not 0 <= self.p_tem <= 1:
+            raise ValueError(f"method.p_tem is {self.p_tem}, expected 0 to 1")
+        if self.candidates < 2:
+            raise ValueError(f"method.candidates is {self.candidates}, expected at least 2: the original may be one of them")
+        if self.p_tem and not (self.weights.mlm or self.weights.mrtd):
+            raise ValueError(
+                f"method.p_tem is {self.p_tem}, expected 0 where method.weights.mlm and method.weights.mrtd are 0: no word"
+                " is predicted then that could enrich a caption; give one of them a weight"
+            )
+
+    def build(self, *, image_px: tuple[int, int]) -> AgaMethod:
+        """The method with random weights."""
+        from tbps.methods.aga import AgaMethod
+        from tbps.methods.assembly import family_arguments
+
+        return AgaMethod(
+            **family_arguments(self, image_px=image_px),
+            weights=self.weights,
+            masking=self.masking,
+            aggregation=self.aggregation,
+            beta=self.beta,
+            attention_temperature=self.attention_temperature,
+            alpha_1=self.alpha_1,
+            alpha_2=self.alpha_2,
+            p_tem=self.p_tem,
+            candidates=self.candidates,
+            mlm_probability=self.mlm_probability,
+            mrtd_probability=self.mrtd_probability,
         )

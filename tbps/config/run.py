@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tbps.config.methods import Albef, Mars, Rasa
+from tbps.config.methods import Aga, Albef, Mars, Rasa
 
 Benchmark = Literal["cuhk-pedes", "icfg-pedes", "rstpreid", "mals"]
 
@@ -178,7 +178,7 @@ class Run:
     name: str
     runs: str = _place("runs")  # type: ignore[assignment]
     """Folder of all runs."""
-    method: Albef | Rasa | Mars
+    method: Albef | Rasa | Mars | Aga
     data: Data
     optim: AdamW
     schedule: Cosine

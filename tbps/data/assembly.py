@@ -49,13 +49,15 @@ def training_encoder(
     *,
     chunks: bool,
     weigh_chunks: bool,
+    mark_vacuous: bool = False,
     cache: Path,
     on_main: OnMain,
 ) -> CaptionEncoder:
     """The encoder for training captions.
 
     With `chunks`, the attribute chunks of the whole corpus are found once and kept in `cache`, by the first process while
-    the others wait; `weigh_chunks` adds the weights of MARS Eq. 14 from the corpus.
+    the others wait; `weigh_chunks` adds the weights of MARS Eq. 14 from the corpus. `mark_vacuous` marks the words that
+    say nothing of a person (AGA).
     """
     chunker: ChunkCache | None = None
     frequencies = None
@@ -81,6 +83,7 @@ def training_encoder(
         punctuation=captioning.punctuation,
         chunker=chunker,
         frequencies=frequencies,
+        mark_vacuous=mark_vacuous,
     )
 
 

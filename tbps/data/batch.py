@@ -24,6 +24,8 @@ class Captions:
     """(B, L) int64: 0 = in no attribute chunk, c >= 1 = in chunk c of this caption."""
     chunk_weight_BC: Tensor | None = None
     """(B, C) float32: weight of chunk c at column c - 1 (MARS Eq. 14); None = every chunk counts 1."""
+    vacuous_BL: Tensor | None = None
+    """(B, L) bool: pieces of semantically vacuous words (AGA, Table I); None where the method does not ask for them."""
 
 
 @dataclass(kw_only=True)
@@ -74,7 +76,7 @@ class TokenMask:
 
 @dataclass(kw_only=True)
 class Draws:
-    """Every random choice of a step but dropout. The three optional fields replay recorded choices."""
+    """Every random choice of a step but dropout. `negative_image_B` to `sampled_word_BL` replay recorded choices."""
 
     negative_B2: Tensor
     """(B, 2) float64 in [0, 1): places on the cumulated weights of hard negative images (0) and captions (1)."""
@@ -90,6 +92,10 @@ class Draws:
     """(B,) int64 rows of the batch: recorded hard negative caption of each image."""
     sampled_word_BL: Tensor | None = None
     """(B, L) int64: recorded words of the m-RTD generator."""
+    token_BUL: Tensor | None = None
+    """(B, U, L) float64 in [0, 1): further numbers for each token of the own caption, as the method asked for."""
+    pair_BU: Tensor | None = None
+    """(B, U) float64 in [0, 1): further numbers for each pair, as the method asked for."""
 
 
 @dataclass(kw_only=True)

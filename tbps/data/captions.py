@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tbps.data.batch import Captions, pad_rows
 from tbps.data.chunks import Chunker, ContentWord, chunk_weight
+from tbps.data.vacuous_words import VACUOUS_WORDS
 from tbps.data.vocabulary import Vocabulary
 
 _PUNCTUATION = ",.'!?\"()*#:;~"
@@ -51,6 +52,8 @@ class EncodedCaption:
     """(T,) int64: 0 = in no attribute chunk, c >= 1 = in chunk c, counted from the left without gaps."""
     chunk_weights: Tensor | None = None
     """(chunks,) float32: weight of chunk c at c - 1 (MARS Eq. 14), where the encoder was given word frequencies."""
+    vacuous: Tensor | None = None
+    """(T,) bool: pieces of semantically vacuous words, where the encoder was asked to mark them."""
     num_dropped_chunks: int = 0
     """Chunks left out because not all of their tokens fit."""
     num_dropped_tokens: int = 0
@@ -74,7 +77,8 @@ class CaptionEncoder:
 
     `max_words` words of the cleaned caption are kept, then `max_tokens` tokens, [CLS] included; a chunk that does not fit
     whole is dropped and counted. Without `chunker` there are no chunks; with `frequencies` (`chunk_frequencies`) every
-    chunk gets its weight. Put a `ChunkCache` around the chunker: finding chunks is the slow part.
+    chunk gets its weight; with `mark_vacuous` pieces of semantically vacuous words are marked. Put a `ChunkCache` around
+    the chunker: finding chunks is the slow part.
     """
 
     def __init__(
@@ -86,6 +90,7 @@ class CaptionEncoder:
         punctuation: Literal["space", "delete"],
         chunker: Chunker | None,
         frequencies: Mapping[str, float] | None = None,
+        mark_vacuous: bool = False,
     ) -> None:
         if max_words < 1:
             raise ValueError(f"max_words is {max_words}, expected at least 1")
@@ -97,6 +102,7 @@ class CaptionEncoder:
         self.punctuation: Literal["space", "delete"] = punctuation
         self.chunker = chunker
         self.frequencies = None if frequencies is None else dict(frequencies)
+        self.mark_vacuous = mark_vacuous
 
     def clean(self, caption: str) -> str:
         """The text that is encoded, and under which chunks are cached."""
@@ -118,10 +124,12 @@ class CaptionEncoder:
         room = self.max_tokens - 1
         token_ids = _int64([self.vocabulary.cls_id, *pieces.ids[:room]])
         dropped = max(0, len(pieces.ids) - room)
+        vacuous = torch.tensor([False, *_is_vacuous(text, pieces.offsets)[:room]]) if self.mark_vacuous else None
         if self.chunker is None:
             return EncodedCaption(
                 token_ids=token_ids,
                 chunk_ids=torch.zeros_like(token_ids),
+                vacuous=vacuous,
                 num_dropped_tokens=dropped,
                 num_dropped_words=dropped_words,
             )
@@ -132,6 +140,7 @@ class CaptionEncoder:
             token_ids=token_ids,
             chunk_ids=_int64([0, *(number.get(chunk, 0) for chunk in chunk_ids[:room])]),
             chunk_weights=None if self.frequencies is None else _weights(text, words, number, self.frequencies),
+            vacuous=vacuous,
             num_dropped_chunks=len({word.chunk for word in words} - {0}) - len(number),
             num_dropped_tokens=dropped,
             num_dropped_words=dropped_words,
@@ -147,18 +156,36 @@ def make_captions(encoded: Sequence[EncodedCaption]) -> Captions:
     lengths = tuple(len(caption.token_ids) for caption in encoded)
     padded = -(-max(lengths) // _PAD_MULTIPLE) * _PAD_MULTIPLE
     weights = [caption.chunk_weights for caption in encoded if caption.chunk_weights is not None]
+    vacuous = [caption.vacuous for caption in encoded if caption.vacuous is not None]
     assert len(weights) in (0, len(encoded)), "captions with and without chunk weights come from different encoders"
+    assert len(vacuous) in (0, len(encoded)), "captions with and without marked words come from different encoders"
     return Captions(
         token_ids_BL=pad_rows([caption.token_ids for caption in encoded], length=padded),
         lengths=lengths,
         chunk_id_BL=pad_rows([caption.chunk_ids for caption in encoded], length=padded),
         chunk_weight_BC=pad_rows(weights, length=max(map(len, weights))) if weights else None,
+        vacuous_BL=pad_rows(vacuous, length=padded) if vacuous else None,
     )
 
 
 def _int64(values: list[int]) -> Tensor:
     # Several times faster than torch.tensor on a list.
     return torch.from_numpy(np.array(values, dtype=np.int64))
+
+
+def _is_vacuous(text: str, offsets: Sequence[tuple[int, int]]) -> list[bool]:
+    """Whether each word piece lies in a vacuous word."""
+    spans = []
+    place = 0
+    for word in text.split(" "):
+        spans.append((place + len(word), word in VACUOUS_WORDS))
+        place += len(word) + 1
+    found, index = [], 0
+    for _, end in offsets:
+        while spans[index][0] < end:
+            index += 1
+        found.append(spans[index][1])
+    return found
 
 
 def _chunk_of_pieces(words: Sequence[ContentWord], offsets: Sequence[tuple[int, int]]) -> list[int]:

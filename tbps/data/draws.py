@@ -23,17 +23,23 @@ class DrawSpec:
     mrtd_probability: float
     vocabulary_size: int
     num_patches: int
+    token_numbers: int = 0
+    """Further numbers for each token of the own caption."""
+    pair_numbers: int = 0
+    """Further numbers for each pair."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PairDraws:
-    """Random numbers in [0, 1) of one pair: T tokens of its own caption, N patches."""
+    """Random numbers in [0, 1) of one pair: T tokens of its own caption, N patches, U further ones."""
 
     negative_2: Tensor
     mlm_4T: Tensor
     mrtd_4T: Tensor
     word_T: Tensor
     mae_N: Tensor
+    token_UT: Tensor
+    pair_U: Tensor
 
 
 def generator_of(*, seed: int, epoch: int, key: str, use: str) -> torch.Generator:
@@ -44,9 +50,19 @@ def generator_of(*, seed: int, epoch: int, key: str, use: str) -> torch.Generato
 
 def draw_pair(spec: DrawSpec, *, generator: torch.Generator, num_tokens: int) -> PairDraws:
     """All numbers of one pair in one call."""
-    sizes = [2, 4 * num_tokens, 4 * num_tokens, num_tokens, spec.num_patches]
-    negative, mlm, mrtd, word, mae = torch.rand(sum(sizes), generator=generator, dtype=torch.float64).split(sizes)
-    return PairDraws(negative_2=negative, mlm_4T=mlm.view(4, -1), mrtd_4T=mrtd.view(4, -1), word_T=word, mae_N=mae.float())
+    further = [spec.token_numbers * num_tokens, spec.pair_numbers]
+    sizes = [2, 4 * num_tokens, 4 * num_tokens, num_tokens, spec.num_patches, *further]
+    numbers = torch.rand(sum(sizes), generator=generator, dtype=torch.float64)
+    negative, mlm, mrtd, word, mae, token, pair = numbers.split(sizes)
+    return PairDraws(
+        negative_2=negative,
+        mlm_4T=mlm.view(4, -1),
+        mrtd_4T=mrtd.view(4, -1),
+        word_T=word,
+        mae_N=mae.float(),
+        token_UT=token.view(spec.token_numbers, num_tokens),
+        pair_U=pair,
+    )
 
 
 def stack_draws(spec: DrawSpec, pairs: Sequence[PairDraws], *, length: int) -> Draws:
@@ -57,6 +73,8 @@ def stack_draws(spec: DrawSpec, pairs: Sequence[PairDraws], *, length: int) -> D
         mrtd=_token_mask([pair.mrtd_4T for pair in pairs], spec.mrtd_probability, spec.vocabulary_size, length),
         word_BL=pad_rows([pair.word_T for pair in pairs], length=length),
         mae_noise_BN=torch.stack([pair.mae_N for pair in pairs]),
+        token_BUL=pad_rows([pair.token_UT for pair in pairs], length=length, value=1.0) if spec.token_numbers else None,
+        pair_BU=torch.stack([pair.pair_U for pair in pairs]) if spec.pair_numbers else None,
     )
 
 

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tbps.config.methods import AlbefWeights, MarsWeights, RasaWeights
+from tbps.config.methods import AgaWeights, AlbefWeights, MarsWeights, RasaWeights
 from tbps.data.batch import Batch, Captions
 from tbps.methods.method import EmbeddedCaptions, EmbeddedImages
 from tbps.methods.packed_calls import PackedCaptions
@@ -49,7 +49,7 @@ class AlbefFamily(nn.Module):
         padding: Padding,
         cls_id: int,
         mask_id: int,
-        weights: AlbefWeights | RasaWeights | MarsWeights,
+        weights: AlbefWeights | RasaWeights | MarsWeights | AgaWeights,
     ) -> None:
         super().__init__()
         self.weights: Mapping[str, float] = asdict(weights)
@@ -154,10 +154,13 @@ class AlbefFamily(nn.Module):
         return text.encode_text(text.embed(captions.token_id_N, captions.packing), captions.packing)
 
     @torch.no_grad()
-    def momentum_features(self, batch: Batch, captions: PackedCaptions) -> tuple[Features, Tensor]:
-        """The twin's unit features of the batch, and its image tokens."""
+    def momentum_features(
+        self, batch: Batch, captions: PackedCaptions, *, hidden_ND: Tensor | None = None
+    ) -> tuple[Features, Tensor]:
+        """The twin's unit features of the batch, and its image tokens; `hidden_ND`: its text states, if they are known."""
         token_BPD = self.twin.image_encoder(batch.second_image_BCHW)
-        hidden_ND = self.encode_text(self.twin, captions)
+        if hidden_ND is None:
+            hidden_ND = self.encode_text(self.twin, captions)
         features = Features(
             image_BE=self.twin.image_feature(token_BPD),
             caption_BE=self.twin.caption_feature(hidden_ND.index_select(0, captions.packing.first_S)),

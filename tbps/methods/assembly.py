@@ -8,10 +8,10 @@ from tbps.nn.bert import Bert
 from tbps.nn.vit import VisionTransformer
 
 if TYPE_CHECKING:
-    from tbps.config.methods import Albef, Mars, Rasa
+    from tbps.config.methods import Aga, Albef, Mars, Rasa
 
 
-def family_arguments(config: Albef | Rasa | Mars, *, image_px: tuple[int, int]) -> dict[str, Any]:
+def family_arguments(config: Albef | Rasa | Mars | Aga, *, image_px: tuple[int, int]) -> dict[str, Any]:
     """Arguments that ALBEF, RaSa and MARS share; encoders with random weights."""
     vit, bert = config.vit, config.bert
     return {

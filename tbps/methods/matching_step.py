@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tbps.data.batch import Draws
+from tbps.methods.host_copy import HostCopy
 from tbps.objectives.hard_negatives import draw_negatives, negative_weights
 
 
@@ -52,19 +53,9 @@ class PendingNegatives:
         caption_B = draws.negative_caption_B
         if caption_B is None:
             caption_B = draw_negatives(weight_i2t, uniform_B2[:, 1])
-        on_device = torch.stack([image_B.to(has_B.device), caption_B.to(has_B.device), has_B.long()])
-        self._event: torch.cuda.Event | None = None
-        if on_device.device.type == "cuda":
-            self._host = torch.empty(on_device.shape, dtype=on_device.dtype, pin_memory=True)
-            self._host.copy_(on_device, non_blocking=True)
-            self._event = torch.cuda.Event()
-            self._event.record()
-        else:
-            self._host = on_device
+        self._copy = HostCopy(torch.stack([image_B.to(has_B.device), caption_B.to(has_B.device), has_B.long()]))
 
     def wait(self) -> Negatives:
         """Block until the copy is there."""
-        if self._event is not None:
-            self._event.synchronize()
-        image_B, caption_B, has_B = self._host.numpy()
+        image_B, caption_B, has_B = self._copy.wait().numpy()
         return Negatives(image_B=image_B, caption_B=caption_B, has_B=has_B.astype(bool))

@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tbps.config.methods import MarsWeights, RasaWeights
+from tbps.config.methods import AgaWeights, MarsWeights, RasaWeights
 from tbps.data.batch import Batch, Draws
 from tbps.data.draws import DrawSpec
 from tbps.methods.albef_family import AlbefFamily
 from tbps.methods.matching_step import Negatives, PendingNegatives
 from tbps.methods.packed_calls import CrossPass, CrossSequences, PackedCaptions, cross_encode, sequences
 from tbps.nn.packing import Index, upload
-from tbps.objectives.itc import Features
+from tbps.objectives.itc import Contrast, Features
 from tbps.objectives.itm import matching_loss
 from tbps.objectives.masking import mask_tokens
 from tbps.objectives.mlm import log_softmax_over_positions, masked_word_loss
@@ -76,7 +76,7 @@ class RasaMethod(AlbefFamily):
     def __init__(
         self,
         *,
-        weights: RasaWeights | MarsWeights,
+        weights: RasaWeights | MarsWeights | AgaWeights,
         mlm_probability: float,
         mrtd_probability: float,
         mlm_soft: Literal["vocabulary", "sequence"],
@@ -102,6 +102,14 @@ class RasaMethod(AlbefFamily):
         paired = self.pack_captions(batch.paired, padded=padded, group_pairs=batch.group_pairs)
         momentum, twin_token_BPD = self.momentum_features(batch, paired)
         online = self.encode_online(batch, paired)
+        contrast, pending = self.contrast_step(batch, draws, online, momentum)
+        words = None if self.mrtd_head is None else self.word_task(batch, draws, twin_token_BPD)
+        return self.losses(batch, draws, online, contrast, pending, words)
+
+    def contrast_step(
+        self, batch: Batch, draws: Draws, online: Online, momentum: Features
+    ) -> tuple[Contrast, PendingNegatives]:
+        """The contrasts, and the hard negatives that they lead to."""
         contrast = self.contrast(batch, online.features, momentum, intra=True)
         pending = PendingNegatives(
             i2t_BC=contrast.i2t_BC,
@@ -110,7 +118,18 @@ class RasaMethod(AlbefFamily):
             group_pairs=batch.group_pairs,
             draws=draws,
         )
-        words = None if self.mrtd_head is None else self.word_task(batch, draws, twin_token_BPD)
+        return contrast, pending
+
+    def losses(
+        self,
+        batch: Batch,
+        draws: Draws,
+        online: Online,
+        contrast: Contrast,
+        pending: PendingNegatives,
+        words: WordTask | None,
+    ) -> dict[str, Tensor]:
+        """Every loss, once all that goes into the cross encoder is known."""
         losses = {"cl": sum(contrast.loss.values(), start=torch.zeros((), device=self.device)) / 4}
         losses |= self.extra_losses(batch, draws, online)
         if not self.matches():

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from small_method import small_run
 
-from tbps.config.methods import Albef, Mars, Rasa
+from tbps.config.methods import Aga, Albef, Mars, Rasa
 from tbps.config.run import Run
 from tbps.config.serialise import run_from_json, to_json
 
@@ -17,8 +17,8 @@ def _through_json(run: Run) -> Run:
     return run_from_json(json.loads(json.dumps(to_json(run))))
 
 
-@pytest.mark.parametrize("method", [Albef(), Rasa(mlm_soft="sequence"), Mars(attribute_head="own")])
-def test_a_run_comes_back_equal_with_its_kind_of_method(tmp_path: Path, method: Albef | Rasa | Mars) -> None:
+@pytest.mark.parametrize("method", [Albef(), Rasa(mlm_soft="sequence"), Mars(attribute_head="own"), Aga(candidates=3)])
+def test_a_run_comes_back_equal_with_its_kind_of_method(tmp_path: Path, method: Albef | Rasa | Mars | Aga) -> None:
     run = replace(small_run(tmp_path), method=method)
     assert _through_json(run) == run
     assert to_json(run)["method"]["kind"] == type(method).__name__.lower()
@@ -44,7 +44,7 @@ def _changed(tmp_path: Path, path: str, value: Any) -> dict[str, Any]:
     ("path", "value", "message"),
     [
         ("loop.speed", 3, r"run.loop has unknown fields \['speed'\] and lacks \[\]: it was written by another version"),
-        ("method.kind", "laip", r"run.method.kind is 'laip', expected one of \['albef', 'mars', 'rasa'\]"),
+        ("method.kind", "laip", r"run.method.kind is 'laip', expected one of \['aga', 'albef', 'mars', 'rasa'\]"),
         ("data.batch_pairs", "8", r"run.data.batch_pairs is '8', expected a value of type int"),
         ("data.batch_pairs", True, r"run.data.batch_pairs is True, expected a value of type int"),
         ("data.image_px", [384], r"run.data.image_px has 1 values, expected 2"),

@@ -28,6 +28,7 @@ def encoder_of(
     max_tokens: int = 50,
     chunker: Chunker | None = None,
     frequencies: dict[str, float] | None = None,
+    mark_vacuous: bool = False,
 ) -> CaptionEncoder:
     return CaptionEncoder(
         vocabulary,
@@ -36,6 +37,7 @@ def encoder_of(
         punctuation="space",
         chunker=chunker,
         frequencies=frequencies,
+        mark_vacuous=mark_vacuous,
     )
 
 
@@ -218,3 +220,21 @@ def test_encoding_costs_less_than_the_tokenizer_alone(vocabulary: Vocabulary) ->
     # The fastest of many: other processes share the machine.
     whole = min(seconds(lambda: vocabulary._tokenizer.encode(text, add_special_tokens=False)) for _ in range(500))
     assert min(seconds(lambda: encoder.encode(caption, "k")) for _ in range(500)) < whole
+
+
+@pytest.mark.parametrize("chunker", [None, BuiltinChunker()])
+def test_every_piece_of_a_vacuous_word_is_marked(vocabulary: Vocabulary, chunker: Chunker | None) -> None:
+    encoder = encoder_of(vocabulary, chunker=chunker, mark_vacuous=True, max_tokens=8)
+    caption = encoder.encode("The man is with a red backpack, and his jeans.", "a")
+    # [CLS] the man is with a red back | ##pack and his jean ##s
+    assert caption.vacuous is not None and caption.vacuous.tolist() == [False, True, False, True, True, True, False, False]
+    other = encoder.encode("that that", "b")  # no whole piece of the vocabulary
+    assert other.vacuous is not None and other.vacuous.tolist() == [False, *[True] * (len(other.token_ids) - 1)]
+    stacked = make_captions([caption, other])
+    assert stacked.vacuous_BL is not None and stacked.vacuous_BL.shape == stacked.token_ids_BL.shape
+    assert not stacked.vacuous_BL[1, len(other.token_ids) :].any()
+
+
+def test_vacuous_words_are_marked_only_where_asked_for(vocabulary: Vocabulary) -> None:
+    caption = encoder_of(vocabulary).encode("the man", "a")
+    assert caption.vacuous is None and make_captions([caption]).vacuous_BL is None

@@ -11,7 +11,9 @@ from torch import Tensor
 from tbps.data.batch import Draws, TokenMask
 from tbps.data.draws import DrawSpec, PairDraws, draw_pair, generator_of, stack_draws
 
-SPEC = DrawSpec(mlm_probability=0.15, mrtd_probability=0.3, vocabulary_size=50, num_patches=6)
+SPEC = DrawSpec(
+    mlm_probability=0.15, mrtd_probability=0.3, vocabulary_size=50, num_patches=6, token_numbers=2, pair_numbers=1
+)
 
 
 def drawn(key: str, *, tokens: int = 9, seed: int = 1, epoch: int = 2, use: str = "draws") -> PairDraws:
@@ -60,6 +62,7 @@ def test_keys_and_numbers_do_not_run_into_each_other() -> None:
 def test_shapes_and_range() -> None:
     pair = drawn("a")
     shapes = {"negative_2": (2,), "mlm_4T": (4, 9), "mrtd_4T": (4, 9), "word_T": (9,), "mae_N": (6,)}
+    shapes |= {"token_UT": (2, 9), "pair_U": (1,)}
     for name, shape in shapes.items():
         value = getattr(pair, name)
         assert value.shape == shape
@@ -70,6 +73,7 @@ def test_shapes_and_range() -> None:
 def test_no_number_serves_two_choices() -> None:
     pair = drawn("a")
     parts = [pair.negative_2, pair.mlm_4T.flatten(), pair.mrtd_4T.flatten(), pair.word_T, pair.mae_N.double()]
+    parts += [pair.token_UT.flatten(), pair.pair_U]
     numbers = torch.cat(parts)
     assert len(numbers.unique()) == len(numbers)
 
@@ -82,7 +86,7 @@ def test_a_pair_draws_the_same_in_any_company_and_at_any_length() -> None:
         assert set(alone) == set(together)
         for name, value in alone.items():
             found = together[name][row]
-            found = found[:tokens] if name.endswith("BL") else found
+            found = found[..., :tokens] if name.endswith("L") else found
             assert torch.equal(found, value[0]), name
 
 
@@ -97,6 +101,19 @@ def test_each_field_is_made_of_its_own_numbers() -> None:
     assert torch.equal(draws.negative_B2[0], pair.negative_2)
     assert torch.equal(draws.word_BL[0], pair.word_T)
     assert torch.equal(draws.mae_noise_BN[0], pair.mae_N)
+    assert draws.token_BUL is not None and torch.equal(draws.token_BUL[0], pair.token_UT)
+    assert draws.pair_BU is not None and torch.equal(draws.pair_BU[0], pair.pair_U)
+
+
+def test_further_numbers_change_no_other_and_are_made_only_where_asked_for() -> None:
+    plain = replace(SPEC, token_numbers=0, pair_numbers=0)
+    few = draw_pair(plain, generator=generator_of(seed=1, epoch=2, key="a", use="draws"), num_tokens=9)
+    more = drawn("a")
+    for field in fields(few):
+        if field.name not in ("token_UT", "pair_U"):
+            assert torch.equal(getattr(few, field.name), getattr(more, field.name)), field.name
+    draws = stack_draws(plain, [few], length=9)
+    assert draws.token_BUL is None and draws.pair_BU is None
 
 
 def test_padding_is_never_chosen() -> None:

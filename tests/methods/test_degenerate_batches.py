@@ -9,11 +9,11 @@ import pytest
 import torch
 from tiny_methods import BERT, CONFIGS, MARS, RASA, build, captions_of, gradients, make_step, part_of_step, total_loss
 
-from tbps.config.methods import Albef, Mars, Rasa
+from tbps.config.methods import Aga, Albef, Mars, Rasa
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-def test_one_identity_in_the_whole_batch(config: Albef | Rasa | Mars) -> None:
+def test_one_identity_in_the_whole_batch(config: Albef | Rasa | Mars | Aga) -> None:
     method = build(config)
     batch, draws = make_step(method.draw_spec, identities=(3,) * 8)
     losses = method(batch, draws)

@@ -1,4 +1,4 @@
-"""Small ALBEF, RaSa and MARS with random weights, and steps for them, made without the data pipeline."""
+"""Small ALBEF, RaSa, MARS and AGA with random weights, and steps for them, made without the data pipeline."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tbps.config.methods import Albef, Bert, MaeDecoder, Mars, Rasa, Vit
+from tbps.config.methods import Aga, Albef, Bert, MaeDecoder, Mars, Rasa, Vit
 from tbps.data.batch import Batch, Captions, Draws, TokenMask, pad_rows
 from tbps.data.draws import DrawSpec, draw_pair, generator_of, stack_draws
 
@@ -31,14 +31,15 @@ MAE = MaeDecoder(depth=1, heads=2)
 ALBEF = Albef(vit=VIT, bert=BERT, projection=8, queue_pairs=10)
 RASA = Rasa(vit=VIT, bert=BERT, projection=8, queue_pairs=10)
 MARS = Mars(vit=VIT, bert=FULL_BERT, mae=MAE, projection=8, queue_pairs=10)
-CONFIGS: dict[str, Albef | Rasa | Mars] = {"albef": ALBEF, "rasa": RASA, "mars": MARS}
+AGA = Aga(vit=VIT, bert=BERT, projection=8, queue_pairs=10, p_tem=0.7)
+CONFIGS: dict[str, Albef | Rasa | Mars | Aga] = {"albef": ALBEF, "rasa": RASA, "mars": MARS, "aga": AGA}
 
 GROUP_PAIRS = 4
 IDENTITIES = (5, 6, 5, 7, 6, 8, 8, 9)
 """Two groups; identities repeat inside a group and across groups."""
 
 
-def build(config: Albef | Rasa | Mars) -> Any:
+def build(config: Albef | Rasa | Mars | Aga) -> Any:
     """The same method at every call, in training mode; every parameter but the temperature is moved by noise."""
     torch.manual_seed(0)
     method = config.build(image_px=IMAGE_PX)
@@ -88,6 +89,7 @@ def make_step(
     paired = [other[number] if replaced[number] else own[number] for number in range(pairs)]
     paired_chunks = [other_chunks[number] if replaced[number] else own_chunks[number] for number in range(pairs)]
     own_captions = captions_of(own, own_chunks)
+    own_captions.vacuous_BL = (own_captions.token_ids_BL > 3) & (own_captions.token_ids_BL < 20)
     first, second = torch.randn(2, pairs, 3, *IMAGE_PX, generator=generator)
     batch = Batch(
         image_BCHW=first,
@@ -116,6 +118,7 @@ def part_of_step(batch: Batch, draws: Draws, rows: slice) -> tuple[Batch, Draws]
             lengths=whole.lengths[rows],
             chunk_id_BL=whole.chunk_id_BL[rows],
             chunk_weight_BC=None if weight is None else weight[rows],
+            vacuous_BL=None if whole.vacuous_BL is None else whole.vacuous_BL[rows],
         )
 
     def mask(whole: TokenMask) -> TokenMask:
@@ -141,6 +144,8 @@ def part_of_step(batch: Batch, draws: Draws, rows: slice) -> tuple[Batch, Draws]
         mrtd=mask(draws.mrtd),
         word_BL=draws.word_BL[rows],
         mae_noise_BN=draws.mae_noise_BN[rows],
+        token_BUL=None if draws.token_BUL is None else draws.token_BUL[rows],
+        pair_BU=None if draws.pair_BU is None else draws.pair_BU[rows],
     )
 
 
