@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -26,13 +27,22 @@ def _arguments(world: World, runs: Path) -> list[str]:
     return ["tiny", *world.overrides(runs, max_steps=STEPS), *changes]
 
 
-def _assert_same(found: Path, expected: Path) -> None:
-    ours, theirs = metrics(found / "mars/tiny"), metrics(expected / "mars/tiny")
+@dataclass(frozen=True, kw_only=True)
+class Alone:
+    """A run by one process."""
+
+    recipe: str
+    runs: Path
+
+
+def _assert_same(found: Path, alone: Alone) -> None:
+    ours, theirs = metrics(found / alone.recipe / "tiny"), metrics(alone.runs / alone.recipe / "tiny")
     assert [line["step"] for line in ours[:STEPS]] == list(range(1, STEPS + 1))
     for line, other in zip(ours[:STEPS], theirs, strict=False):
         assert line == pytest.approx(other, rel=TOLERANCE), f"step {line['step']}"
     weights, others = (
-        read_tensors(runs / f"mars/tiny/checkpoints/step-{STEPS:08d}/model.safetensors") for runs in (found, expected)
+        read_tensors(runs / f"{alone.recipe}/tiny/checkpoints/step-{STEPS:08d}/model.safetensors")
+        for runs in (found, alone.runs)
     )
     assert weights.keys() == others.keys() and any(name.startswith("twin.") for name in weights)
     assert torch.equal(weights["queue.identity_K"], others["queue.identity_K"])
@@ -51,22 +61,22 @@ def _without_keys(name: str, tensor: torch.Tensor) -> torch.Tensor:
     return torch.cat([parts[part].flatten() for part in kept])
 
 
-@pytest.fixture(scope="module")
-def one_process(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    runs = tmp_path_factory.mktemp("one")
-    assert run_recipe("mars", *_arguments(world, runs)) == 0
-    return runs
+@pytest.fixture(scope="module", params=["mars", "aga"])
+def one_process(world: World, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Alone:
+    alone = Alone(recipe=request.param, runs=tmp_path_factory.mktemp("one"))
+    assert run_recipe(alone.recipe, *_arguments(world, alone.runs)) == 0
+    return alone
 
 
 @pytest.mark.slow
-def test_accumulating_group_by_group(world: World, one_process: Path, tmp_path: Path) -> None:
-    assert run_recipe("mars", *_arguments(world, tmp_path), "--data.micro-batch-pairs", "16") == 0
+def test_accumulating_group_by_group(world: World, one_process: Alone, tmp_path: Path) -> None:
+    assert run_recipe(one_process.recipe, *_arguments(world, tmp_path), "--data.micro-batch-pairs", "16") == 0
     _assert_same(tmp_path, one_process)
 
 
 @pytest.mark.slow
-def test_two_processes(world: World, one_process: Path, tmp_path: Path) -> None:
-    done = call(*LAUNCH_TWO, "recipes/mars.py", *_arguments(world, tmp_path))
+def test_two_processes(world: World, one_process: Alone, tmp_path: Path) -> None:
+    done = call(*LAUNCH_TWO, f"recipes/{one_process.recipe}.py", *_arguments(world, tmp_path))
     assert done.returncode == 0, done.stderr
     _assert_same(tmp_path, one_process)
 
@@ -78,8 +88,8 @@ def _spread(stage: int) -> dict[str, str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [1, 2, 3])
-def test_zero(world: World, one_process: Path, tmp_path: Path, stage: int) -> None:
-    done = call(*LAUNCH_TWO, "recipes/mars.py", *_arguments(world, tmp_path), **_spread(stage))
+def test_zero(world: World, one_process: Alone, tmp_path: Path, stage: int) -> None:
+    done = call(*LAUNCH_TWO, f"recipes/{one_process.recipe}.py", *_arguments(world, tmp_path), **_spread(stage))
     assert done.returncode == 0, done.stderr
     _assert_same(tmp_path, one_process)
     memory = re.search(r"largest memory of each process: (.*)", done.stderr)
