@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,10 +57,10 @@ def test_attention_leaves_vacuous_words_alone(world: World, tmp_path: Path) -> N
     assert run_recipe("aga", "tiny", *world.overrides(tmp_path, recipe="aga", max_steps=STEPS), *changes) == 0
     run_folder = tmp_path / "aga" / "tiny"
     run, batch = RunFolder(run_folder).read_run(), _batch(run_folder)
-    method = run.method.build(image_px=run.data.image_px)
+    method: Any = run.method.build(image_px=run.data.image_px)
     checkpoint.load_model(method, best_checkpoint(run_folder))
-    text = method.eval().read_captions(batch, np.zeros(0, dtype=np.int64))  # type: ignore[union-attr]
-    expected_BL = text.probability.wait()  # type: ignore[union-attr]
+    text = method.eval().read_captions(batch, np.zeros(0, dtype=np.int64))
+    expected_BL = text.probability.wait()
     ids_BL, vacuous_BL = (part[:, : expected_BL.shape[1]] for part in (batch.own.token_ids_BL, batch.own.vacuous_BL))  # type: ignore[index]
     is_word_BL = (ids_BL != 0) & (ids_BL != run.method.bert.cls_id)
     ratio = (expected_BL.sum() / is_word_BL.sum()).item()
