@@ -109,7 +109,10 @@ def test_names_with_spaces_and_quotes_stay_one_word(tmp_path: Path, capsys: pyte
 
 
 WRONG: dict[str, tuple[tuple[str, ...], str]] = {
-    "recipe": (("recipes/marz.py", "tiny"), "recipe 'recipes/marz.py' is not there, expected one of recipes/albef.py, "),
+    "recipe": (
+        ("recipes/marz.py", "tiny"),
+        "recipe 'recipes/marz.py' is not there, expected one of recipes/aga.py, recipes/albef.py, ",
+    ),
     "no recipe": (("recipes/tiny.py", "tiny"), "recipes/tiny.py is no recipe: it has no VARIANTS"),
     "variant": (
         ("recipes/mars.py", "cuhk"),
