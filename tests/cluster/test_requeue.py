@@ -50,8 +50,8 @@ def test_member_of_an_array(cluster: Cluster, tmp_path: Path) -> None:
 
 
 def test_controller_that_is_away_for_a_minute(cluster: Cluster, tmp_path: Path) -> None:
-    job = submit(cluster, tmp_path / "log", "sleep 3; exit 143")
-    cluster.wait_for("it runs", lambda: cluster.facts(job).get("JobState") == "RUNNING")
+    job = submit(cluster, tmp_path / "log", f"touch {tmp_path}/started; sleep 3; exit 143")
+    cluster.wait_for("its task runs", (tmp_path / "started").exists)  # srun itself needs the controller to start it
     cluster.testbed.stop_daemon("slurmctld")
     time.sleep(60)  # srun and scontrol wait for 50 seconds by themselves
     cluster.testbed.start_daemon("slurmctld")
