@@ -25,11 +25,13 @@ _NO_WORD = "unknown: the start before left no word (stopped before training, a r
 
 def announce_start(folder: RunFolder, job: SlurmJob) -> None:
     """Write and log the line of this start. ValueError if the last restarts brought no step."""
+    cause = _cause(folder, job) if job.restarts else "submitted"
+    folder.lost.unlink(missing_ok=True)  # told once, and not of what ended outside of Slurm
     before = [line for line in read_restarts(folder.path) if line["job"] == job.id]
     line = {
         "job": job.id,
         "restart": job.restarts,
-        "cause": _cause(folder, job) if job.restarts else "submitted",
+        "cause": cause,
         "step": max(checkpoint.steps_in(folder.checkpoints), default=0),
         "time": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
@@ -59,9 +61,7 @@ def read_restarts(run_folder: Path) -> list[dict[str, Any]]:
 
 def _cause(folder: RunFolder, job: SlurmJob) -> str:
     if folder.lost.exists():
-        lost = folder.lost.read_text(encoding="utf-8")
-        folder.lost.unlink()
-        return lost
+        return folder.lost.read_text(encoding="utf-8")
     try:
         note: dict[str, Any] = json.loads((folder.path / _STOPPED).read_text(encoding="utf-8"))
     except (OSError, ValueError):

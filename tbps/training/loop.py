@@ -197,8 +197,8 @@ class _Training:
         self.journal.progress.resume()
 
     def _measure(self, split: str, evaluate: Evaluate, step: int) -> dict[str, float]:
-        torch.manual_seed(self.run.loop.seed)  # as after a restart, should an evaluation draw
         method = self.parallel.whole_method()
+        torch.manual_seed(self.run.loop.seed)  # as after a restart, should an evaluation draw
         if step != self.saved:
             checkpoint.load_model(method, checkpoint.folder_of(self.folder.checkpoints, step))
         method.eval()

@@ -53,9 +53,8 @@ class Zero:
         settings.update(_settings(run.optim, micro_batches=micro_batches, processes=self.num_processes))
         self.shapes = {name: tuple(tensor.shape) for name, tensor in method.state_dict().items()}
         for parameter in method.parameters():
-            if (
-                parameter.dim() == 0
-            ):  # DeepSpeed 0.19 sends weights as bytes, which a tensor without dimensions has no view of
+            # DeepSpeed 0.19 sends weights as bytes, which a tensor without dimensions has no view of.
+            if parameter.dim() == 0:
                 parameter.data = parameter.data.view(1)
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
         prepared = accelerator.prepare(_Autocast(method, bf16=run.loop.precision == "bf16"), optimiser)

@@ -97,6 +97,16 @@ def test_zero(world: World, one_process: Alone, tmp_path: Path, stage: int) -> N
     sys.stdout.write(f"ZeRO-{stage}: {memory[1]}\n")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["albef", "rasa"])
+def test_zero_3_of_the_other_methods(world: World, tmp_path: Path, recipe: str) -> None:
+    alone = Alone(recipe=recipe, runs=tmp_path / "one")
+    assert run_recipe(recipe, *_arguments(world, alone.runs)) == 0
+    done = call(*LAUNCH_TWO, f"recipes/{recipe}.py", *_arguments(world, tmp_path / "two"), **_spread(3))
+    assert done.returncode == 0, done.stderr
+    _assert_same(tmp_path / "two", alone)
+
+
 # (processes, ZeRO stage, pairs of a micro-batch), one after the other in one run folder
 WORLDS = ((1, 0, 0), (2, 1, 4), (4, 2, 2), (3, 3, 4), (1, 0, 8))
 
