@@ -31,7 +31,9 @@ def start_processes(loop: Loop) -> Accelerator:
     """
     _check_launch()
     cpu = not torch.cuda.is_available()
-    patience = timedelta(seconds=loop.timeout_s)
+    # Who is lost is found by tbps/training/peers.py. A collective's clock runs on while everybody is stopped (a suspended
+    # job), which is no loss; what hangs behind a living watch is left to it.
+    patience = timedelta(seconds=2 * loop.timeout_s)
     zero = _uses_zero()
     if zero:
         _prepare_deepspeed(cpu=cpu)

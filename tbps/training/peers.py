@@ -65,6 +65,7 @@ class Peers:
         if isinstance(error, RuntimeError):
             # The collective noticed first, but cannot say who is gone. In a moment the watch can, and ends this process.
             time.sleep(_VERDICT_S)
+            self._watch.blame_stop()
         self._watch.leave(None if kind is None or issubclass(kind, SystemExit) else f"{kind.__name__}: {error}")
 
 
@@ -114,6 +115,12 @@ class _Watch(threading.Thread):
         super().__init__(name="peers", daemon=True)
         self._links, self._centre, self._timeout_s, self._note = links, centre, timeout_s, note
         self._left = threading.Event()
+        self._stopped_s = 0.0
+
+    def blame_stop(self) -> None:
+        """End this process, to go on from the checkpoint, where it was stopped for longer than collectives wait."""
+        if self._stopped_s > self._timeout_s:
+            self._end(f"everybody was stopped for {self._stopped_s:.0f} s, longer than a collective waits")
 
     def leave(self, failure: str | None) -> None:
         """Say why this process stops watching: it is done, or it failed."""
@@ -130,6 +137,7 @@ class _Watch(threading.Thread):
         while not self._left.is_set():
             readable, _, _ = select.select([link.connection for link in self._links], [], [], _BEAT_S)
             now = time.monotonic()
+            self._stopped_s = max(self._stopped_s, now - before)
             for link in list(self._links):
                 if now - before > 3 * _BEAT_S:  # this process was stopped: others may have been, too
                     link.heard = now

@@ -82,17 +82,33 @@ def test_a_hung_process_ends_the_other_after_the_timeout_and_is_named(tmp_path: 
         _assert_told(runs, processes[1 - lost], processes[lost], lost, "has not been heard of for 6 s")
 
 
+def _stop_everybody(processes: list[subprocess.Popen[bytes]], *, stop_s: float) -> list[int]:
+    """As a suspended job; the exit statuses."""
+    for process in processes:
+        process.send_signal(signal.SIGSTOP)
+    time.sleep(stop_s)
+    for process in processes:
+        process.send_signal(signal.SIGCONT)
+    return [process.wait(120) for process in processes]
+
+
 @pytest.mark.slow
 def test_everybody_stopped_and_continued_goes_on(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
-    with _started(runs, steps=2_000, save_steps=0, every_epochs=0.0, timeout_s=TIMEOUT_S) as processes:
-        wait_for_log(runs, "step 20/2000")
-        for process in processes:
-            process.send_signal(signal.SIGSTOP)
-        time.sleep(TIMEOUT_S + 3)
-        for process in processes:
-            process.send_signal(signal.SIGCONT)
-        assert [process.wait(120) for process in processes] == [0, 0], log_of(runs)
+    with _started(runs, steps=600, save_steps=0, every_epochs=0.0, timeout_s=TIMEOUT_S) as processes:
+        wait_for_log(runs, "step 20/600")
+        assert _stop_everybody(processes, stop_s=TIMEOUT_S + 3) == [0, 0], log_of(runs)
+
+
+@pytest.mark.slow
+def test_everybody_stopped_for_longer_than_collectives_wait_goes_on_or_is_started_again(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    with _started(runs, steps=600, save_steps=0, every_epochs=0.0, timeout_s=TIMEOUT_S) as processes:
+        wait_for_log(runs, "step 20/600")
+        statuses = _stop_everybody(processes, stop_s=2 * TIMEOUT_S + 3)
+        # Whether a collective was under way when they were stopped is chance.
+        assert statuses in ([0, 0], [LOST_EXIT, LOST_EXIT]), log_of(runs)
+        assert statuses == [0, 0] or "everybody was stopped for 15 s, longer than a collective waits" in log_of(runs)
 
 
 @pytest.mark.slow
