@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from tbps.config.methods import AgaWeights, Bert, MaeDecoder, MarsWeights, RasaWeights, Vit
+from tbps.config.methods import AgaWeights, Bert, LaipWeights, MaeDecoder, MarsWeights, RasaWeights, Vit
 from tbps.config.run import AdamW, Benchmark, Captioning, Cosine, Data, Evaluation, Loop
 
 IMAGE_PX = (64, 32)
@@ -17,6 +17,7 @@ PROJECTION = 64
 # Contrast comes first: within minutes the other losses would only slow it down at the papers' weights.
 RASA_WEIGHTS = RasaWeights(cl=2.0, pitm=1.0, mlm=0.1, prd=0.1, mrtd=0.1)
 AGA_WEIGHTS = AgaWeights(cl=2.0, pitm=1.0, mlm=0.1, prd=0.1, mrtd=0.1)
+LAIP_WEIGHTS = LaipWeights(itc=2.0, itm=1.0, triplet=0.1, bidir=0.05, mpm=0.02)  # a caption has six phrases
 MARS_WEIGHTS = MarsWeights(cl=2.0, pitm=1.0, mlm=0.1, prd=0.1, mrtd=0.1, mae=0.1, attribute=0.5)
 
 

@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from tbps.config.methods import Aga, Mars
+from tbps.config.methods import Aga, Laip, Mars
 from tbps.config.run import Benchmark, Run
 from tbps.data.assembly import evaluation_encoder, open_vocabulary, splits_of, training_encoder
 from tbps.data.captions import CaptionEncoder
@@ -65,13 +65,12 @@ def make_parts(run: Run) -> Parts:
     """Open the data and say how everything else is made. Called on every process, once they have found each other."""
     vocabulary = _vocabulary(run)
     source = open_pairs(run.data)
-    mars = run.method if isinstance(run.method, Mars) else None
     encoder = training_encoder(
         source,
         run.data.captioning,
         vocabulary,
-        chunks=mars is not None and mars.weights.attribute > 0,
-        weigh_chunks=mars is not None and mars.attribute_weighting == "frequency",
+        chunks=_needs_chunks(run),
+        weigh_chunks=isinstance(run.method, Mars) and run.method.attribute_weighting == "frequency",
         mark_vacuous=isinstance(run.method, Aga),
         cache=Path(run.data.cache).expanduser().parent / "chunks",
         on_main=on_main,
@@ -100,6 +99,13 @@ def make_parts(run: Run) -> Parts:
         validate=_validation(run, vocabulary, splits),
         test=_test(run, vocabulary, splits),
     )
+
+
+def _needs_chunks(run: Run) -> bool:
+    """MARS's attribute loss judges them; they are LAIP's phrases."""
+    if isinstance(run.method, Mars):
+        return run.method.weights.attribute > 0
+    return isinstance(run.method, Laip) and bool(run.method.weights.bidir or run.method.weights.mpm)
 
 
 def _announce_cut_captions(source: PairSource, encoder: CaptionEncoder) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 if TYPE_CHECKING:
     from tbps.methods.aga import AgaMethod
     from tbps.methods.albef import AlbefMethod
+    from tbps.methods.laip import LaipMethod
     from tbps.methods.mars import MarsMethod
     from tbps.methods.rasa import RasaMethod
 
@@ -112,6 +113,26 @@ class AgaWeights:
     mlm: float = 1.0
     prd: float = 0.5
     mrtd: float = 0.5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LaipWeights:
+    """Weights of LAIP's losses (Eq. 1 and 12: each counts once). 0 leaves a loss out, with its passes."""
+
+    itc: float = 1.0
+    itm: float = 1.0
+    triplet: float = 1.0
+    bidir: float = 1.0
+    mpm: float = 1.0
+    mlm: float = 0.0
+    """Masked words of the whole caption in place of phrases (Table V)."""
+
+    def __post_init__(self) -> None:
+        if self.itm <= 0:
+            raise ValueError(
+                f"method.weights.itm is {self.itm:g}, expected more than 0: without matching, no loss of LAIP trains the"
+                " whole cross encoder"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -269,4 +290,50 @@ class Aga(_AlbefFamily):
             candidates=self.candidates,
             mlm_probability=self.mlm_probability,
             mrtd_probability=self.mrtd_probability,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Laip(_AlbefFamily):
+    """LAIP: ALBEF with a fusion triplet, attention-weighted phrases and masked phrases (papers: laip)."""
+
+    ZERO_STAGES: ClassVar[tuple[int, ...]] = (1, 2)
+    """Under stage 3 weights are released after forward, and backward attention is a gradient taken inside it."""
+
+    weights: LaipWeights = LaipWeights()
+    margin: float = 0.6
+    """Of the fusion triplet (Eq. 20, Fig. 6)."""
+    attention: Literal["both", "forward", "backward"] = "both"
+    """What weighs the patches of an image for a phrase (Table IV)."""
+    combination: Literal["product", "sum"] = "product"
+    """How forward and backward attention become one (Eq. 7 is lost in our copy of the paper)."""
+    attention_layer: int = 3
+    """Cross layer whose attention is taken, 1 = the first (Fig. 6). At the last one backward attention is zero."""
+    mlm_probability: float = 0.15
+    """Share of a caption's words that `mlm` masks."""
+
+    def __post_init__(self) -> None:
+        layers = self.bert.layers - (0 if self.bert.full_cross_attention else self.bert.fusion_layer)
+        last = layers if self.attention == "forward" else layers - 1
+        if self.padding != "packed":
+            raise ValueError(f"method.padding is {self.padding!r}, expected 'packed': no official code of LAIP is public")
+        if self.weights.bidir and not 1 <= self.attention_layer <= last:
+            raise ValueError(
+                f"method.attention_layer is {self.attention_layer}, expected 1 to {last}: there are {layers} cross layers,"
+                " and backward attention is zero at the last one; choose another layer"
+            )
+
+    def build(self, *, image_px: tuple[int, int]) -> LaipMethod:
+        """The method with random weights."""
+        from tbps.methods.assembly import family_arguments
+        from tbps.methods.laip import LaipMethod
+
+        return LaipMethod(
+            **family_arguments(self, image_px=image_px),
+            weights=self.weights,
+            margin=self.margin,
+            attention=self.attention,
+            combination=self.combination,
+            attention_layer=self.attention_layer,
+            mlm_probability=self.mlm_probability,
         )

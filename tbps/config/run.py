@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tbps.config.methods import Aga, Albef, Mars, Rasa
+from tbps.config.methods import Aga, Albef, Laip, Mars, Rasa
 
 Benchmark = Literal["cuhk-pedes", "icfg-pedes", "rstpreid", "mals"]
 
@@ -112,6 +112,15 @@ class Cosine:
     """Cosine evaluated at each step, or at the start of each epoch (the official ALBEF family)."""
     max_steps: int = 0
     """Stop after so many steps (0 = after `epochs`); the curve does not change."""
+    second_stage_epoch: float = 0.0
+    """Where a second stage begins, with the curve from its start and a new optimiser state (LAIP); 0 = one stage."""
+
+    def __post_init__(self) -> None:
+        if self.second_stage_epoch and not 0 < self.second_stage_epoch < self.epochs:
+            raise ValueError(
+                f"schedule.second_stage_epoch is {self.second_stage_epoch:g}, expected more than 0 and less than"
+                f" schedule.epochs ({self.epochs:g}), or 0 for one stage; change one of them"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -178,7 +187,7 @@ class Run:
     name: str
     runs: str = _place("runs")  # type: ignore[assignment]
     """Folder of all runs."""
-    method: Albef | Rasa | Mars | Aga
+    method: Albef | Rasa | Mars | Aga | Laip
     data: Data
     optim: AdamW
     schedule: Cosine

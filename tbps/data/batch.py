@@ -48,6 +48,8 @@ class Batch:
     """Consecutive pairs that contrast with each other; B is a multiple of it."""
     epoch: float
     """How many epochs of pairs came before this step."""
+    last_stage: bool = True
+    """Whether the step belongs to the last stage of the schedule; there is one stage, or two."""
 
     @property
     def num_pairs(self) -> int:

@@ -1,34 +1,55 @@
 """ALBEF fine-tuned for retrieval: contrast and matching (arXiv 2107.07651; salesforce/ALBEF Retrieval.py).
 
-Shapes: B pairs, N packed tokens.
+Shapes: B pairs, N packed tokens, R = 3B matching rows.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-from tbps.config.methods import AlbefWeights
+from tbps.config.methods import AlbefWeights, LaipWeights
 from tbps.data.batch import Batch, Draws
 from tbps.data.draws import DrawSpec
 from tbps.methods.albef_family import AlbefFamily
 from tbps.methods.matching_step import PendingNegatives
-from tbps.methods.packed_calls import cross_encode, sequences
+from tbps.methods.packed_calls import PackedCaptions, cross_encode, sequences
 from tbps.objectives.itc import Features
 from tbps.objectives.itm import matching_loss
+
+
+@dataclass(kw_only=True)
+class Encoded:
+    """A batch after both encoders and the contrast."""
+
+    captions: PackedCaptions
+    token_BPD: Tensor
+    """Image tokens."""
+    hidden_ND: Tensor
+    """Text states of the paired captions."""
+    itc: Tensor
+    """The contrast: (i2t + t2i) / 2."""
+    pending: PendingNegatives
 
 
 class AlbefMethod(AlbefFamily):
     """Losses: itc = (i2t + t2i) / 2, itm. One image view and one caption feed everything."""
 
-    def __init__(self, *, weights: AlbefWeights, **family: Any) -> None:
-        super().__init__(word_head=False, weights=weights, **family)
+    def __init__(self, *, weights: AlbefWeights | LaipWeights, word_head: bool = False, **family: Any) -> None:
+        super().__init__(word_head=word_head, weights=weights, **family)
         self.rest_unused()
         self.draw_spec = DrawSpec(mlm_probability=0, mrtd_probability=0, vocabulary_size=1, num_patches=0)
 
     def forward(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
         """Named losses; see tbps/methods/method.py."""
+        encoded = self.encode(batch, draws)
+        losses = {"itc": encoded.itc}
+        return losses | {"itm": self.match(batch, encoded)} if self.weights["itm"] else losses
+
+    def encode(self, batch: Batch, draws: Draws) -> Encoded:
+        """Both encoders, online and twin, their contrast, and the hard negatives that it leads to."""
         captions = self.pack_captions(batch.paired, padded=self.padding == "official", group_pairs=batch.group_pairs)
         momentum, _ = self.momentum_features(batch, captions)
         token_BPD = self.online.image_encoder(batch.image_BCHW)
@@ -45,17 +66,18 @@ class AlbefMethod(AlbefFamily):
             group_pairs=batch.group_pairs,
             draws=draws,
         )
-        losses = {"itc": (contrast.loss["i2t"] + contrast.loss["t2i"]) / 2}
-        if self.weights["itm"]:
-            negatives = pending.wait()
-            shown = sequences(captions, offset=0, image=negatives.images(), caption=negatives.captions())
-            crossed = cross_encode(
-                self.online.text_encoder,
-                ids_N=captions.token_id_N,
-                hidden_ND=hidden_ND,
-                image_IPD=token_BPD,
-                shown=shown,
-            )
-            logit_R2 = self.itm_head(crossed.hidden_ND.index_select(0, crossed.packing.first_S))
-            losses["itm"] = matching_loss(logit_R2, has_negative_B=pending.has_B, group_pairs=batch.group_pairs)
-        return losses
+        itc = (contrast.loss["i2t"] + contrast.loss["t2i"]) / 2
+        return Encoded(captions=captions, token_BPD=token_BPD, hidden_ND=hidden_ND, itc=itc, pending=pending)
+
+    def match(self, batch: Batch, encoded: Encoded) -> Tensor:
+        """itm: every pair and its two hard negatives through the cross encoder."""
+        negatives = encoded.pending.wait()
+        crossed = cross_encode(
+            self.online.text_encoder,
+            ids_N=encoded.captions.token_id_N,
+            hidden_ND=encoded.hidden_ND,
+            image_IPD=encoded.token_BPD,
+            shown=sequences(encoded.captions, offset=0, image=negatives.images(), caption=negatives.captions()),
+        )
+        logit_R2 = self.itm_head(crossed.hidden_ND.index_select(0, crossed.packing.first_S))
+        return matching_loss(logit_R2, has_negative_B=encoded.pending.has_B, group_pairs=batch.group_pairs)

@@ -1,4 +1,4 @@
-"""What ALBEF, RaSa and MARS share: encoders with a momentum twin, queue, contrast, matching, embedding.
+"""What ALBEF, RaSa, MARS, AGA and LAIP share: encoders with a momentum twin, queue, contrast, matching, embedding.
 
 Shapes: B pairs in groups of g, N packed tokens, P image tokens, D width, E features.
 """
@@ -15,7 +15,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tbps.config.methods import AgaWeights, AlbefWeights, MarsWeights, RasaWeights
+from tbps.config.methods import AgaWeights, AlbefWeights, LaipWeights, MarsWeights, RasaWeights
 from tbps.data.batch import Batch, Captions
 from tbps.methods.method import EmbeddedCaptions, EmbeddedImages
 from tbps.methods.packed_calls import PackedCaptions
@@ -49,7 +49,7 @@ class AlbefFamily(nn.Module):
         padding: Padding,
         cls_id: int,
         mask_id: int,
-        weights: AlbefWeights | RasaWeights | MarsWeights | AgaWeights,
+        weights: AlbefWeights | LaipWeights | RasaWeights | MarsWeights | AgaWeights,
     ) -> None:
         super().__init__()
         self.weights: Mapping[str, float] = asdict(weights)

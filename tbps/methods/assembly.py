@@ -8,11 +8,11 @@ from tbps.nn.bert import Bert
 from tbps.nn.vit import VisionTransformer
 
 if TYPE_CHECKING:
-    from tbps.config.methods import Aga, Albef, Mars, Rasa
+    from tbps.config.methods import Aga, Albef, Laip, Mars, Rasa
 
 
-def family_arguments(config: Albef | Rasa | Mars | Aga, *, image_px: tuple[int, int]) -> dict[str, Any]:
-    """Arguments that ALBEF, RaSa and MARS share; encoders with random weights."""
+def family_arguments(config: Albef | Rasa | Mars | Aga | Laip, *, image_px: tuple[int, int]) -> dict[str, Any]:
+    """Arguments that all members of ALBEF's family share; encoders with random weights."""
     vit, bert = config.vit, config.bert
     return {
         "image_encoder": VisionTransformer(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from tbps.nn.bert import Bert
+from tbps.nn.bert import Bert, CrossRecord
 from tbps.nn.packing import Index, Layout, Packing, lay_out, upload
 
 
@@ -65,15 +65,24 @@ class CrossPass:
     layout: Layout
     packing: Packing
     hidden_ND: Tensor
+    record: CrossRecord | None = None
+    """What the layer that was asked for held."""
 
 
 def cross_encode(
-    text: Bert, *, ids_N: Tensor, hidden_ND: Tensor | None, image_IPD: Tensor, shown: CrossSequences
+    text: Bert,
+    *,
+    ids_N: Tensor,
+    hidden_ND: Tensor | None,
+    image_IPD: Tensor,
+    shown: CrossSequences,
+    record_layer: int | None = None,
 ) -> CrossPass:
     """Run every sequence through the cross encoder in one call.
 
     ids_N: token ids of the joined source captions; hidden_ND: their text states, needed unless the cross encoder starts
-    from ids (full cross-attention); image_IPD (I, P, D) image tokens.
+    from ids (full cross-attention); image_IPD (I, P, D) image tokens; record_layer: cross layer (1 = the first) of which a
+    record is kept.
     """
     layout = lay_out(shown.tokens_S, keys=shown.keys_S, image=shown.image_S, num_images=len(image_IPD))
     packing = layout.to(ids_N.device)
@@ -83,4 +92,7 @@ def cross_encode(
     else:
         assert hidden_ND is not None
         x_ND = hidden_ND.index_select(0, source_N)
-    return CrossPass(layout=layout, packing=packing, hidden_ND=text.encode_cross(x_ND, packing, image_IPD))
+    if record_layer is None:
+        return CrossPass(layout=layout, packing=packing, hidden_ND=text.encode_cross(x_ND, packing, image_IPD))
+    y_ND, record = text.encode_cross_with_record(x_ND, packing, image_IPD, layer=record_layer)
+    return CrossPass(layout=layout, packing=packing, hidden_ND=y_ND, record=record)

@@ -28,15 +28,15 @@ def attention(
     return drop(logit_SHQK.softmax(-1).to(value_SHKd.dtype), dropout) @ value_SHKd
 
 
-def first_row(query_SHQd: Tensor, key_SHKd: Tensor, *, bias: Tensor | None = None) -> Tensor:
-    """What the first query of each sequence attends to, mean over heads: (S, K) float32, before dropout.
+def mean_attention(query_SHQd: Tensor, key_SHKd: Tensor, *, bias: Tensor | None = None) -> Tensor:
+    """What each query attends to, mean over heads: (S, Q, K) float32, before dropout.
 
-    Beside a fused kernel, which keeps no probabilities: one product of one row, no map of all queries is made.
+    For a few rows beside a fused kernel, which keeps no probabilities; no map of all queries is made.
     """
-    logit_SH1K = (query_SHQd[:, :, :1] * query_SHQd.shape[-1] ** -0.5) @ key_SHKd.transpose(2, 3)
+    logit_SHQK = (query_SHQd * query_SHQd.shape[-1] ** -0.5) @ key_SHKd.transpose(2, 3)
     if bias is not None:
-        logit_SH1K = logit_SH1K + bias
-    return logit_SH1K.float().softmax(-1).mean((1, 2))
+        logit_SHQK = logit_SHQK + bias
+    return logit_SHQK.float().softmax(-1).mean(1)
 
 
 def _fused(query: Tensor, *, num_keys: int, dropout: float) -> bool:

@@ -7,12 +7,14 @@ own residual and norm, as in ALBEF (arXiv 2107.07651, Sec. 3.1).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tbps.nn.attention import attention, first_row, join_heads, split_heads
+from tbps.nn.attention import attention, join_heads, mean_attention, split_heads
 from tbps.nn.dropout import drop
 from tbps.nn.packing import Packing
 
@@ -43,11 +45,22 @@ class SelfAttention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         bias = None if packing.key_bias_SL is None else packing.key_bias_SL.to(query.dtype)
         if class_rows is not None:
-            class_rows.append(first_row(query, key, bias=bias))
+            class_rows.append(mean_attention(query[:, :, :1], key, bias=bias)[:, 0])
         context_SLD = join_heads(attention(query, key, value, bias=bias, dropout=dropout))
         context_ND = context_SLD[:, 0] if only_first else context_SLD.flatten(0, 1).index_select(0, packing.flat_N)
         residual = x_ND.index_select(0, packing.first_S) if only_first else x_ND
         return self.norm(drop(self.out(context_ND), self.dropout, self.training) + residual)
+
+
+@dataclass(kw_only=True)
+class CrossRecord:
+    """What a cross-attention layer held, inside the graph: for losses that look at what it attended to."""
+
+    query_ND: Tensor
+    key_IHPd: Tensor
+    value_IHPd: Tensor
+    context_ND: Tensor
+    """Sum of the values that each token attended to, heads side by side."""
 
 
 class CrossAttention(nn.Module):
@@ -62,14 +75,19 @@ class CrossAttention(nn.Module):
         self.out = nn.Linear(width, width)
         self.norm = nn.LayerNorm(width, eps=NORM_EPS)
 
-    def forward(self, x_ND: Tensor, packing: Packing, image_IPD: Tensor) -> Tensor:
-        """(N, D) to (N, D)."""
+    def forward(
+        self, x_ND: Tensor, packing: Packing, image_IPD: Tensor, *, records: list[CrossRecord] | None = None
+    ) -> Tensor:
+        """(N, D) to (N, D); what was held on the way is appended to `records` where that is given."""
         assert packing.image_grid_IQ is not None and packing.image_flat_N is not None
-        query_IQD = self.query(x_ND).index_select(0, packing.image_grid_IQ.flatten()).view(*packing.image_grid_IQ.shape, -1)
+        query_ND = self.query(x_ND)
+        query_IQD = query_ND.index_select(0, packing.image_grid_IQ.flatten()).view(*packing.image_grid_IQ.shape, -1)
         key, value = (split_heads(part, self.heads) for part in self.key_value(image_IPD).chunk(2, dim=-1))
         dropout = self.dropout if self.training else 0.0
         context_IQD = join_heads(attention(split_heads(query_IQD, self.heads), key, value, dropout=dropout))
         context_ND = context_IQD.flatten(0, 1).index_select(0, packing.image_flat_N)
+        if records is not None:
+            records.append(CrossRecord(query_ND=query_ND, key_IHPd=key, value_IHPd=value, context_ND=context_ND))
         return self.norm(drop(self.out(context_ND), self.dropout, self.training) + x_ND)
 
 
@@ -88,12 +106,18 @@ class BertLayer(nn.Module):
         self.norm = nn.LayerNorm(width, eps=NORM_EPS)
 
     def forward(
-        self, x_ND: Tensor, packing: Packing, image_IPD: Tensor | None, *, class_rows: list[Tensor] | None = None
+        self,
+        x_ND: Tensor,
+        packing: Packing,
+        image_IPD: Tensor | None,
+        *,
+        class_rows: list[Tensor] | None = None,
+        records: list[CrossRecord] | None = None,
     ) -> Tensor:
-        """(N, D) to (N, D); `class_rows` as in SelfAttention."""
+        """(N, D) to (N, D); `class_rows` as in SelfAttention, `records` as in CrossAttention."""
         x_ND = self.self_attention(x_ND, packing, class_rows=class_rows)
         if image_IPD is not None and self.cross_attention is not None:
-            x_ND = self.cross_attention(x_ND, packing, image_IPD)
+            x_ND = self.cross_attention(x_ND, packing, image_IPD, records=records)
         return self.feed_forward(x_ND)
 
     def feed_forward(self, x_ND: Tensor) -> Tensor:
@@ -162,6 +186,16 @@ class Bert(nn.Module):
     def encode_cross(self, x_ND: Tensor, packing: Packing, image_IPD: Tensor) -> Tensor:
         """The cross encoder: all layers from embedded tokens with full cross-attention, else the last from text states."""
         return self._run(x_ND, packing, image_IPD, range(self.first_cross_layer, len(self.layers)))
+
+    def encode_cross_with_record(
+        self, x_ND: Tensor, packing: Packing, image_IPD: Tensor, *, layer: int
+    ) -> tuple[Tensor, CrossRecord]:
+        """As `encode_cross`, and what cross layer `layer` (1 = the first) held."""
+        watched, records = self.first_cross_layer + layer - 1, list[CrossRecord]()
+        x_ND = self._run(x_ND, packing, image_IPD, range(self.first_cross_layer, watched))
+        # Without activation checkpointing, which would leave a record that is no part of the graph.
+        x_ND = self.layers[watched](x_ND, packing, image_IPD, records=records)
+        return self._run(x_ND, packing, image_IPD, range(watched + 1, len(self.layers))), records[0]
 
     @property
     def first_cross_layer(self) -> int:

@@ -46,6 +46,9 @@ class Parallel(Protocol):
     def load_optimiser_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Put back what `optimiser_tensors` gave on the first process of any run; call on all with all of it."""
 
+    def reset_optimiser(self) -> None:
+        """Make the optimiser's state what it was before the first step."""
+
     def whole_method(self) -> Any:
         """The method with all its weights, for evaluation; call on all."""
 
@@ -99,6 +102,10 @@ class DataParallel:
     def load_optimiser_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """AdamW's state."""
         load_state_tensors(self.optimiser, tensors)
+
+    def reset_optimiser(self) -> None:
+        """AdamW makes its state at its next step."""
+        self.optimiser.state.clear()
 
     def whole_method(self) -> Any:
         """The method itself."""

@@ -110,6 +110,7 @@ class _Training:
         batches = iter(self.batches)
         for step in range(self.first, self.total):
             done = step + 1
+            self.stepper.begin(step)
             rates = self.stepper.set_learning_rates(step)
             losses = self.stepper.forward_backward(step, batches)
             agreement = self.stepper.update(losses, self.signals.requested)  # no update where a number is not finite

@@ -20,12 +20,22 @@ def total_steps(schedule: Cosine, *, steps_per_epoch: float) -> int:
     return min(steps, schedule.max_steps) if schedule.max_steps else steps
 
 
+def second_stage_step(schedule: Cosine, *, steps_per_epoch: float) -> int:
+    """First step (from 0) of the second stage; 0 where there is one stage."""
+    return math.ceil(schedule.second_stage_epoch * steps_per_epoch - _ROUNDING)
+
+
 def learning_rate(schedule: Cosine, *, step: int, steps_per_epoch: float, base_lr: float) -> float:
     """Rate of a parameter group with `base_lr` in optimiser step `step` (from 0).
 
     r(p) = min_lr + (base_lr - min_lr) (1 + cos(pi p)) / 2. p is the share of training behind us: of the whole of it
     after a held warm-up (official), of the part after the warm-up where it rises linearly, so that the curve has no jump.
+    Each of two stages has the whole curve.
     """
+    epochs, second = schedule.epochs, second_stage_step(schedule, steps_per_epoch=steps_per_epoch)
+    if second:
+        epochs = schedule.second_stage_epoch if step < second else epochs - schedule.second_stage_epoch
+        step -= 0 if step < second else second
     hold = schedule.warmup == "hold"
     if step < schedule.warmup_steps:
         share = 0.0 if hold else step / schedule.warmup_steps
@@ -34,6 +44,6 @@ def learning_rate(schedule: Cosine, *, step: int, steps_per_epoch: float, base_l
     if schedule.every == "epoch":
         position = math.floor(step / steps_per_epoch + _ROUNDING) * steps_per_epoch
     start = 0 if hold else schedule.warmup_steps
-    length = schedule.epochs * steps_per_epoch - start
+    length = epochs * steps_per_epoch - start
     progress = min(1.0, max(0.0, (position - start) / length)) if length > 0 else 1.0
     return schedule.min_lr + (base_lr - schedule.min_lr) * 0.5 * (1 + math.cos(math.pi * progress))

@@ -15,7 +15,7 @@ from tbps.data.views import make_views
 from tbps.training.agreement import EXITS, Agreement
 from tbps.training.data_parallel import Parallel
 from tbps.training.distributed import sum_over_processes
-from tbps.training.schedule import learning_rate
+from tbps.training.schedule import learning_rate, second_stage_step
 from tbps.training.seeds import seed_micro_step
 
 
@@ -46,7 +46,13 @@ class Stepper:
     ) -> None:
         self.run, self.accelerator, self.parallel, self.weights = run, accelerator, parallel, weights
         self.steps_per_epoch = steps_per_epoch
+        self.second_stage_step = second_stage_step(run.schedule, steps_per_epoch=steps_per_epoch)
         self.micro_batches = micro_batches
+
+    def begin(self, step: int) -> None:
+        """Forget the optimiser's state where the second stage begins: it averages other gradients."""
+        if step and step == self.second_stage_step:
+            self.parallel.reset_optimiser()
 
     def set_learning_rates(self, step: int) -> dict[str, float]:
         """Set every group's rate for `step`; return the rates of encoders and heads."""
@@ -72,7 +78,12 @@ class Stepper:
 
     def _micro_step(self, step: int, micro: int, host: HostBatch) -> Losses:
         seed_micro_step(seed=self.run.loop.seed, step=step, rank=self.accelerator.process_index, micro=micro)
-        batch = make_views(host, self.accelerator.device, group_pairs=self.run.data.group_pairs)
+        batch = make_views(
+            host,
+            self.accelerator.device,
+            group_pairs=self.run.data.group_pairs,
+            last_stage=step >= self.second_stage_step,
+        )
         losses: dict[str, Tensor] = self.parallel(batch, host.draws)
         values = torch.stack(list(losses.values())).float()
         weights = [self.weights[name] for name in losses]

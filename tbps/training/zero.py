@@ -131,6 +131,12 @@ class Zero:
         padded = torch.nn.functional.pad(whole.flatten(), (0, share * self.num_processes - whole.numel()))
         safe_set_local_optimizer_state(parameter, padded[share * self.rank : share * (self.rank + 1)], part)
 
+    def reset_optimiser(self) -> None:
+        """In place: DeepSpeed holds on to these tensors."""
+        for flat in self._flat_shares():
+            for tensor in self.inner.state[flat].values():
+                tensor.zero_()
+
     def whole_method(self) -> Any:
         """A copy outside the engine: evaluation calls more than `forward`, which alone gathers weights under stage 3."""
         copy, tensors = self.build().to(self.device), self.method.state_dict(keep_vars=True)

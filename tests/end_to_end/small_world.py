@@ -21,7 +21,7 @@ REPOSITORY = Path(__file__).parents[2]
 IMAGE_PX = (64, 32)
 VOCABULARY_SIZE = 500
 """Fewer than in `tiny`: so few captions do not hold 600 word pieces."""
-RECIPES = ("albef", "rasa", "mars", "aga", "pretrain_mals")
+RECIPES = ("albef", "rasa", "mars", "aga", "laip", "pretrain_mals")
 
 
 def launch(processes: int) -> tuple[str, ...]:

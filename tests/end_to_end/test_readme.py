@@ -301,10 +301,10 @@ def test_every_setting_of_readme_is_read(override: str) -> None:
 
 
 def test_the_table_of_stages_is_what_the_methods_say() -> None:
-    from tbps.config.methods import Aga, Albef, Mars, Rasa
+    from tbps.config.methods import Aga, Albef, Laip, Mars, Rasa
 
     rows = ["| method | DDP | ZeRO-1 | ZeRO-2 | ZeRO-3 |", "|---|---|---|---|---|"]
-    for name, method in (("ALBEF", Albef), ("RaSa", Rasa), ("MARS", Mars), ("AGA", Aga)):
+    for name, method in (("ALBEF", Albef), ("RaSa", Rasa), ("MARS", Mars), ("AGA", Aga), ("LAIP", Laip)):
         cells = ["yes", *("yes" if stage in method.ZERO_STAGES else "no" for stage in (1, 2, 3))]
         rows.append(f"| {name} | {' | '.join(cells)} |")
     assert "\n".join(rows) in README

@@ -30,6 +30,9 @@ NUM_ROWS = {
     "aga_table6": 3,
     "aga_table7": 4,
     "aga_table8": 3,
+    "laip_table4": 8,
+    "laip_table5": 3,
+    "laip_table6": 4,
 }
 NO_FIGURES = {"alpha_1 -0.05", "alpha_1 0", "alpha_1 0.1"}
 """Rows of AGA's Table VII, whose figures are a slip."""
@@ -82,6 +85,8 @@ def test_a_configuration_in_several_tables_is_trained_once() -> None:
     others = {"aga_table4": "Ema", "aga_table5": "p_tem 0.3", "aga_table6": "k 5", "aga_table8": "beta 0.95"}
     assert len(aga) == 3 and all(runs_of(name)[row] == aga for name, row in others.items())
     assert runs_of("aga_table1")["AGM"] == runs_of("aga_table3")["AGM"]
+    laip = [runs_of(f"laip_table{number}") for number in (4, 5, 6)]
+    assert laip[0]["8: LAIP"] == laip[1]["LAIP (MPM)"] == laip[2]["LAIP+"] and len(set().union(*laip[0].values())) == 24
 
 
 def test_a_name_tells_what_changed_and_nothing_else() -> None:

@@ -7,15 +7,25 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_methods import CONFIGS, MARS, RASA, build, captions_of, gradients, make_step, total_loss, with_fixed_choices
+from tiny_methods import (
+    CONFIGS,
+    MARS,
+    RASA,
+    Config,
+    build,
+    captions_of,
+    gradients,
+    make_step,
+    total_loss,
+    with_fixed_choices,
+)
 from torch import Tensor
 
-from tbps.config.methods import Aga, Albef, Mars, Rasa
 from tbps.data.batch import Captions
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-def test_bfloat16_autocast_is_near_float32(config: Albef | Rasa | Mars | Aga) -> None:
+def test_bfloat16_autocast_is_near_float32(config: Config) -> None:
     outcomes = []
     for enabled in (False, True):
         method = build(config)
@@ -38,7 +48,7 @@ def test_bfloat16_autocast_is_near_float32(config: Albef | Rasa | Mars | Aga) ->
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-def test_activation_checkpointing_changes_nothing(config: Albef | Rasa | Mars | Aga) -> None:
+def test_activation_checkpointing_changes_nothing(config: Config) -> None:
     outcomes = []
     for on in (False, True):
         method = build(replace(config, bert=replace(config.bert, dropout=0.2)))
@@ -72,7 +82,7 @@ def test_the_twins_mode(momentum_dropout: bool) -> None:
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-def test_nothing_of_the_twin_is_trained(config: Albef | Rasa | Mars | Aga) -> None:
+def test_nothing_of_the_twin_is_trained(config: Config) -> None:
     method = build(config)
     batch, draws = make_step(method.draw_spec)
     total_loss(method, method(batch, draws)).backward()
@@ -85,7 +95,7 @@ def one_caption(captions: Captions, row: int) -> Captions:
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-def test_embeddings_do_not_depend_on_the_batch_they_are_made_in(config: Albef | Rasa | Mars | Aga) -> None:
+def test_embeddings_do_not_depend_on_the_batch_they_are_made_in(config: Config) -> None:
     method = build(config).eval()
     batch, _ = make_step(method.draw_spec, longest=30)
     images, captions = method.embed_images(batch.image_BCHW), method.embed_captions(batch.own)

@@ -7,19 +7,29 @@ from typing import Literal
 
 import pytest
 import torch
-from tiny_methods import BERT, CONFIGS, MARS, RASA, build, captions_of, gradients, make_step, part_of_step, total_loss
-
-from tbps.config.methods import Aga, Albef, Mars, Rasa
+from tiny_methods import (
+    BERT,
+    CONFIGS,
+    MARS,
+    RASA,
+    Config,
+    build,
+    captions_of,
+    gradients,
+    make_step,
+    part_of_step,
+    total_loss,
+)
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-def test_one_identity_in_the_whole_batch(config: Albef | Rasa | Mars | Aga) -> None:
+def test_one_identity_in_the_whole_batch(config: Config) -> None:
     method = build(config)
     batch, draws = make_step(method.draw_spec, identities=(3,) * 8)
     losses = method(batch, draws)
     total_loss(method, losses).backward()
     for name, value in losses.items():
-        assert value.isfinite() and value > 0, name
+        assert value.isfinite() and (value > 0) == (name not in ("triplet", "bidir")), name  # those have negatives alone
     for name, gradient in gradients(method).items():
         assert gradient.isfinite().all(), name
     method.after_step()

@@ -1,4 +1,4 @@
-"""Small ALBEF, RaSa, MARS and AGA with random weights, and steps for them, made without the data pipeline."""
+"""Small ALBEF, RaSa, MARS, AGA and LAIP with random weights, and steps for them, made without the data pipeline."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tbps.config.methods import Aga, Albef, Bert, MaeDecoder, Mars, Rasa, Vit
+from tbps.config.methods import Aga, Albef, Bert, Laip, MaeDecoder, Mars, Rasa, Vit
 from tbps.data.batch import Batch, Captions, Draws, TokenMask, pad_rows
 from tbps.data.draws import DrawSpec, draw_pair, generator_of, stack_draws
 
@@ -32,14 +32,16 @@ ALBEF = Albef(vit=VIT, bert=BERT, projection=8, queue_pairs=10)
 RASA = Rasa(vit=VIT, bert=BERT, projection=8, queue_pairs=10)
 MARS = Mars(vit=VIT, bert=FULL_BERT, mae=MAE, projection=8, queue_pairs=10)
 AGA = Aga(vit=VIT, bert=BERT, projection=8, queue_pairs=10, p_tem=0.7)
-CONFIGS: dict[str, Albef | Rasa | Mars | Aga] = {"albef": ALBEF, "rasa": RASA, "mars": MARS, "aga": AGA}
+LAIP = Laip(vit=VIT, bert=BERT, projection=8, queue_pairs=10, attention_layer=1)
+Config = Albef | Rasa | Mars | Aga | Laip
+CONFIGS: dict[str, Config] = {"albef": ALBEF, "rasa": RASA, "mars": MARS, "aga": AGA, "laip": LAIP}
 
 GROUP_PAIRS = 4
 IDENTITIES = (5, 6, 5, 7, 6, 8, 8, 9)
 """Two groups; identities repeat inside a group and across groups."""
 
 
-def build(config: Albef | Rasa | Mars | Aga) -> Any:
+def build(config: Config) -> Any:
     """The same method at every call, in training mode; every parameter but the temperature is moved by noise."""
     torch.manual_seed(0)
     method = config.build(image_px=IMAGE_PX)

@@ -1,0 +1,266 @@
+"""LAIP: ALBEF with a fusion triplet, attention-weighted phrases and masked phrases. Papers: laip; no public official code.
+
+Shapes: B pairs, R = 3B matching rows, N packed tokens, M phrases, I images (= B), Q phrases of the image with the most,
+P image tokens, D width, E features, V words.
+
+Two stages (Sec. II-C): contrast and matching alone before the schedule's last stage, everything in it. The schedule starts
+anew there, with a new optimiser state; twin, queue and the weight of soft targets go on.
+
+What the paper leaves open, and what is done here (ours):
+- A phrase is an attribute chunk (tbps/data/chunks.py): nouns with their adjectives, without articles; its masked word is one
+  word piece, its words are predicted by BERT's word head, which ALBEF's weights bring along.
+- Forward and backward attention are those of one pass, that of the masked phrase, which masked phrase modelling makes
+  anyway. The score is the logit of the true word. Attention to the image's [CLS] is left out.
+- Forward attention is differentiated, backward attention is not: it weighs.
+- The phrase-guided vector weighs the image encoder's patches and shares the projections and the temperature of the contrast.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tbps.config.methods import LaipWeights
+from tbps.data.batch import Batch, Captions, Draws
+from tbps.data.draws import DrawSpec
+from tbps.methods.albef import AlbefMethod, Encoded
+from tbps.methods.packed_calls import CrossPass, CrossSequences, PackedCaptions, cross_encode, sequences
+from tbps.nn.attention import mean_attention, split_heads
+from tbps.nn.bert import CrossRecord
+from tbps.nn.packing import Packing, lay_out, upload
+from tbps.objectives.bidirectional_attention import Attention, Combination, backward_attention, patch_weights
+from tbps.objectives.fusion_triplet import fusion_triplet_loss
+from tbps.objectives.group_mean import group_mean
+from tbps.objectives.itm import matching_loss
+from tbps.objectives.masking import mask_tokens
+from tbps.objectives.phrase_contrast import phrase_candidates, phrase_contrast_loss
+from tbps.objectives.phrases import PhraseTable, phrase_table
+
+
+@dataclass(kw_only=True)
+class Phrases:
+    """The phrases of a batch before the cross encoder."""
+
+    table: PhraseTable
+    packed: PackedCaptions
+    """Whole phrases, then masked ones."""
+    hidden_ND: Tensor
+    per_image: Packing
+    """M sequences of one token: their places in the (I, Q) grid of images and their phrases."""
+
+
+@dataclass(kw_only=True)
+class Looks:
+    """What phrases attend to."""
+
+    forward_IQP: Tensor
+    backward_IQP: Tensor
+
+
+class LaipMethod(AlbefMethod):
+    """Losses: itc, itm, and in the last stage triplet, bidir, mpm, mlm where they have a weight; and a number of weight 0:
+    phrases, the phrases of a caption."""
+
+    def __init__(
+        self,
+        *,
+        weights: LaipWeights,
+        margin: float,
+        attention: Attention,
+        combination: Combination,
+        attention_layer: int,
+        mlm_probability: float,
+        **family: Any,
+    ) -> None:
+        learns_words = bool(weights.mpm or weights.mlm)
+        scores_words = bool(weights.bidir) and attention != "forward"
+        super().__init__(weights=weights, word_head=learns_words or scores_words, **family)
+        self.weights = {**self.weights, "phrases": 0.0}
+        self.margin, self.attention, self.combination, self.attention_layer = margin, attention, combination, attention_layer
+        if scores_words and not learns_words:
+            self.online.word_head.requires_grad_(False)  # type: ignore[union-attr]
+        self.learns_words = learns_words
+        self.draw_spec = DrawSpec(
+            mlm_probability=mlm_probability if weights.mlm else 0,
+            mrtd_probability=0,
+            vocabulary_size=self.online.text_encoder.vocabulary_size,
+            num_patches=0,
+            token_numbers=1,  # which word of a phrase is masked
+        )
+
+    def forward(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
+        """Named losses; see tbps/methods/method.py."""
+        encoded = self.encode(batch, draws)
+        if not batch.last_stage:
+            return {"itc": encoded.itc, "itm": self.match(batch, encoded) + self._idle_word_head(encoded)}
+        phrases = self.read_phrases(batch, draws) if self.weights["bidir"] or self.weights["mpm"] else None
+        masked, label_BL = self._mask_captions(batch, draws)
+        crossed = self._cross(batch, encoded, phrases, masked)
+        losses = {"itc": encoded.itc} | self._global_losses(batch, encoded, crossed)
+        if phrases is not None:
+            losses |= self._phrase_losses(batch, encoded, phrases, crossed)
+        if masked is not None:
+            losses["mlm"] = self._masked_caption_loss(batch, masked, label_BL, crossed)
+        return losses
+
+    # -- phrases ---------------------------------------------------------------------------------------------------------
+
+    def read_phrases(self, batch: Batch, draws: Draws) -> Phrases:
+        """Phrases of the own captions, whole and masked, through the text encoder in one packed call."""
+        assert draws.token_BUL is not None
+        return self._read(batch.own, draws.token_BUL[:, 0])
+
+    def _read(self, captions: Captions, uniform_BL: Tensor) -> Phrases:
+        table = phrase_table(
+            captions.token_ids_BL.numpy(), captions.chunk_id_BL.numpy(), uniform_BL.numpy(), mask_id=self.mask_id
+        )
+        packed = self.pack_captions(table.captions, padded=False)
+        one_token = lay_out(np.ones_like(table.caption_M), image=table.caption_M, num_images=len(captions.lengths))
+        return Phrases(
+            table=table,
+            packed=packed,
+            hidden_ND=self.encode_text(self.online, packed),
+            per_image=one_token.to(self.device),
+        )
+
+    def _shown(self, phrases: Phrases, *, offset: int) -> CrossSequences:
+        """Masked phrases, each with the image of its caption."""
+        count = len(phrases.table.caption_M)
+        masked = np.arange(count, 2 * count)
+        return sequences(phrases.packed, offset=offset, image=phrases.table.caption_M, caption=masked)
+
+    def masked_words(self, phrases: Phrases, crossed: CrossPass, *, first: int) -> tuple[Tensor, Tensor]:
+        """Word logits (M, V) at the masked words, and the true words (M,); masked phrases are sequences `first` and on."""
+        table = phrases.table
+        rows_M = crossed.layout.rows(first + np.arange(len(table.caption_M)), table.position_M)
+        index_M, label_M = upload([rows_M, table.label_M], self.device)
+        return self.online.word_logits(crossed.hidden_ND.index_select(0, index_M)), label_M
+
+    def look(self, phrases: Phrases, crossed: CrossPass, score: Tensor | None, *, first: int) -> Looks:
+        """Forward and backward attention of the phrases' [CLS] over all image tokens; score: sum over phrases.
+
+        The gradient is that of the score to what the watched layer's attention gave, a part of this very pass.
+        """
+        assert crossed.record is not None
+        record = crossed.record
+        rows_M = crossed.packing.first_S[first : first + len(phrases.table.caption_M)]
+        with torch.autocast(self.device.type, enabled=False):
+            query_IHQd = self._by_image(record.query_ND.index_select(0, rows_M), phrases, record)
+            forward_IQP = mean_attention(query_IHQd.float(), record.key_IHPd.float())
+            if score is None:
+                return Looks(forward_IQP=forward_IQP, backward_IQP=torch.zeros_like(forward_IQP))
+            (gradient_ND,) = torch.autograd.grad(score, record.context_ND, retain_graph=True)
+            gradient_IHQd = self._by_image(gradient_ND.index_select(0, rows_M), phrases, record)
+            backward_IQP = backward_attention(gradient_IHQd, record.value_IHPd.detach())
+        return Looks(forward_IQP=forward_IQP, backward_IQP=backward_IQP)
+
+    def _by_image(self, x_MD: Tensor, phrases: Phrases, record: CrossRecord) -> Tensor:
+        """(M, D) to (I, H, Q, d); places without a phrase repeat the first one, and are never read."""
+        grid_IQ = phrases.per_image.image_grid_IQ
+        assert grid_IQ is not None
+        x_IQD = x_MD.index_select(0, grid_IQ.flatten()).view(*grid_IQ.shape, -1)
+        return split_heads(x_IQD, record.key_IHPd.shape[1])
+
+    def guided_features(self, looks: Looks, phrases: Phrases, token_BPD: Tensor) -> Tensor:
+        """The image as each phrase sees it: (M, E) unit rows (Eq. 8)."""
+        weight_IQP = patch_weights(
+            looks.forward_IQP[..., 1:],
+            looks.backward_IQP[..., 1:],
+            attention=self.attention,
+            combination=self.combination,
+        )
+        guided_IQD = weight_IQP.to(token_BPD.dtype) @ token_BPD[:, 1:]
+        assert phrases.per_image.image_flat_N is not None
+        guided_MD = guided_IQD.flatten(0, 1).index_select(0, phrases.per_image.image_flat_N)
+        return self.online.image_feature(guided_MD[:, None])
+
+    # -- losses ------------------------------------------------------------------------------------------------------------
+
+    def _cross(self, batch: Batch, encoded: Encoded, phrases: Phrases | None, masked: PackedCaptions | None) -> CrossPass:
+        """The one packed call: 3B matching rows, then masked phrases, then masked captions."""
+        ids, hidden = [encoded.captions.token_id_N], [encoded.hidden_ND]
+        negatives = encoded.pending.wait()
+        shown = [sequences(encoded.captions, offset=0, image=negatives.images(), caption=negatives.captions())]
+        if phrases is not None:
+            shown.append(self._shown(phrases, offset=len(ids[0])))
+            ids, hidden = [*ids, phrases.packed.token_id_N], [*hidden, phrases.hidden_ND]
+        if masked is not None:
+            shown.append(sequences(masked, offset=sum(map(len, ids)), image=np.arange(batch.num_pairs)))
+            ids, hidden = [*ids, masked.token_id_N], [*hidden, self.encode_text(self.online, masked)]
+        return cross_encode(
+            self.online.text_encoder,
+            ids_N=torch.cat(ids),
+            hidden_ND=torch.cat(hidden),
+            image_IPD=encoded.token_BPD,
+            shown=CrossSequences.join(shown),
+            record_layer=self.attention_layer if self.weights["bidir"] else None,
+        )
+
+    def _global_losses(self, batch: Batch, encoded: Encoded, crossed: CrossPass) -> dict[str, Tensor]:
+        logit_R2 = self.itm_head(crossed.hidden_ND.index_select(0, crossed.packing.first_S[: 3 * batch.num_pairs]))
+        rows: dict[str, Any] = {"has_negative_B": encoded.pending.has_B, "group_pairs": batch.group_pairs}
+        losses = {"itm": matching_loss(logit_R2, **rows)}
+        if self.weights["triplet"]:
+            losses["triplet"] = fusion_triplet_loss(logit_R2[:, 1], margin=self.margin, **rows)
+        return losses
+
+    def _phrase_losses(self, batch: Batch, encoded: Encoded, phrases: Phrases, crossed: CrossPass) -> dict[str, Tensor]:
+        table, first = phrases.table, 3 * batch.num_pairs
+        weight_M = torch.from_numpy(table.weight_M).to(self.device, non_blocking=True)
+        losses: dict[str, Tensor] = {}
+        score: Tensor | None = None
+        if self.weights["mpm"] or self.attention != "forward":
+            logit_MV, label_M = self.masked_words(phrases, crossed, first=first)
+            score = logit_MV.gather(1, label_M[:, None]).sum() if self.attention != "forward" else None
+            if self.weights["mpm"]:
+                losses["mpm"] = (weight_M * F.cross_entropy(logit_MV.float(), label_M, reduction="none")).sum()
+        if self.weights["bidir"]:
+            looks = self.look(phrases, crossed, score, first=first)
+            losses["bidir"] = self._bidirectional_loss(batch, encoded, phrases, looks, weight_M)
+        # full() is a fill on the device; tensor() would be a copy that waits for it
+        return losses | {"phrases": torch.full((), table.num_phrases / batch.num_pairs, device=self.device)}
+
+    def _bidirectional_loss(
+        self, batch: Batch, encoded: Encoded, phrases: Phrases, looks: Looks, weight_M: Tensor
+    ) -> Tensor:
+        table = phrases.table
+        caption_M, words_M = upload([table.caption_M, table.words_M], self.device)
+        whole_M = phrases.packed.packing.first_S[: len(table.caption_M)]
+        with torch.autocast(self.device.type, enabled=False):
+            candidate_MM = phrase_candidates(
+                batch.identity_B.index_select(0, caption_M), caption_M // batch.group_pairs, words_M
+            )
+        image_ME = self.guided_features(looks, phrases, encoded.token_BPD)
+        phrase_ME = self.online.caption_feature(phrases.hidden_ND.index_select(0, whole_M))
+        with torch.autocast(self.device.type, enabled=False):
+            return phrase_contrast_loss(
+                image_ME, phrase_ME, candidate_MM=candidate_MM, temperature=self.temperature, weight_M=weight_M
+            )
+
+    def _mask_captions(self, batch: Batch, draws: Draws) -> tuple[PackedCaptions | None, Tensor]:
+        """Own captions with BERT's masks, and which places are masked; None where MLM has no weight."""
+        ids_BL, chosen_BL = mask_tokens(batch.own.token_ids_BL, draws.mlm, cls_id=self.cls_id, mask_id=self.mask_id)
+        if not self.weights["mlm"]:
+            return None, chosen_BL
+        return self.pack_captions(replace(batch.own, token_ids_BL=ids_BL), padded=False), chosen_BL
+
+    def _masked_caption_loss(self, batch: Batch, masked: PackedCaptions, chosen_BL: Tensor, crossed: CrossPass) -> Tensor:
+        """mlm: one-hot labels, as masked phrases have them (Eq. 11)."""
+        row_K, place_K = chosen_BL.numpy().nonzero()
+        first = len(crossed.layout.tokens_S) - batch.num_pairs
+        labels = batch.own.token_ids_BL.numpy()[row_K, place_K]
+        index_K, label_K, group_K = upload(
+            [crossed.layout.rows(first + row_K, place_K), labels, row_K // batch.group_pairs], self.device
+        )
+        logit_KV = self.online.word_logits(crossed.hidden_ND.index_select(0, index_K))
+        value_K = F.cross_entropy(logit_KV.float(), label_K, reduction="none")
+        return group_mean(value_K, group_K, num_groups=batch.num_groups)
+
+    def _idle_word_head(self, encoded: Encoded) -> Tensor | float:
+        """0 times the word head: data-parallel training waits for a gradient of every weight."""
+        return 0.0 * self.online.word_logits(encoded.hidden_ND[:1]).sum() if self.learns_words else 0.0
