@@ -42,6 +42,7 @@ def patch_weights(forward_IQP: Tensor, backward_IQP: Tensor, *, attention: Atten
 def _normalise(x_IQP: Tensor) -> Tensor:
     # Gradients of a score may be as small as floats get: the largest entry becomes 1 before anything is added up.
     peak_IQ1 = x_IQP.detach().amax(-1, keepdim=True)
-    scaled_IQP = x_IQP / torch.where(peak_IQ1 > 0, peak_IQ1, 1.0)
-    total_IQ1 = scaled_IQP.sum(-1, keepdim=True).clamp(min=1.0)  # 1 or more but where all are 0
-    return torch.where(peak_IQ1 > 0, scaled_IQP / total_IQ1, 1 / x_IQP.shape[-1])
+    some_IQ1 = peak_IQ1 > 0
+    scaled_IQP = x_IQP / torch.where(some_IQ1, peak_IQ1, 1.0)
+    total_IQ1 = torch.where(some_IQ1, scaled_IQP.sum(-1, keepdim=True), 1.0)
+    return torch.where(some_IQ1, scaled_IQP / total_IQ1, 1 / x_IQP.shape[-1])
