@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -17,6 +18,8 @@ from tbps.training.data_parallel import Parallel
 from tbps.training.distributed import sum_over_processes
 from tbps.training.schedule import learning_rate, second_stage_step
 from tbps.training.seeds import seed_micro_step
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True)
@@ -52,6 +55,7 @@ class Stepper:
     def begin(self, step: int) -> None:
         """Forget the optimiser's state where the second stage begins: it averages other gradients."""
         if step and step == self.second_stage_step:
+            logger.info("the second stage begins after step %d: learning rate and optimiser start anew", step)
             self.parallel.reset_optimiser()
 
     def set_learning_rates(self, step: int) -> dict[str, float]:

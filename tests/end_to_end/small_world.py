@@ -77,6 +77,8 @@ class World:
             # What the tests count on, whatever `tiny` is tuned to.
             *("--schedule.epochs", "3", "--evaluation.rerank-k", "16"),
             *(() if recipe == "pretrain_mals" else ("--evaluation.every-epochs", "1")),
+            # A step of the first stage, then all losses.
+            *(("--schedule.second-stage-epoch", "0.2") if recipe == "laip" else ()),
         ]
 
 

@@ -163,6 +163,7 @@ def small_run(
     eps: float = 1e-8,
     precision: Literal["fp32", "bf16"] = "fp32",
     timeout_s: float = 600.0,
+    second_stage_epoch: float = 0.0,
 ) -> Run:
     """A run of `steps` steps: 5 steps an epoch, validated every 4."""
     return Run(
@@ -179,7 +180,7 @@ def small_run(
             micro_batch_pairs=micro_batch_pairs,
         ),
         optim=AdamW(lr=lr, head_lr=10 * lr, clip_norm=clip_norm, eps=eps),
-        schedule=Cosine(epochs=steps * batch_pairs / NUM_PAIRS, warmup_steps=2),
+        schedule=Cosine(epochs=steps * batch_pairs / NUM_PAIRS, warmup_steps=2, second_stage_epoch=second_stage_epoch),
         loop=Loop(precision=precision, save_steps=save_steps, log_steps=2, tensorboard=False, timeout_s=timeout_s),
         evaluation=Evaluation(every_epochs=every_epochs),
     )

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -245,3 +246,38 @@ def test_a_run_starts_from_the_best_weights_of_another(tmp_path: Path, caplog: p
         for path, step in ((tmp_path / "second", 1), (tmp_path / "first", 8))
     )
     assert not torch.equal(ours["queue.caption_KE"], theirs["queue.caption_KE"]), "the queue belongs to its data"
+
+
+def test_the_second_stage_starts_with_a_fresh_optimiser_and_says_so_to_the_method(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Twelve steps of two stages, five and seven: the optimiser's count of steps is that of the second alone."""
+    run = small_run(tmp_path, second_stage_epoch=0.9)
+    seen: list[bool] = []
+
+    class Watched(SmallMethod):
+        def forward(self, batch: Any, draws: Any) -> dict[str, Any]:
+            seen.append(batch.last_stage)
+            return super().forward(batch, draws)
+
+    with caplog.at_level(logging.INFO):
+        folder = train(run, replace(small_parts(run), build=Watched))
+    assert seen == [False] * 5 + [True] * 7
+    assert "the second stage begins after step 5" in caplog.text
+    rates = [line["lr"] for line in metrics(tmp_path) if "split" not in line]
+    assert rates[0] == rates[5] and rates[1] == rates[6] and rates[2] > rates[4]
+    optimiser = checkpoint.read_tensors(folder.checkpoints / "step-00000012" / checkpoint.OPTIMISER_FILE)
+    assert {float(tensor) for name, tensor in optimiser.items() if name.startswith("step/")} == {7.0}
+
+
+@pytest.mark.parametrize("stop", [5, 6, 9])
+def test_a_run_stopped_at_the_boundary_of_its_stages_or_after_it_ends_the_same(tmp_path: Path, stop: int) -> None:
+    run = small_run(tmp_path / "whole", second_stage_epoch=0.9, save_steps=1)
+    run = replace(run, loop=replace(run.loop, keep_checkpoints=12))
+    train(run, small_parts(run))
+    shutil.copytree(tmp_path / "whole", tmp_path / "parts")
+    for step in range(stop + 1, 13):
+        shutil.rmtree(tmp_path / f"parts/small/test/checkpoints/step-{step:08d}")
+    run = replace(run, runs=str(tmp_path / "parts"))
+    train(run, small_parts(run))
+    assert final_state(tmp_path / "parts", 12) == final_state(tmp_path / "whole", 12)

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Literal
 
 import pytest
 
 from tbps.config.run import Cosine
-from tbps.training.schedule import learning_rate, total_steps
+from tbps.training.schedule import learning_rate, second_stage_step, total_steps
 
 
 def _rates(schedule: Cosine, steps: int, steps_per_epoch: float) -> list[float]:
@@ -42,3 +43,26 @@ def test_max_steps_stops_early_on_the_same_curve() -> None:
 def test_a_run_shorter_than_its_warmup_stays_in_range() -> None:
     rates = _rates(Cosine(epochs=1, min_lr=0.0, warmup_steps=20, warmup_lr=0.1), 10, 10)
     assert all(0.1 <= rate <= 1.0 for rate in rates)
+
+
+@pytest.mark.parametrize("every", ["step", "epoch"])
+def test_each_of_two_stages_has_the_whole_curve(every: Literal["step", "epoch"]) -> None:
+    stages = Cosine(epochs=9, second_stage_epoch=6, warmup_steps=3, warmup_lr=0.1, every=every)
+    assert second_stage_step(stages, steps_per_epoch=2.5) == 15
+    first = _rates(Cosine(epochs=6, warmup_steps=3, warmup_lr=0.1, every=every), 15, 2.5)
+    second = _rates(Cosine(epochs=3, warmup_steps=3, warmup_lr=0.1, every=every), 8, 2.5)
+    assert _rates(stages, 23, 2.5) == [*first, *second]
+    assert total_steps(stages, steps_per_epoch=2.5) == 23
+
+
+@pytest.mark.parametrize(("epoch", "steps_per_epoch", "step"), [(1, 2.25, 3), (1, 7 / 3, 3), (3, 7 / 3, 7), (0, 4.0, 0)])
+def test_the_second_stage_begins_with_the_first_step_at_or_after_its_epoch(
+    epoch: float, steps_per_epoch: float, step: int
+) -> None:
+    assert second_stage_step(Cosine(epochs=9, second_stage_epoch=epoch), steps_per_epoch=steps_per_epoch) == step
+
+
+@pytest.mark.parametrize("epoch", [9, 10, -1])
+def test_a_second_stage_outside_the_schedule_is_refused(epoch: float) -> None:
+    with pytest.raises(ValueError, match=rf"schedule.second_stage_epoch is {epoch}, expected more than 0 and less than"):
+        Cosine(epochs=9, second_stage_epoch=epoch)
