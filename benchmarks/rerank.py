@@ -20,13 +20,13 @@ import numpy as np
 import torch
 from plain import plain_rerank
 from torch import Tensor
-from workload import Name, build, fix_environment, make_captions
+from workload import build, fix_environment, make_captions
 
 from tbps.data.batch import Captions
 from tbps.evaluation.rerank import rerank_scores
 
 CAPTIONS, IMAGES, BEST, BASELINE_CAPTIONS = 24, 16, 12, 2
-MAX_TOKENS: dict[Name, int] = {"mars": 75, "rasa": 50}
+MAX_TOKENS: dict[str, int] = {"mars": 75, "rasa": 50}
 # title, GEMM library ("highest" = torch's default, "medium" = oneDNN), bf16
 VARIANTS = (
     ("ours, fp32, same GEMM library", "highest", False),
@@ -38,7 +38,7 @@ VARIANTS = (
 class Bench:
     """A method, its images' tokens on the host, captions and candidates."""
 
-    def __init__(self, name: Name, *, quick: bool) -> None:
+    def __init__(self, name: str, *, quick: bool) -> None:
         self.max_tokens = MAX_TOKENS[name]
         self.method = build(name, quick=quick).eval()
         generator = torch.Generator().manual_seed(0)
@@ -79,7 +79,7 @@ def seconds(work: Callable[[], Tensor], *, rounds: int) -> tuple[float, Tensor]:
     return statistics.median(times[1:]), result
 
 
-def measure(name: Name, *, quick: bool, rounds: int, variants: str) -> None:
+def measure(name: str, *, quick: bool, rounds: int, variants: str) -> None:
     """Print one method's table."""
     bench = Bench(name, quick=quick)
     torch.set_float32_matmul_precision("highest")

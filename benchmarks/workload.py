@@ -1,4 +1,4 @@
-"""What the speed benchmarks compute on: a MARS or RaSa of real size with random weights, a batch and its draws."""
+"""What the speed benchmarks compute on: a method of real size with random weights, a batch and its draws."""
 
 from __future__ import annotations
 
@@ -6,31 +6,35 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
-from tbps.config.methods import Bert, MaeDecoder, Mars, Rasa, Vit
+from tbps.config.methods import Aga, Bert, MaeDecoder, Mars, Rasa, Vit
 from tbps.data.batch import Batch, Captions, Draws
 from tbps.data.draws import draw_pair, generator_of, stack_draws
 
 CLS_ID, SEP_ID, FIRST_WORD = 101, 102, 1000
 # Large temporaries would otherwise be unmapped and faulted in again at every use, which hides the arithmetic.
-_ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": "-1", "MALLOC_MMAP_MAX_": "0", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": "-1", "MALLOC_MMAP_MAX_": "0", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
-Name = Literal["mars", "rasa"]
+METHODS: dict[str, Any] = {"mars": Mars, "rasa": Rasa, "aga": Aga}
+"""The methods that the benchmarks can build, by name."""
 
 
 def fix_environment() -> None:
     """Start this command again with one thread and an allocator that keeps its memory, unless it has them."""
-    if any(os.environ.get(key) != value for key, value in _ALLOCATOR.items()):
-        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | _ALLOCATOR)
+    if any(os.environ.get(key) != value for key, value in ALLOCATOR.items()):
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | ALLOCATOR)
 
 
-def build(name: Name, *, quick: bool, dropout: float = 0.1) -> Any:
-    """The method of real size, or with `quick` one of two narrow layers. ViT-B/16, 12-layer BERT, 384 x 384, queue 65536."""
+def build(name: str, *, quick: bool, dropout: float = 0.1, px: tuple[int, int] | None = None) -> Any:
+    """The method of real size, or with `quick` one of two narrow layers. ViT-B/16, 12-layer BERT, 384 x 384, queue 65536.
+
+    px: height and width of the images, where not those of `image_px`.
+    """
     torch.manual_seed(0)
-    config: Mars | Rasa = Mars() if name == "mars" else Rasa()
+    config: Any = METHODS[name]()
     config = replace(config, bert=replace(config.bert, dropout=dropout))
     if quick:
         bert = Bert(
@@ -41,13 +45,13 @@ def build(name: Name, *, quick: bool, dropout: float = 0.1) -> Any:
             vocabulary_size=1200,
             max_positions=80,
             fusion_layer=2,
-            full_cross_attention=name == "mars",
+            full_cross_attention=config.bert.full_cross_attention,
             dropout=dropout,
         )
         config = replace(config, vit=Vit(width=32, depth=2, heads=2, patch_px=16), bert=bert, queue_pairs=64, projection=16)
         if isinstance(config, Mars):
             config = replace(config, mae=MaeDecoder(depth=2, heads=2))
-    return config.build(image_px=image_px(quick))
+    return config.build(image_px=px or image_px(quick))
 
 
 def image_px(quick: bool) -> tuple[int, int]:
@@ -69,12 +73,17 @@ def make_captions(lengths: Sequence[int], *, seed: int, vocabulary_size: int) ->
     return Captions(token_ids_BL=ids_BL, lengths=tuple(lengths), chunk_id_BL=chunk_BL)
 
 
-def make_batch(method: Any, lengths: Sequence[int], *, quick: bool, replay_words: bool = False) -> tuple[Batch, Draws]:
-    """One group of pairs of different identities, past the first epoch, and its draws; optionally m-RTD's words given."""
+def make_batch(
+    method: Any, lengths: Sequence[int], *, quick: bool, replay_words: bool = False, px: tuple[int, int] | None = None
+) -> tuple[Batch, Draws]:
+    """One group of pairs of different identities, past the first epoch, and its draws; optionally m-RTD's words given.
+
+    px: as in `build`.
+    """
     size, generator = len(lengths), torch.Generator().manual_seed(1)
     vocabulary_size = method.online.text_encoder.vocabulary_size
     own = make_captions(lengths, seed=2, vocabulary_size=vocabulary_size)
-    image_BCHW = torch.randn(size, 3, *image_px(quick), generator=generator)
+    image_BCHW = torch.randn(size, 3, *(px or image_px(quick)), generator=generator)
     batch = Batch(
         image_BCHW=image_BCHW,
         second_image_BCHW=image_BCHW.flip(3),

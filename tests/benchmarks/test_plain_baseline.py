@@ -11,7 +11,7 @@ from plain import PlainStep, plain_momentum, plain_rerank
 from recorded_step import Recorded, inputs
 from recorded_step import build as recorded_method
 from torch import Tensor
-from workload import Name, build, image_px, make_batch, make_captions
+from workload import build, image_px, make_batch, make_captions
 
 from tbps.evaluation.rerank import rerank_scores
 
@@ -29,7 +29,7 @@ def assert_close(found: Tensor, expected: Tensor, what: str, *, tolerance: float
 
 
 @pytest.mark.parametrize("name", ["mars", "rasa"])
-def test_losses_and_gradients(name: Name) -> None:
+def test_losses_and_gradients(name: str) -> None:
     method = build(name, quick=True, dropout=0.0).train()
     batch, draws = make_batch(method, LENGTHS, quick=True, replay_words=True)
     draws = replace(draws, negative_image_B=torch.tensor([1, 2, 0]), negative_caption_B=torch.tensor([2, 0, 1]))
@@ -49,7 +49,7 @@ def test_losses_and_gradients(name: Name) -> None:
 
 
 @pytest.mark.parametrize("name", ["mars", "rasa"])
-def test_the_baseline_reproduces_the_recorded_official_step(name: Name) -> None:
+def test_the_baseline_reproduces_the_recorded_official_step(name: str) -> None:
     recorded = Recorded(name)
     method: Any = recorded_method(recorded, mlm_soft="vocabulary", padding="packed")
     batch, draws = inputs(recorded)
@@ -63,7 +63,7 @@ def test_the_baseline_reproduces_the_recorded_official_step(name: Name) -> None:
 
 
 @pytest.mark.parametrize(("name", "max_tokens"), [("mars", 75), ("rasa", 50)])
-def test_rerank_scores(name: Name, max_tokens: int) -> None:
+def test_rerank_scores(name: str, max_tokens: int) -> None:
     method = build(name, quick=True).eval()
     generator = torch.Generator().manual_seed(3)
     tokens_IPD = method.embed_images(torch.randn(6, 3, *image_px(True), generator=generator)).tokens_IPD

@@ -40,6 +40,24 @@ def test_rerank() -> None:
         assert max(differences[:2]) < 1e-4 and differences[2] < 0.2
 
 
+@pytest.mark.slow
+def test_methods() -> None:
+    printed = run("methods.py", "--methods", "rasa", "aga", "--pairs", "4", "--image-px", "32", "32", "--rounds", "1")
+    assert [line.split(":")[1] for line in printed.splitlines()[:2]] == [" rasa", " aga"]
+    table = [line.split() for line in printed.splitlines()[-2:]]
+    assert [row[0] for row in table] == ["rasa", "aga"]
+    for _, seconds, time_ratio, mib, memory_ratio in table:
+        assert float(seconds) > 0 and float(mib) > 100
+        assert float(time_ratio) == pytest.approx(float(seconds) / float(table[0][1]), abs=0.02)
+        assert float(memory_ratio) == pytest.approx(float(mib) / float(table[0][3]), abs=0.02)
+
+
+def test_fewer_than_two_pairs_are_refused() -> None:
+    done = subprocess.run([sys.executable, BENCHMARKS / "methods.py", "--pairs", "1"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "--pairs is 1, expected 2 or more" in done.stderr
+
+
 def test_rounds_below_two_are_refused() -> None:
     done = subprocess.run([sys.executable, BENCHMARKS / "step.py", "--rounds", "1"], capture_output=True, text=True)
     assert done.returncode == 2
