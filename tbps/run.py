@@ -24,10 +24,8 @@ from tbps.data.loader import TrainingLoader, make_loader
 from tbps.data.pairs import EvaluationSet, PairSource, open_pairs
 from tbps.data.vocabulary import Vocabulary
 from tbps.evaluation.evaluate import evaluate
-from tbps.methods.mars import MarsMethod
+from tbps.reporting.examples import write_examples
 from tbps.reporting.gallery import write_queries
-from tbps.reporting.reconstruct import reconstruct
-from tbps.reporting.reconstructions import write_reconstructions
 from tbps.reporting.results import Provenance, Purpose, device_name, make_results, write_results
 from tbps.reporting.tables import evaluation_table
 from tbps.training import checkpoint
@@ -236,10 +234,10 @@ def _score(
     purpose: Purpose,
     rerank_image_to_text: bool = False,
 ) -> dict[str, Any]:
-    """Evaluate on every process; the first one writes results, gallery and reconstructions."""
+    """Evaluate on every process; the first one writes results, gallery and examples."""
     device = next(method.parameters()).device
     evaluation_set = EvaluationSet(open_pairs(run.data, split))
-    encoder = evaluation_encoder(run.data.captioning, vocabulary)
+    encoder = evaluation_encoder(run.data.captioning, vocabulary, mark_vacuous=isinstance(run.method, Aga))
     evaluated = evaluate(
         cast(Any, method),
         evaluation_set,
@@ -269,9 +267,7 @@ def _score(
         results = make_results(evaluated, provenance)
         file = write_results(folder.path, results)
         write_queries(folder.path, file.stem, evaluated, evaluation_set)
-        if isinstance(method, MarsMethod) and method.mae_decoder is not None:
-            shown = reconstruct(method, evaluation_set, encoder, image_px=run.data.image_px)
-            write_reconstructions(folder.path, shown)
+        write_examples(folder.path, file.stem, method, evaluation_set, encoder, image_px=run.data.image_px)
         return results
 
     return on_main(write)

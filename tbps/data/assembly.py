@@ -87,12 +87,13 @@ def training_encoder(
     )
 
 
-def evaluation_encoder(captioning: Captioning, vocabulary: Vocabulary) -> CaptionEncoder:
-    """The encoder for queries: no chunks are needed."""
+def evaluation_encoder(captioning: Captioning, vocabulary: Vocabulary, *, mark_vacuous: bool = False) -> CaptionEncoder:
+    """The encoder for queries: no chunks are needed. `mark_vacuous`: as in `training_encoder`, for AGA's report."""
     return CaptionEncoder(
         vocabulary,
         max_words=captioning.max_words,
         max_tokens=captioning.max_tokens,
         punctuation=captioning.punctuation,
         chunker=None,
+        mark_vacuous=mark_vacuous,
     )

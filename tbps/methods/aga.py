@@ -32,6 +32,7 @@ from tbps.objectives.attention_guided_masking import (
     mask_probability,
     vacuous_mask_probability,
 )
+from tbps.objectives.itc import Features
 from tbps.objectives.text_enrichment import draw_other_words
 
 # Places in Draws.token_BUL
@@ -46,6 +47,18 @@ class TwinText:
     """States of the paired captions, then of own ones that differ."""
     probability: HostCopy | None
     """(B, L) of each place of the own captions to be masked; None where attention does not decide."""
+
+
+@dataclass(kw_only=True)
+class PreparedWords:
+    """What is decided about the words of a step before the online encoders run."""
+
+    draws: Draws
+    """With MLM's positions as they were chosen."""
+    momentum: Features
+    words: WordTask
+    paired: PackedCaptions
+    """The paired captions as the online encoders see them, some of them enriched."""
 
 
 class AgaMethod(RasaMethod):
@@ -77,15 +90,26 @@ class AgaMethod(RasaMethod):
         """Named losses. The wait for the masks is hidden behind the twin's image encoder."""
         if self.mrtd_head is None:
             return super().forward(batch, draws)
+        prepared = self.prepare_words(batch, draws)
+        draws, words = prepared.draws, prepared.words
+        online = self.encode_online(batch, prepared.paired)
+        contrast, pending = self.contrast_step(batch, draws, online, prepared.momentum)
+        return self.losses(batch, draws, online, contrast, pending, words) | self.numbers(batch, words)
+
+    @torch.no_grad()
+    def prepare_words(self, batch: Batch, draws: Draws) -> PreparedWords:
+        """Choose words, predict them, enrich captions. For reports too: in evaluation mode nothing is left for the queue.
+
+        Only where a loss needs words: `mrtd_head` is None elsewhere.
+        """
         paired = self.pack_captions(batch.paired, padded=False)
         differs_R = differing(batch)
         text = self.read_captions(batch, differs_R)
         momentum, twin_token_BPD = self.momentum_features(batch, paired, hidden_ND=text.hidden_ND)
         draws = self.choose_words(batch, draws, text.probability)
         words = self.word_task(batch, draws, twin_token_BPD)
-        online = self.encode_online(batch, self.enrich(paired, words, draws, differs_R))
-        contrast, pending = self.contrast_step(batch, draws, online, momentum)
-        return self.losses(batch, draws, online, contrast, pending, words) | self.numbers(batch, words)
+        enriched = self.enrich(paired, words, draws, differs_R)
+        return PreparedWords(draws=draws, momentum=momentum, words=words, paired=enriched)
 
     @torch.no_grad()
     def read_captions(self, batch: Batch, differs_R: Index) -> TwinText:

@@ -7,13 +7,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tbps.data.captions import CaptionEncoder, make_captions
+from tbps.data.captions import CaptionEncoder
 from tbps.data.draws import generator_of
-from tbps.data.images import decode, resize
 from tbps.data.pairs import EvaluationSet
 from tbps.data.views import CLIP_MEAN, CLIP_STD, normalise_pixels
 from tbps.methods.mars import MarsMethod
 from tbps.reporting.reconstructions import Reconstruction
+from tbps.reporting.shown_pairs import read_pairs, spread_queries
 
 GREY = 127
 
@@ -28,27 +28,20 @@ def reconstruct(
     number: int = 6,
 ) -> list[Reconstruction]:
     """The images of `number` queries spread over the split, masked and rebuilt; kept patches show what was given."""
-    queries = np.linspace(0, evaluation_set.num_queries - 1, min(number, evaluation_set.num_queries)).astype(int).tolist()
-    images = [int(evaluation_set.query_image_Q[query]) for query in queries]
-    keys = [evaluation_set.gallery_key(image) for image in images]
-    pixels_BCHW = torch.stack(
-        [
-            resize(decode(evaluation_set.gallery_bytes(image), key=key), image_px=image_px)
-            for image, key in zip(images, keys, strict=True)
-        ]
-    )
-    texts = [evaluation_set.query_caption(query) for query in queries]
-    captions = make_captions(encoder.encode_many(texts, [evaluation_set.query_key(query) for query in queries]))
+    shown = read_pairs(evaluation_set, encoder, spread_queries(evaluation_set, number), image_px=image_px)
     num_patches = method.online.image_encoder.num_patches
-    noise = [torch.rand(num_patches, generator=generator_of(seed=0, epoch=0, key=key, use="reconstruction")) for key in keys]
+    noise = [
+        torch.rand(num_patches, generator=generator_of(seed=0, epoch=0, key=key, use="reconstruction"))
+        for key in shown.image_keys
+    ]
     method.eval()
     predicted_BNX, removed_BN = method.reconstruct(
-        normalise_pixels(pixels_BCHW.to(method.device)), captions, torch.stack(noise)
+        normalise_pixels(shown.pixels_BCHW.to(method.device)), shown.captions, torch.stack(noise)
     )
     rebuilt_BHWC = _pictures(predicted_BNX.float().cpu(), method.online.image_encoder.grid)
     patch_px = method.online.image_encoder.patch_px
     mask_BHW1 = _over_pixels(removed_BN.cpu(), method.online.image_encoder.grid, patch_px)
-    original_BHWC = pixels_BCHW.permute(0, 2, 3, 1).numpy()
+    original_BHWC = shown.pixels_BCHW.permute(0, 2, 3, 1).numpy()
     return [
         Reconstruction(
             caption=text,
@@ -56,7 +49,7 @@ def reconstruct(
             masked_HWC=np.where(mask, GREY, original).astype(np.uint8),
             reconstruction_HWC=np.where(mask, rebuilt, original).astype(np.uint8),
         )
-        for text, original, mask, rebuilt in zip(texts, original_BHWC, mask_BHW1, rebuilt_BHWC, strict=True)
+        for text, original, mask, rebuilt in zip(shown.texts, original_BHWC, mask_BHW1, rebuilt_BHWC, strict=True)
     ]
 
 

@@ -16,6 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from tbps.reporting.chart import Chart, make_chart
 from tbps.reporting.curves import Curves, read_curves
 from tbps.reporting.gallery import FOLDER
+from tbps.reporting.masked_words import FILE as MASKED_WORDS
 from tbps.reporting.reconstructions import FILE as RECONSTRUCTIONS
 from tbps.reporting.results import PURPOSES, final_metrics, metric_rows, read_results, rule_in_words
 from tbps.reporting.tables import METRICS
@@ -63,6 +64,7 @@ def write_report(run_folder: Path) -> Path:
         galleries=_galleries(run_folder),
         group_meaning=GROUP_MEANING,
         reconstructions=_read_json(run_folder / FOLDER / RECONSTRUCTIONS, default=[]),
+        masked_words=_read_json(run_folder / FOLDER / MASKED_WORDS, default=None),
     )
     file = run_folder / FOLDER / FILE
     file.parent.mkdir(exist_ok=True)

@@ -1,7 +1,9 @@
-"""A trained AGA masks semantically vacuous words less often than random masking does, over 100 synthetic captions."""
+"""A trained AGA masks semantically vacuous words less often than random masking does, and its report shows them."""
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -51,11 +53,17 @@ def _batch(run_folder: Path) -> Batch:
     )
 
 
+@pytest.fixture(scope="module")
+def run_folder(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a trained run."""
+    runs = tmp_path_factory.mktemp("runs")
+    changes = ["--schedule.epochs", str(STEPS), "--evaluation.every-epochs", "0"]
+    assert run_recipe("aga", "tiny", *world.overrides(runs, recipe="aga", max_steps=STEPS), *changes) == 0
+    return runs / "aga" / "tiny"
+
+
 @pytest.mark.slow
-def test_attention_leaves_vacuous_words_alone(world: World, tmp_path: Path) -> None:
-    changes = ["--schedule.epochs", str(STEPS), "--evaluation.every-epochs", "0", "--evaluation.test", "False"]
-    assert run_recipe("aga", "tiny", *world.overrides(tmp_path, recipe="aga", max_steps=STEPS), *changes) == 0
-    run_folder = tmp_path / "aga" / "tiny"
+def test_attention_leaves_vacuous_words_alone(run_folder: Path) -> None:
     run, batch = RunFolder(run_folder).read_run(), _batch(run_folder)
     method: Any = run.method.build(image_px=run.data.image_px)
     checkpoint.load_model(method, best_checkpoint(run_folder))
@@ -72,3 +80,33 @@ def test_attention_leaves_vacuous_words_alone(world: World, tmp_path: Path) -> N
     )
     assert 0.05 < ratio < 0.25
     assert share < 0.85 * random_share
+
+
+@pytest.mark.slow
+def test_the_report_shows_masked_words_and_enriched_captions(run_folder: Path) -> None:
+    """Of the 48 test captions, from the run folder alone."""
+    found = json.loads((run_folder / "report/masked_words.json").read_text())
+    assert (found["of"], found["captions"]) == ("final-cuhk-pedes-test", 48)
+    assert 0.05 < found["masked_ratio"] < 0.25 and found["vacuous_share"] < 0.85 * found["random_vacuous_share"]
+    shares = [[row["masked"] / row["occurred"] for row in found[part]] for part in ("most", "least")]
+    assert shares[0] == sorted(shares[0], reverse=True) and shares[1] == sorted(shares[1])
+    assert min(shares[0]) >= max(shares[1])
+    words = [word for example in found["examples"] for word, _ in example["original"]]
+    assert not any("##" in word for word in words)
+    captions = {pair: text.lower() for pair, text in _test_captions(run_folder)}
+    page = (run_folder / "report/report.html").read_text()
+    for example in found["examples"]:
+        text = re.sub(r"\W+", " ", captions[example["key"]])
+        assert " ".join(word for word, _ in example["original"]) == text.strip()
+        masked = [marked for _, marked in example["original"]]
+        assert any(masked) and masked == [changed for _, changed in example["enriched"]]
+        assert f"<small>enriched</small> {_marked(example['enriched'])}</p>" in page
+
+
+def _test_captions(run_folder: Path) -> list[tuple[str, str]]:
+    source = open_pairs(RunFolder(run_folder).read_run().data, "test")
+    return [(source.key(pair), source.caption(pair)) for pair in range(len(source))]
+
+
+def _marked(words: list[tuple[str, bool]]) -> str:
+    return " ".join(f"<mark>{word}</mark>" if marked else word for word, marked in words)

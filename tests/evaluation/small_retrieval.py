@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,8 +15,6 @@ from tbps.data.annotations import read_annotations
 from tbps.data.captions import CaptionEncoder
 from tbps.data.pairs import EvaluationSet, FolderPairs
 from tbps.data.vocabulary import load_tokenizer, train_vocabulary
-from tbps.methods.albef import AlbefMethod
-from tbps.methods.mars import MarsMethod
 
 IMAGE_PX = (32, 16)
 COLOURS = ("red", "green", "blue", "white", "black", "grey", "brown", "yellow", "pink")
@@ -51,7 +50,8 @@ def small_encoder(root: Path, *, max_tokens: int = 24) -> CaptionEncoder:
     return CaptionEncoder(vocabulary, max_words=50, max_tokens=max_tokens, punctuation="space", chunker=None)
 
 
-def small_method(encoder: CaptionEncoder, *, kind: type[Albef] | type[Mars] = Albef) -> AlbefMethod | MarsMethod:
+def small_method(encoder: CaptionEncoder, *, kind: Any = Albef, **changes: Any) -> Any:
+    """kind: the method's configuration, of which `changes` override values."""
     torch.manual_seed(0)
     bert = Bert(
         width=32,
@@ -66,4 +66,4 @@ def small_method(encoder: CaptionEncoder, *, kind: type[Albef] | type[Mars] = Al
         mask_id=encoder.vocabulary.mask_id,
     )
     vit = Vit(width=32, depth=2, heads=2, patch_px=8)
-    return kind(vit=vit, bert=bert, projection=16, queue_pairs=64).build(image_px=IMAGE_PX)
+    return kind(vit=vit, bert=bert, projection=16, queue_pairs=64, **changes).build(image_px=IMAGE_PX)

@@ -1,0 +1,34 @@
+"""What a method does besides ranking, seen on the pairs of an evaluation, for the report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+
+from tbps.data.captions import CaptionEncoder
+from tbps.data.pairs import EvaluationSet
+from tbps.methods.aga import AgaMethod
+from tbps.methods.mars import MarsMethod
+from tbps.reporting.masked_words import write_masked_words
+from tbps.reporting.reconstruct import reconstruct
+from tbps.reporting.reconstructions import write_reconstructions
+
+
+def write_examples(
+    run_folder: Path,
+    name: str,
+    method: nn.Module,
+    evaluation_set: EvaluationSet,
+    encoder: CaptionEncoder,
+    *,
+    image_px: tuple[int, int],
+) -> None:
+    """Write into `report/` what this method has to show: MARS rebuilt pictures, AGA masked words; others nothing.
+
+    name: the stem of the results file that it belongs to.
+    """
+    if isinstance(method, MarsMethod) and method.mae_decoder is not None:
+        write_reconstructions(run_folder, reconstruct(method, evaluation_set, encoder, image_px=image_px))
+    if isinstance(method, AgaMethod) and method.mrtd_head is not None:
+        write_masked_words(run_folder, name, method, evaluation_set, encoder, image_px=image_px)
