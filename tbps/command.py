@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-BENCHMARKS = ("cuhk-pedes", "icfg-pedes", "rstpreid", "mals")
+BENCHMARKS = ("cuhk-pedes", "icfg-pedes", "rstpreid", "mals", "coco")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,7 +50,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     synth = commands.add_parser("synth", help="write a synthetic pedestrian world in the format of a benchmark")
     synth.add_argument("root", type=Path, help="new folder")
     synth.add_argument("--benchmark", choices=BENCHMARKS, default="cuhk-pedes")
-    synth.add_argument("--identities", type=int, default=256, help="people (for mals: images)")
+    synth.add_argument("--identities", type=int, default=256, help="people (for mals and coco: images)")
     synth.add_argument("--seed", type=int, default=0)
     synth.add_argument("--workers", type=int, default=2)
     synth.add_argument("--image-px", type=int, nargs=2, default=(384, 128), metavar=("HEIGHT", "WIDTH"))

@@ -151,7 +151,7 @@ def evaluate_run(
     checkpoint.load_model(method, weights)
     purpose: Purpose = "final"
     if other:
-        purpose = "zero-shot" if folder.read_run().data.benchmark == "mals" else "cross-set"
+        purpose = "zero-shot" if folder.read_run().data.benchmark in ("mals", "coco") else "cross-set"
     elif split == "val":
         purpose = "validation"
     results = _score(

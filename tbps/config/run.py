@@ -11,7 +11,7 @@ from typing import Literal
 
 from tbps.config.methods import Aga, Albef, Laip, Mars, Rasa
 
-Benchmark = Literal["cuhk-pedes", "icfg-pedes", "rstpreid", "mals"]
+Benchmark = Literal["cuhk-pedes", "icfg-pedes", "rstpreid", "mals", "coco"]
 
 
 def _place(default: object) -> object:

@@ -1,4 +1,4 @@
-"""Read the annotation files of CUHK-PEDES, ICFG-PEDES, RSTPReid and MALS as published, into columns.
+"""Read the annotation files of CUHK-PEDES, ICFG-PEDES, RSTPReid, MALS and COCO captions as published, into columns.
 
 Shapes: N pairs, I images, A attributes.
 """
@@ -31,8 +31,12 @@ class Layout:
 
     annotation_files: tuple[str, ...]
     """File names, or one glob pattern whose matches are all read (MALS)."""
+    split_files: tuple[str, ...] = ()
+    """Where none of them is there: a file for each of `splits`, in their order; those that exist are read."""
     image_folders: tuple[str, ...]
     splits: tuple[str, ...]
+    image_is_identity: bool = False
+    """Nobody knows who else shows the same person: every image is an identity of its own."""
 
 
 LAYOUTS: Mapping[Benchmark, Layout] = {
@@ -56,6 +60,14 @@ LAYOUTS: Mapping[Benchmark, Layout] = {
         annotation_files=("gene_attrs/g_*_attrs.json",),
         image_folders=(".", "gene_crop", "images", "images/gene_crop"),
         splits=("train",),
+        image_is_identity=True,
+    ),
+    "coco": Layout(
+        annotation_files=("dataset_coco.json",),  # the splits of Karpathy and Fei-Fei, arXiv 1412.2306
+        split_files=("coco_train.json", "coco_val.json", "coco_test.json"),  # the same splits, as ALBEF's code reads them
+        image_folders=(".", "images"),
+        splits=("train", "val", "test"),
+        image_is_identity=True,
     ),
 }
 
@@ -120,7 +132,7 @@ def read_annotations(root: Path, benchmark: Benchmark) -> Annotations:
     for file in annotation_files(root, benchmark):
         for row_number, row in enumerate(_read_rows(file), start=1):
             where = f"{file}, row {row_number}"
-            parsed = _parse_mals(row, where) if benchmark == "mals" else _parse_row(row, where)
+            parsed = _parse(benchmark, file, row, where)
             if parsed.split not in splits:
                 raise ValueError(f"{where}: split is {parsed.split!r}, expected one of {', '.join(splits)}; correct the row")
             splits[parsed.split].add(parsed, where)
@@ -132,7 +144,7 @@ def read_annotations(root: Path, benchmark: Benchmark) -> Annotations:
 
 def annotation_files(root: Path, benchmark: Benchmark) -> list[Path]:
     """The annotation files below `root`; ValueError lists what was looked for and what is there."""
-    names = LAYOUTS[benchmark].annotation_files
+    names, split_files = LAYOUTS[benchmark].annotation_files, LAYOUTS[benchmark].split_files
     if benchmark == "mals":
         for folder in (root, root / "data"):
             if found := sorted(folder.glob(names[0])):
@@ -140,12 +152,15 @@ def annotation_files(root: Path, benchmark: Benchmark) -> list[Path]:
     for name in names:
         if (root / name).is_file():
             return [root / name]
+    if found := [root / name for name in split_files if (root / name).is_file()]:
+        return found
+    wanted = " or ".join((*names, *split_files[:1]))
     if not root.is_dir():
-        raise ValueError(f"data.root {root} is not a folder; give the folder that holds {' or '.join(names)}")
+        raise ValueError(f"data.root {root} is not a folder; give the folder that holds {wanted}")
     here = sorted(entry.name for entry in root.iterdir())
     listed = ", ".join(here[:10]) + (f" and {len(here) - 10} more" if len(here) > 10 else "") if here else "nothing"
     raise ValueError(
-        f"data.root {root} is not {benchmark}: looked for {' or '.join(names)}, found {listed};"
+        f"data.root {root} is not {benchmark}: looked for {wanted}, found {listed};"
         " give the folder that holds the annotation file"
     )
 
@@ -180,6 +195,10 @@ def _read_rows(file: Path) -> Iterator[dict[str, Any]]:
         ) from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is not UTF-8 text: byte {error.start}; download it again") from error
+    if file.name in LAYOUTS["coco"].annotation_files:
+        if not isinstance(rows, dict) or "images" not in rows:
+            raise ValueError(f"{file} holds no object with a list of 'images', as COCO's file has it; download it again")
+        rows = rows["images"]
     if not isinstance(rows, list):
         raise ValueError(f"{file} holds a {type(rows).__name__}, expected a list of rows; download it again")
     for number, row in enumerate(rows, start=1):
@@ -197,19 +216,34 @@ def _field(row: Mapping[str, Any], names: tuple[str, ...], where: str) -> Any:
     )
 
 
+def _parse(benchmark: Benchmark, file: Path, row: Mapping[str, Any], where: str) -> _Row:
+    if benchmark == "mals":
+        return _parse_mals(row, where)
+    if benchmark != "coco":
+        return _parse_row(row, where)
+    layout = LAYOUTS["coco"]
+    if file.name in layout.split_files:
+        return _parse_coco_split(row, layout.splits[layout.split_files.index(file.name)], where)
+    return _parse_coco(row, where)
+
+
 def _parse_row(row: Mapping[str, Any], where: str) -> _Row:
-    captions = _field(row, ("captions",), where)
-    if isinstance(captions, str):
-        captions = [captions]
-    if not isinstance(captions, list) or not captions or not all(isinstance(caption, str) for caption in captions):
-        raise ValueError(f"{where}: 'captions' is {captions!r}, expected a list of strings; correct the row")
     return _Row(
         split=str(_field(row, ("split",), where)),
         image_path=_clean_path(_field(row, ("file_path", "img_path"), where), where),
         identity=str(_field(row, ("id",), where)),
-        captions=tuple(captions),
+        captions=_captions(row, "captions", where),
         attributes=None,
     )
+
+
+def _captions(row: Mapping[str, Any], name: str, where: str) -> tuple[str, ...]:
+    captions = _field(row, (name,), where)
+    if isinstance(captions, str):
+        captions = [captions]
+    if not isinstance(captions, list) or not captions or not all(isinstance(caption, str) for caption in captions):
+        raise ValueError(f"{where}: {name!r} is {captions!r}, expected a list of strings; correct the row")
+    return tuple(captions)
 
 
 def _parse_mals(row: Mapping[str, Any], where: str) -> _Row:
@@ -223,6 +257,28 @@ def _parse_mals(row: Mapping[str, Any], where: str) -> _Row:
     image_path = _clean_path(_field(row, ("image",), where), where)
     # Every image of MALS is its own identity.
     return _Row(split="train", image_path=image_path, identity=image_path, captions=(caption,), attributes=tuple(attributes))
+
+
+def _parse_coco(row: Mapping[str, Any], where: str) -> _Row:
+    sentences = _field(row, ("sentences",), where)
+    if not isinstance(sentences, list) or not sentences or not all(isinstance(sentence, dict) for sentence in sentences):
+        raise ValueError(f"{where}: 'sentences' is {sentences!r}, expected a list of objects; correct the row")
+    captions = _captions({"raw": [_field(sentence, ("raw",), where) for sentence in sentences]}, "raw", where)
+    split = str(_field(row, ("split",), where))
+    folder, name = (_clean_path(_field(row, (part,), where), where) for part in ("filepath", "filename"))
+    return _Row(
+        split="train" if split == "restval" else split,  # as ALBEF and others train: 82,783 + 30,504 images
+        image_path=f"{folder}/{name}",
+        identity=f"{folder}/{name}",
+        captions=captions,
+        attributes=None,
+    )
+
+
+def _parse_coco_split(row: Mapping[str, Any], split: str, where: str) -> _Row:
+    image_path = _clean_path(_field(row, ("image",), where), where)
+    captions = _captions(row, "caption", where)
+    return _Row(split=split, image_path=image_path, identity=image_path, captions=captions, attributes=None)
 
 
 def _clean_path(path: object, where: str) -> str:

@@ -47,6 +47,12 @@ OFFICIAL: Mapping[Benchmark, Mapping[str, Counts]] = {
         "test": Counts(identities=200, images=1_000, captions=2_000),
     },
     "mals": {"train": Counts(identities=None, images=1_510_330, captions=1_510_330)},
+    # The splits of Karpathy and Fei-Fei (arXiv 1412.2306), restval among train: counts of dataset_coco.json.
+    "coco": {
+        "train": Counts(identities=None, images=113_287, captions=566_747),
+        "val": Counts(identities=None, images=5_000, captions=25_010),
+        "test": Counts(identities=None, images=5_000, captions=25_010),
+    },
 }
 
 
@@ -138,6 +144,8 @@ def examine(root: Path, benchmark: Benchmark, *, decode: bool = False, workers: 
         missing = [path for path in split.image_path if path not in files]
         folders |= {os.path.dirname(path) for path in missing}
         findings = [Finding(what="images missing", names=tuple(missing), fatal=True), *_caption_findings(split)]
+        if not LAYOUTS[benchmark].image_is_identity:
+            findings.append(_alone(split))
         if decode:
             gone = set(missing)
             there = [path for path in split.image_path if path not in gone]
@@ -188,7 +196,7 @@ class _ImageFiles:
 
 
 def _caption_findings(split: Split) -> Iterable[Finding]:
-    """Odd captions and identities; only a caption without any word is fatal."""
+    """Odd captions; only one without any word is fatal."""
     odd: dict[str, list[str]] = {"empty": [], "short": [], "long": [], "foreign": []}
     identity_of: dict[str, int] = {}
     shared = []
@@ -210,10 +218,12 @@ def _caption_findings(split: Split) -> Iterable[Finding]:
     yield Finding(what=f"captions of more than {MANY_WORDS} words", names=tuple(odd["long"]), fatal=False)
     yield Finding(what="captions with letters beyond ASCII", names=tuple(odd["foreign"]), fatal=False)
     yield Finding(what="captions that an earlier identity has word for word", names=tuple(shared), fatal=False)
-    if split.attribute_IA is None:
-        alone_I = np.bincount(split.image_identity_I)[split.image_identity_I] == 1
-        names = tuple(split.image_path[int(image)] for image in np.flatnonzero(alone_I))
-        yield Finding(what="identities with one image", names=names, fatal=False)
+
+
+def _alone(split: Split) -> Finding:
+    alone_I = np.bincount(split.image_identity_I)[split.image_identity_I] == 1
+    names = tuple(split.image_path[int(image)] for image in np.flatnonzero(alone_I))
+    return Finding(what="identities with one image", names=names, fatal=False)
 
 
 def _broken_images(root: Path, benchmark: Benchmark, paths: Sequence[str], *, workers: int) -> list[str]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 BLOCK_PAIRS = 4096
 """Consecutive pairs that stay in one window: at 15 KB an image, about 60 MB of storage."""
 WINDOW_BLOCKS = 64
-"""262,144 pairs a window: the three benchmarks (at most 68,126 pairs) are permuted as a whole, MALS in six windows."""
+"""262,144 pairs a window: a benchmark (at most 68,126 pairs) is permuted as a whole, COCO in three windows, MALS in six."""
 
 
 def permutation(size: int, *, key: tuple[int | str, ...]) -> NDArray[np.int64]:

@@ -40,6 +40,48 @@ def test_reads_mals(tmp_path: Path) -> None:
     assert train.attribute_IA[0].tolist() == [1] * 27 and train.attribute_IA[1].tolist() == [1, 0, -1] * 9
 
 
+def test_reads_coco(tmp_path: Path) -> None:
+    rows = write_folder(tmp_path, "coco")
+    rows[1]["sentences"][0]["raw"] = "A dog\nbarks. "
+    write_coco(tmp_path, rows)
+    annotations = read_annotations(tmp_path, "coco")
+    train = annotations.split("train")
+    # Rows called "restval" are trained on, in their place; every image is an identity that all its captions belong to.
+    assert [row["split"] for row in rows] == [*["restval", "train", "train", "train"] * 2, "restval", "train", "val", "test"]
+    assert list(train.image_path) == [f"{row['filepath']}/{row['filename']}" for row in rows[:10]]
+    assert train.image_identity_I.tolist() == list(range(10))
+    assert train.image_N.tolist() == [image for image in range(10) for _ in range(2)]
+    assert list(train.caption)[1:4] == [caption(0, 1), "A dog\nbarks. ", caption(1, 1)]
+    assert train.pair_key(1) == "val2014/COCO_val2014_000000000000.jpg#1" and train.attribute_IA is None
+    for name, number in (("val", 10), ("test", 11)):
+        split = annotations.split(name)
+        assert list(split.caption) == [caption(number, 0), caption(number, 1)] and split.num_identities == 1
+        assert find_image(tmp_path, "coco", split.image_path[0]) is not None
+
+
+def test_reads_coco_as_albef_splits_it(tmp_path: Path) -> None:
+    rows = write_folder(tmp_path, "coco")
+    expected = read_annotations(tmp_path, "coco")
+    (tmp_path / "dataset_coco.json").unlink()
+    files: dict[str, list[dict[str, Any]]] = {"train": [], "val": [], "test": []}
+    for row in rows:
+        image, texts = f"{row['filepath']}/{row['filename']}", [sentence["raw"] for sentence in row["sentences"]]
+        if row["split"] in ("val", "test"):
+            files[row["split"]].append({"image": image, "caption": texts})
+        else:  # one row a caption
+            files["train"] += [{"image": image, "caption": text, "image_id": row["imgid"]} for text in texts]
+    for name, content in files.items():
+        (tmp_path / f"coco_{name}.json").write_text(json.dumps(content))
+    found = read_annotations(tmp_path, "coco")
+    for name in files:
+        ours, theirs = found.split(name), expected.split(name)
+        assert list(ours.image_path) == list(theirs.image_path) and list(ours.caption) == list(theirs.caption)
+        assert ours.identity_N.tolist() == theirs.identity_N.tolist()
+        assert ours.caption_number_N.tolist() == theirs.caption_number_N.tolist()
+    (tmp_path / "coco_val.json").unlink()
+    assert list(read_annotations(tmp_path, "coco").splits) == ["train", "test"]
+
+
 @pytest.mark.parametrize(
     ("benchmark", "name"),
     [("cuhk-pedes", "caption_all.json"), ("icfg-pedes", "ICFG_PEDES.json"), ("mals", "data/gene_attrs")],
@@ -91,6 +133,8 @@ def test_wrong_root(tmp_path: Path) -> None:
         read_annotations(tmp_path, "cuhk-pedes")
     with pytest.raises(ValueError, match=r"is not mals: looked for gene_attrs/g_\*_attrs.json, found imgs; give"):
         read_annotations(tmp_path, "mals")
+    with pytest.raises(ValueError, match=r"is not coco: looked for dataset_coco.json or coco_train.json, found imgs; give"):
+        read_annotations(tmp_path, "coco")
     with pytest.raises(ValueError, match=r"found nothing; give"):
         read_annotations(tmp_path / "imgs", "rstpreid")
     with pytest.raises(ValueError, match=r"nowhere is not a folder; give the folder that holds data_captions.json"):
@@ -154,6 +198,70 @@ def test_broken_row_of_mals(tmp_path: Path, change: dict[str, Any], message: str
     (tmp_path / "gene_attrs/g_c_g_a_0_attrs.json").write_text(json.dumps(rows))
     with pytest.raises(ValueError, match=message):
         read_annotations(tmp_path, "mals")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"split": "minival"}, "row 3: split is 'minival', expected one of train, val, test; correct the row"),
+        ({"sentences": []}, r"row 3: 'sentences' is \[\], expected a list of objects; correct the row"),
+        ({"sentences": 3}, "row 3: 'sentences' is 3, expected a list of objects; correct the row"),
+        ({"sentences": ["A dog."]}, r"row 3: 'sentences' is \['A dog.'\], expected a list of objects; correct the row"),
+        ({"sentences": [{"tokens": ["a", "dog"]}]}, "row 3: no field 'raw', found 'tokens'; correct the row"),
+        ({"sentences": [{"raw": 3}]}, r"row 3: 'raw' is \[3\], expected a list of strings; correct the row"),
+        ({"filepath": "../val2014"}, "row 3: the image path '../val2014' leaves the data set's folder"),
+        ({"filename": None}, "row 3: the image path is None, expected a relative path"),
+    ],
+)
+def test_broken_row_of_coco(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    rows = write_folder(tmp_path, "coco")
+    rows[2].update(change)
+    write_coco(tmp_path, rows)
+    with pytest.raises(ValueError, match=message):
+        read_annotations(tmp_path, "coco")
+
+
+@pytest.mark.parametrize("name", ["split", "sentences", "filepath", "filename"])
+def test_missing_field_of_coco(tmp_path: Path, name: str) -> None:
+    rows = write_folder(tmp_path, "coco")
+    del rows[2][name]
+    write_coco(tmp_path, rows)
+    with pytest.raises(ValueError, match=rf"dataset_coco.json, row 3: no field '{name}', found '"):
+        read_annotations(tmp_path, "coco")
+
+
+@pytest.mark.parametrize(
+    ("whole", "message"),
+    [
+        ([], "dataset_coco.json holds no object with a list of 'images', as COCO's file has it; download it again"),
+        ({"annotations": []}, "holds no object with a list of 'images'"),
+        ({"images": {"split": "train"}}, "dataset_coco.json holds a dict, expected a list of rows"),
+        ({"images": [3]}, "row 1 is a int, expected an object"),
+    ],
+)
+def test_broken_file_of_coco(tmp_path: Path, whole: object, message: str) -> None:
+    (tmp_path / "dataset_coco.json").write_text(json.dumps(whole))
+    with pytest.raises(ValueError, match=message):
+        read_annotations(tmp_path, "coco")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"caption": "A dog."}, "coco_train.json, row 1: no field 'image', found 'caption'"),
+        ({"image": "val2014/1.jpg"}, "coco_train.json, row 1: no field 'caption', found 'image'"),
+        ({"image": "/data/1.jpg", "caption": "A dog."}, "the image path '/data/1.jpg' leaves the data set's folder"),
+        ({"image": "1.jpg", "caption": 3}, "'caption' is 3, expected a list of strings"),
+    ],
+)
+def test_broken_row_of_a_split_file_of_coco(tmp_path: Path, row: dict[str, Any], message: str) -> None:
+    (tmp_path / "coco_train.json").write_text(json.dumps([row]))
+    with pytest.raises(ValueError, match=message):
+        read_annotations(tmp_path, "coco")
+
+
+def write_coco(root: Path, rows: list[dict[str, Any]]) -> None:
+    (root / "dataset_coco.json").write_text(json.dumps({"images": rows, "dataset": "coco"}))
 
 
 def test_string_column() -> None:

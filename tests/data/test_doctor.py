@@ -34,11 +34,29 @@ def test_mals_has_no_test_split(tmp_path: Path) -> None:
     assert "images were not decoded (--decode does)" in report.text()
 
 
+def test_coco_has_an_identity_for_each_image(tmp_path: Path) -> None:
+    rows = write_folder(tmp_path, "coco")
+    report = examine(tmp_path, "coco", decode=True, workers=1)
+    assert report.usable and not report.official
+    sizes = "10 identities, 10 images (published: 113,287), 20 captions (published: 566,747)"
+    assert f"train: {sizes}" in report.text() and "ERROR" not in report.text()
+    assert "val: 1 identities, 1 images (published: 5,000)" in report.text()
+    assert "identities with one image" not in report.text()
+    for row in rows:
+        (tmp_path / row["filepath"] / row["filename"]).unlink()
+    (tmp_path / "train2014").rmdir()
+    report = examine(tmp_path, "coco")
+    assert not report.usable
+    assert "ERROR: 10 images missing: val2014/COCO_val2014_000000000000.jpg" in report.text()
+    assert "ERROR: folders not found: train2014\n" in report.text()
+
+
 def test_published_sizes() -> None:
     official = OFFICIAL["cuhk-pedes"]
     assert sum(counts.captions or 0 for counts in official.values()) == 80_440
     assert sum(counts.images or 0 for counts in official.values()) == 40_206
     assert sum(counts.images or 0 for counts in OFFICIAL["icfg-pedes"].values()) == 54_522
+    assert sum(counts.images or 0 for counts in OFFICIAL["coco"].values()) == 123_287
     splits = [SplitReport(name=name, counts=counts, official=counts) for name, counts in official.items()]
     report = DoctorReport(
         root=Path("r"), benchmark="cuhk-pedes", splits=splits, missing_splits=[], missing_folders=[], decoded=False

@@ -46,7 +46,7 @@ def assert_same_pairs(left: PairSource, right: PairSource) -> None:
         assert left.siblings(index).tolist() == right.siblings(index).tolist()
 
 
-@pytest.mark.parametrize("benchmark", ["cuhk-pedes", "icfg-pedes", "rstpreid", "mals"])
+@pytest.mark.parametrize("benchmark", ["cuhk-pedes", "icfg-pedes", "rstpreid", "mals", "coco"])
 @pytest.mark.parametrize("workers", [1, 2])
 def test_shards_hold_what_the_folder_holds(tmp_path: Path, benchmark: Benchmark, workers: int) -> None:
     write_folder(tmp_path / "folder", benchmark)

@@ -1,4 +1,4 @@
-"""Data sets of a few small images in the four published formats, written by hand for the tests of this folder."""
+"""Data sets of a few small images in the five published formats, written by hand for the tests of this folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,13 @@ from tbps.data.vocabulary import load_tokenizer, train_vocabulary
 
 COLOURS = ("red", "green", "blue", "white", "black", "grey", "brown", "yellow")
 DRAW_SPEC = DrawSpec(mlm_probability=0.15, mrtd_probability=0.3, vocabulary_size=50, num_patches=6)
-MAIN_FILE = {"cuhk-pedes": "reid_raw.json", "icfg-pedes": "ICFG-PEDES.json", "rstpreid": "data_captions.json"}
+MAIN_FILE = {
+    "cuhk-pedes": "reid_raw.json",
+    "icfg-pedes": "ICFG-PEDES.json",
+    "rstpreid": "data_captions.json",
+    "mals": "gene_attrs/g_c_g_a_0_attrs.json",
+    "coco": "dataset_coco.json",
+}
 
 
 def jpeg_bytes(number: int, *, height: int = 48, width: int = 16, kind: str = "JPEG", mode: str = "RGB") -> bytes:
@@ -49,17 +55,47 @@ def write_folder(
             name = f"gene_crop/c_g_a_0/{number}.jpg"
             label = [1, 0, -1] * 9
             rows.append({"image": name, "caption": caption(number, 0), "image_id": f"c_g_a_0_{number}", "label": label})
+        elif benchmark == "coco":
+            name = f"val2014/COCO_val2014_{number:012d}.jpg" if number % 4 == 0 else f"train2014/{number}.jpg"
+            rows.append(coco_row(name, number, split=coco_split(number, num_identities * images_each)))
         else:
             split = "test" if identity == num_identities - 1 else "train"
             sentences = [caption(number, which) for which in range(captions_each)]
             rows.append({"split": split, "captions": sentences, path_field: name, "id": identity + first_id})
-        file = root / name if benchmark == "mals" else root / "imgs" / name
+        file = root / name if benchmark in ("mals", "coco") else root / "imgs" / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(jpeg_bytes(number))
-    annotation = root / "gene_attrs/g_c_g_a_0_attrs.json" if benchmark == "mals" else root / MAIN_FILE[benchmark]
+    annotation = root / MAIN_FILE[benchmark]
     annotation.parent.mkdir(exist_ok=True)
-    annotation.write_text(json.dumps(rows), encoding="utf-8")
+    whole = {"images": rows, "dataset": "coco"} if benchmark == "coco" else rows
+    annotation.write_text(json.dumps(whole), encoding="utf-8")
     return rows
+
+
+def coco_split(number: int, num_images: int) -> str:
+    """Train first, of it every fourth as "restval"; then val, and test last."""
+    if number >= num_images - 2:
+        return "val" if number == num_images - 2 else "test"
+    return "train" if number % 4 else "restval"
+
+
+def coco_row(name: str, number: int, *, split: str) -> dict[str, Any]:
+    """An image of dataset_coco.json with two captions."""
+    folder, _, filename = name.partition("/")
+    texts = [caption(number, which) for which in range(2)]
+    sentences = [
+        {"tokens": text.lower().split(), "raw": text, "imgid": number, "sentid": 2 * number + which}
+        for which, text in enumerate(texts)
+    ]
+    return {
+        "filepath": folder,
+        "sentids": [2 * number, 2 * number + 1],
+        "filename": filename,
+        "imgid": number,
+        "split": split,
+        "sentences": sentences,
+        "cocoid": number,
+    }
 
 
 def make_encoder(folder: Path) -> CaptionEncoder:
