@@ -79,6 +79,15 @@ FORMATS: Mapping[Benchmark, Format] = {
         captions=1,
         num_cameras=24,
     ),
+    "coco": Format(
+        annotation="dataset_coco.json",
+        image_folder=".",
+        splits=("train", "val", "test"),
+        first_id=0,
+        images=(1, 1),
+        captions=5,
+        num_cameras=24,
+    ),
 }
 
 
@@ -122,6 +131,10 @@ def image_path(
         return f"{folder}/{identity:04d}/{identity:04d}_{camera + 1:03d}_{image:02d}_0303{hour}_{frame:04d}_0.jpg"
     if benchmark == "rstpreid":
         return f"{identity:04d}_c{camera + 1}_{image:04d}.jpg"
+    if benchmark == "coco":
+        # As published, val and test are of val2014, and a quarter of what is trained on too ("restval").
+        folder = "train2014" if split == "train" and identity % 4 else "val2014"
+        return f"{folder}/COCO_{folder}_{identity:012d}.jpg"
     return f"gene_crop/{subset_of(identity, num_identities)}/{identity:07d}.jpg"
 
 
@@ -135,12 +148,31 @@ def annotation_row(
     if benchmark == "mals":
         name = path.removeprefix("gene_crop/").removesuffix(".jpg").replace("/", "_")
         return {"image": path, "caption": captions[0], "image_id": name, "label": list(labels)}
+    if benchmark == "coco":
+        return _coco_row(number, split=split, path=path, captions=captions)
     return {
         "split": split,
         "captions": list(captions),
         "file_path": path,
         "processed_tokens": [processed_tokens(caption) for caption in captions],
         "id": number,
+    }
+
+
+def _coco_row(number: int, *, split: str, path: str, captions: Sequence[str]) -> dict[str, Any]:
+    folder, _, name = path.partition("/")
+    first = number * len(captions)
+    return {
+        "filepath": folder,
+        "sentids": [first + caption for caption in range(len(captions))],
+        "filename": name,
+        "imgid": number,
+        "split": "restval" if split == "train" and folder == "val2014" else split,
+        "sentences": [
+            {"tokens": processed_tokens(caption), "raw": caption, "imgid": number, "sentid": first + place}
+            for place, caption in enumerate(captions)
+        ],
+        "cocoid": number,
     }
 
 

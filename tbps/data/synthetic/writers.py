@@ -21,14 +21,18 @@ PEOPLE = "people.jsonl"
 
 
 class JsonRows:
-    """A JSON list on disk that grows row by row; it takes its name when it is closed without an error."""
+    """A JSON list on disk that grows row by row; it takes its name when it is closed without an error.
 
-    def __init__(self, path: Path) -> None:
+    before, after: what stands round the list in the file.
+    """
+
+    def __init__(self, path: Path, *, before: str = "", after: str = "") -> None:
         self._path = path
         self._partial = path.with_name(path.name + ".partial")
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file: TextIO = self._partial.open("w", encoding="utf-8")
-        self._separator = "[\n"
+        self._file.write(before + "[")
+        self._separator, self._after = "\n", after
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Append one row."""
@@ -38,7 +42,8 @@ class JsonRows:
     def close(self, *, complete: bool) -> None:
         """End the list and give the file its name, or remove what there is."""
         if complete:
-            self._file.write("[]\n" if self._separator == "[\n" else "\n]\n")
+            self._file.write("" if self._separator == "\n" else "\n")
+            self._file.write(f"]{self._after}\n")
         self._file.close()
         if complete:
             os.replace(self._partial, self._path)
@@ -73,7 +78,8 @@ class AnnotationWriter:
         if name != self._name:
             if self._rows is not None:
                 self._rows.close(complete=True)
-            self._rows, self._name = JsonRows(self._root / name), name
+            around = {"before": '{"images": ', "after": ', "dataset": "coco"}'} if self._benchmark == "coco" else {}
+            self._rows, self._name = JsonRows(self._root / name, **around), name
         assert self._rows is not None, "opened above"
         self._rows.add(row)
 
@@ -95,7 +101,7 @@ def prepare_folder(root: Path) -> None:
             f"{root} is not empty (found {shown}) and is no earlier synthetic world; give a new or an empty folder"
         )
     ours = {form.annotation for form in FORMATS.values()} | {form.image_folder for form in FORMATS.values()} - {"."}
-    for name in sorted(ours | {"gene_crop", "parsing", PEOPLE}):
+    for name in sorted(ours | {"gene_crop", "train2014", "val2014", "parsing", PEOPLE}):
         path = root / name
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

@@ -21,6 +21,7 @@ ANNOTATION = {
     "icfg-pedes": "ICFG-PEDES.json",
     "rstpreid": "data_captions.json",
     "mals": "gene_attrs/g_4x_attrs.json",
+    "coco": "dataset_coco.json",
 }
 PATH_FIELD = {"cuhk-pedes": "file_path", "icfg-pedes": "file_path", "rstpreid": "img_path", "mals": "image"}
 
@@ -35,11 +36,14 @@ def write(root: Path, benchmark: Benchmark, num_identities: int = 26, **more: An
 @pytest.fixture(scope="module")
 def worlds(tmp_path_factory: pytest.TempPathFactory) -> Worlds:
     made: Worlds = {}
-    names: tuple[Benchmark, ...] = ("cuhk-pedes", "icfg-pedes", "rstpreid", "mals")
+    names: tuple[Benchmark, ...] = ("cuhk-pedes", "icfg-pedes", "rstpreid", "mals", "coco")
     for benchmark in names:
         root = tmp_path_factory.mktemp(benchmark)
         summary = write(root, benchmark)
         rows = json.loads((root / ANNOTATION[benchmark]).read_text(encoding="utf-8"))
+        if benchmark == "coco":
+            assert set(rows) == {"images", "dataset"} and rows["dataset"] == "coco"
+            rows = rows["images"]
         made[benchmark] = (root, summary, rows)
     return made
 
@@ -134,7 +138,30 @@ def test_mals_rows(worlds: Worlds) -> None:
     assert len({row["image_id"] for row in rows}) == 26
 
 
-@pytest.mark.parametrize("benchmark", ["cuhk-pedes", "icfg-pedes", "rstpreid", "mals"])
+def test_coco_rows(worlds: Worlds) -> None:
+    root, summary, rows = worlds["coco"]
+    assert len(rows) == summary.num_identities == summary.num_images == 26 and summary.num_pairs == 5 * 26
+    assert Counter(row["split"] for row in rows) == {"restval": 3, "train": 7, "val": 8, "test": 8}
+    assert [row["imgid"] for row in rows] == list(range(26)) and len({row["cocoid"] for row in rows}) == 26
+    sentences = [sentence for row in rows for sentence in row["sentences"]]
+    assert [sentence["sentid"] for sentence in sentences] == [number for row in rows for number in row["sentids"]]
+    assert len({sentence["sentid"] for sentence in sentences}) == 5 * 26
+    for row in rows:
+        keys = {"filepath", "filename", "imgid", "cocoid", "split", "sentids", "sentences"}
+        assert set(row) == keys and row["filepath"] == ("train2014" if row["split"] == "train" else "val2014")
+        assert row["filename"] == f"COCO_{row['filepath']}_{row['cocoid']:012d}.jpg"
+        assert (root / row["filepath"] / row["filename"]).is_file()
+        assert len({sentence["raw"] for sentence in row["sentences"]}) == 5, "five different captions"
+        assert all(set(sentence) == {"tokens", "raw", "imgid", "sentid"} for sentence in row["sentences"])
+
+
+def test_another_benchmark_takes_the_place_of_coco(tmp_path: Path) -> None:
+    write(tmp_path, "coco", 24, image_px=(24, 12), parsing=False)
+    write(tmp_path, "mals", 3, image_px=(24, 12), parsing=False)
+    assert {path.name for path in tmp_path.iterdir()} == {"gene_attrs", "gene_crop", "synthetic_world.json"}
+
+
+@pytest.mark.parametrize("benchmark", ["cuhk-pedes", "icfg-pedes", "rstpreid", "mals", "coco"])
 def test_our_reader_and_every_parsing_map(worlds: Worlds, benchmark: Benchmark) -> None:
     root, summary, _ = worlds[benchmark]
     read = read_annotations(root, benchmark)
@@ -195,7 +222,7 @@ def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
         ("mals", {"image_px": (10, 10)}, r"image_px is \(10, 10\), expected \(height, width\) of at least"),
         ("mals", {"twin_rate": 1.5}, "twin_rate is 1.5, expected a share from 0 to 1"),
         ("mals", {"wrong_detail_rate": -0.1}, "wrong_detail_rate is -0.1, expected a share"),
-        ("coco", {}, "benchmark is 'coco', expected one of cuhk-pedes, icfg-pedes, rstpreid, mals"),
+        ("flickr", {}, "benchmark is 'flickr', expected one of cuhk-pedes, icfg-pedes, rstpreid, mals, coco"),
     ],
 )
 def test_arguments_out_of_range_are_refused(tmp_path: Path, benchmark: Any, change: dict[str, Any], message: str) -> None:
