@@ -51,13 +51,15 @@ def main() -> None:
 
 
 def write_data() -> None:
-    """MALS as shards, CUHK-PEDES as a folder, and the vocabulary of both."""
+    """MALS as shards, CUHK-PEDES as a folder, the vocabulary of both; COCO, which `tiny` of pretrain_coco reads."""
+    size = ("--image-px", *IMAGE_PX, "--twin-rate", "0.1", "--wrong-detail-rate", "0.02", "--no-parsing")
     if not Path("demo/mals").is_dir():
-        size = ("--image-px", *IMAGE_PX, "--twin-rate", "0.1", "--wrong-detail-rate", "0.02", "--no-parsing")
         tbps("data", "synth", "demo/mals.new", "--benchmark", "mals", "--identities", MALS_IMAGES, "--seed", "1", *size)
         Path("demo/mals.new").rename("demo/mals")
         tbps("data", "synth", "demo/cuhk-pedes", "--benchmark", "cuhk-pedes", "--identities", IDENTITIES, *size)
     tbps("data", "doctor", "demo/cuhk-pedes", "--benchmark", "cuhk-pedes")
+    if not Path("demo/coco").is_dir():
+        tbps("data", "synth", "demo/coco", "--benchmark", "coco", "--identities", IDENTITIES, "--seed", "2", *size)
     if not Path("demo/mals-shards").is_dir():
         tbps("data", "shard", "demo/mals", "demo/mals-shards", "--benchmark", "mals", "--shard-mb", "2")
     tbps("data", "vocabulary", "demo/vocab.txt", "mals=demo/mals", "cuhk-pedes=demo/cuhk-pedes")

@@ -21,7 +21,7 @@ REPOSITORY = Path(__file__).parents[2]
 IMAGE_PX = (64, 32)
 VOCABULARY_SIZE = 500
 """Fewer than in `tiny`: so few captions do not hold 600 word pieces."""
-RECIPES = ("albef", "rasa", "mars", "aga", "laip", "pretrain_mals")
+RECIPES = ("albef", "rasa", "mars", "aga", "laip", "pretrain_mals", "pretrain_coco")
 
 
 def launch(processes: int) -> tuple[str, ...]:
@@ -59,6 +59,15 @@ class World:
         return self.folder / "mals-shards"
 
     @property
+    def coco(self) -> Path:
+        """24 training, 8 validation and 8 test images of five captions."""
+        return self.folder / "coco"
+
+    def root(self, recipe: str) -> Path:
+        """What the recipe trains on."""
+        return {"pretrain_mals": self.shards, "pretrain_coco": self.coco}.get(recipe, self.cuhk_pedes)
+
+    @property
     def vocabulary(self) -> Path:
         """Word pieces of the captions."""
         return self.folder / "vocab.txt"
@@ -67,7 +76,7 @@ class World:
         """What makes a `tiny` run read this world and write to `runs`; later overrides win."""
         return [
             *("--runs", str(runs)),
-            *("--data.root", str(self.shards if recipe == "pretrain_mals" else self.cuhk_pedes)),
+            *("--data.root", str(self.root(recipe))),
             *("--data.cache", str(self.folder / "cache" / "shards")),
             *("--data.captioning.vocabulary", str(self.vocabulary)),
             *("--data.workers", "0"),
@@ -89,6 +98,7 @@ def make_world(folder: Path) -> World:
     write_world(world.cuhk_pedes, benchmark="cuhk-pedes", num_identities=40, seed=1, **common)
     write_world(world.rstpreid, benchmark="rstpreid", num_identities=24, seed=2, **common)
     write_world(world.mals, benchmark="mals", num_identities=64, seed=3, **common)
+    write_world(world.coco, benchmark="coco", num_identities=40, seed=4, **common)
     write_shards(world.mals, "mals", world.shards)
     captions = [
         *read_annotations(world.cuhk_pedes, "cuhk-pedes").split("train").caption,

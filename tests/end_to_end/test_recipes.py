@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from small_world import RECIPES, World, assert_one_sentence, call, metrics, run_recipe
 
+from tbps.command import main
+
 HELP_S = 0.5
 VARIANTS = [(recipe, variant) for recipe in RECIPES for variant in importlib.import_module(f"recipes.{recipe}").VARIANTS]
 
@@ -80,19 +82,21 @@ def _files(run_folder: Path) -> dict[str, bytes]:
 
 
 def _check_results(run_folder: Path, recipe: str) -> None:
-    results = json.loads((run_folder / "results/final-cuhk-pedes-test.json").read_text())
+    benchmark = "coco" if recipe == "pretrain_coco" else "cuhk-pedes"
+    results = json.loads((run_folder / f"results/final-{benchmark}-test.json").read_text())
     manifest = json.loads((run_folder / "checkpoints/step-00000003/manifest.json").read_text())
-    assert (results["benchmark"], results["split"], results["purpose"]) == ("cuhk-pedes", "test", "final")
+    assert (results["benchmark"], results["split"], results["purpose"]) == (benchmark, "test", "final")
     assert (results["recipe"], results["run"], results["step"]) == (recipe, "tiny", 3)
     assert results["config_hash"] == json.loads((run_folder / "config.json").read_text())["hash"]
     assert results["weights_sha256"] == manifest["files"]["model.safetensors"]["sha256"]
     assert results["ties"] == "descending, equal values by ascending gallery index"
     assert results["size"]["identities"] == 8 and {"torch", "tokenizers", "python"} <= results["versions"].keys()
     reranked = results["text_to_image"]["reranked"]
-    assert reranked["rule"] == {"rerank_k": 16, "tail": "similarity", "itc_weight": 0.0}
+    assert reranked["rule"] == {"rerank_k": min(16, results["size"]["images"]), "tail": "similarity", "itc_weight": 0.0}
     for metrics_of in (reranked, results["text_to_image"]["coarse"], results["image_to_text"]["coarse"]):
         assert all(0 <= metrics_of[name] <= 100 for name in ("rank_1", "rank_5", "rank_10", "mAP", "mINP"))
-    assert results["published"] == [] and "this split has 48 and 24" in results["no_published_because"]
+    because = {"cuhk-pedes": "this split has 48 and 24", "coco": "no figures are published for coco"}
+    assert results["published"] == [] and because[benchmark] in results["no_published_because"]
 
 
 @pytest.mark.slow
@@ -133,3 +137,18 @@ def test_a_run_starts_from_another_run_of_other_images_and_says_that_captions_ar
     assert run_recipe("mars", "tiny", *second, "--start.weights", str(tmp_path / "mars" / "tiny")) == 0
     assert "3 position tables interpolated" in caplog.text  # the run's 8 x 4 patches to 8 x 8
     assert " are longer than 70 words or 12 tokens; their ends are not read" in caplog.text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["pretrain_mals", "pretrain_coco"])
+def test_a_pretrained_run_is_scored_on_a_benchmark_and_fine_tuned_there(
+    recipe: str, world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    assert run_recipe(recipe, "tiny", *world.overrides(tmp_path, recipe=recipe, max_steps=1)) == 0
+    run_folder = tmp_path / recipe / "tiny"
+    assert main(["evaluate", str(run_folder), "--on", "cuhk-pedes", "--root", str(world.cuhk_pedes)]) == 0
+    assert (run_folder / "results/zero-shot-cuhk-pedes-test.json").exists()
+    words = [*world.overrides(tmp_path, max_steps=1), "--evaluation.test", "False", "--start.weights", str(run_folder)]
+    assert run_recipe("albef", "tiny", *words) == 0
+    assert f"starting from {run_folder}" in caplog.text
