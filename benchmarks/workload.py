@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from tbps.config.methods import Aga, Bert, MaeDecoder, Mars, Rasa, Vit
+from tbps.config.methods import Aga, Bert, Laip, MaeDecoder, Mars, Rasa, Vit
 from tbps.data.batch import Batch, Captions, Draws
 from tbps.data.draws import draw_pair, generator_of, stack_draws
 
@@ -18,7 +18,7 @@ CLS_ID, SEP_ID, FIRST_WORD = 101, 102, 1000
 # Large temporaries would otherwise be unmapped and faulted in again at every use, which hides the arithmetic.
 ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": "-1", "MALLOC_MMAP_MAX_": "0", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
-METHODS: dict[str, Any] = {"mars": Mars, "rasa": Rasa, "aga": Aga}
+METHODS: dict[str, Any] = {"mars": Mars, "rasa": Rasa, "aga": Aga, "laip": Laip}
 """The methods that the benchmarks can build, by name."""
 
 
@@ -48,9 +48,10 @@ def build(name: str, *, quick: bool, dropout: float = 0.1, px: tuple[int, int] |
             full_cross_attention=config.bert.full_cross_attention,
             dropout=dropout,
         )
-        config = replace(config, vit=Vit(width=32, depth=2, heads=2, patch_px=16), bert=bert, queue_pairs=64, projection=16)
-        if isinstance(config, Mars):
-            config = replace(config, mae=MaeDecoder(depth=2, heads=2))
+        narrow: dict[str, Any] = {"mae": MaeDecoder(depth=2, heads=2)} if isinstance(config, Mars) else {}
+        narrow |= {"attention_layer": 1} if isinstance(config, Laip) else {}
+        vit = Vit(width=32, depth=2, heads=2, patch_px=16)
+        config = replace(config, vit=vit, bert=bert, queue_pairs=64, projection=16, **narrow)
     return config.build(image_px=px or image_px(quick))
 
 

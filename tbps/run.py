@@ -237,7 +237,7 @@ def _score(
     """Evaluate on every process; the first one writes results, gallery and examples."""
     device = next(method.parameters()).device
     evaluation_set = EvaluationSet(open_pairs(run.data, split))
-    encoder = evaluation_encoder(run.data.captioning, vocabulary, mark_vacuous=isinstance(run.method, Aga))
+    encoder = evaluation_encoder(run.data.captioning, vocabulary)
     evaluated = evaluate(
         cast(Any, method),
         evaluation_set,
@@ -267,7 +267,13 @@ def _score(
         results = make_results(evaluated, provenance)
         file = write_results(folder.path, results)
         write_queries(folder.path, file.stem, evaluated, evaluation_set)
-        write_examples(folder.path, file.stem, method, evaluation_set, encoder, image_px=run.data.image_px)
+        marks = evaluation_encoder(
+            run.data.captioning,
+            vocabulary,
+            chunks=isinstance(run.method, Laip),
+            mark_vacuous=isinstance(run.method, Aga),
+        )
+        write_examples(folder.path, file.stem, method, evaluation_set, marks, image_px=run.data.image_px)
         return results
 
     return on_main(write)

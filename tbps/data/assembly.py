@@ -87,13 +87,15 @@ def training_encoder(
     )
 
 
-def evaluation_encoder(captioning: Captioning, vocabulary: Vocabulary, *, mark_vacuous: bool = False) -> CaptionEncoder:
+def evaluation_encoder(
+    captioning: Captioning, vocabulary: Vocabulary, *, chunks: bool = False, mark_vacuous: bool = False
+) -> CaptionEncoder:
     """The encoder for queries: no chunks are needed. `mark_vacuous`: as in `training_encoder`, for AGA's report."""
     return CaptionEncoder(
         vocabulary,
         max_words=captioning.max_words,
         max_tokens=captioning.max_tokens,
         punctuation=captioning.punctuation,
-        chunker=None,
+        chunker=make_chunker(captioning.chunker) if chunks else None,
         mark_vacuous=mark_vacuous,
     )

@@ -55,6 +55,15 @@ class Phrases:
 
 
 @dataclass(kw_only=True)
+class PhraseMaps:
+    """What phrases look at, for reports; N patches."""
+
+    table: PhraseTable
+    maps_MN: dict[str, Tensor]
+    """"forward", and "backward" and the "weights" made of both where the method scores words: rows that sum to 1."""
+
+
+@dataclass(kw_only=True)
 class Looks:
     """What phrases attend to."""
 
@@ -134,30 +143,62 @@ class LaipMethod(AlbefMethod):
         masked = np.arange(count, 2 * count)
         return sequences(phrases.packed, offset=offset, image=phrases.table.caption_M, caption=masked)
 
-    def masked_words(self, phrases: Phrases, crossed: CrossPass, *, first: int) -> tuple[Tensor, Tensor]:
-        """Word logits (M, V) at the masked words, and the true words (M,); masked phrases are sequences `first` and on."""
+    @torch.no_grad()
+    def phrase_maps(self, image_BCHW: Tensor, captions: Captions) -> PhraseMaps:
+        """For reports: attention of every phrase over the patches of its caption's image, its last word masked."""
+        with torch.enable_grad():
+            phrases = self._read(captions, torch.full(captions.token_ids_BL.shape, 1 - 1e-6))
+            crossed = cross_encode(
+                self.online.text_encoder,
+                ids_N=phrases.packed.token_id_N,
+                hidden_ND=phrases.hidden_ND,
+                image_IPD=self.online.image_encoder(image_BCHW),
+                shown=self._shown(phrases, offset=0),
+                record_layer=self.attention_layer,
+            )
+            looks = self.look(phrases, crossed, first=0)
+        attentions: dict[str, Attention] = {"forward": "forward"}
+        if self.attention != "forward":
+            attentions |= {"backward": "backward", "weights": self.attention}
+        flat_M = phrases.per_image.image_flat_N
+        assert flat_M is not None
+        return PhraseMaps(
+            table=phrases.table,
+            maps_MN={
+                name: self._patch_weights(looks, attention).flatten(0, 1).index_select(0, flat_M)
+                for name, attention in attentions.items()
+            },
+        )
+
+    def masked_words(self, phrases: Phrases, crossed: CrossPass, *, first: int) -> Tensor:
+        """Word logits (M, V) at the masked words; masked phrases are sequences `first` and on."""
         table = phrases.table
         rows_M = crossed.layout.rows(first + np.arange(len(table.caption_M)), table.position_M)
-        index_M, label_M = upload([rows_M, table.label_M], self.device)
-        return self.online.word_logits(crossed.hidden_ND.index_select(0, index_M)), label_M
+        (index_M,) = upload([rows_M], self.device)
+        return self.online.word_logits(crossed.hidden_ND.index_select(0, index_M))
 
-    def look(self, phrases: Phrases, crossed: CrossPass, score: Tensor | None, *, first: int) -> Looks:
-        """Forward and backward attention of the phrases' [CLS] over all image tokens; score: sum over phrases.
+    def look(self, phrases: Phrases, crossed: CrossPass, *, first: int, logit_MV: Tensor | None = None) -> Looks:
+        """Forward and backward attention of the phrases' [CLS] over all image tokens.
 
-        The gradient is that of the score to what the watched layer's attention gave, a part of this very pass.
+        The gradient is that of the true words' logits (the sum: phrases do not meet) to what the watched layer's attention
+        gave, a part of this very pass. logit_MV: the logits, if they are known.
         """
         assert crossed.record is not None
         record = crossed.record
         rows_M = crossed.packing.first_S[first : first + len(phrases.table.caption_M)]
+        gradient_ND = torch.zeros_like(record.context_ND)
+        if self.attention != "forward":
+            logit_MV = self.masked_words(phrases, crossed, first=first) if logit_MV is None else logit_MV
+            (label_M,) = upload([phrases.table.label_M], self.device)
+            score = logit_MV.gather(1, label_M[:, None]).sum()
+            (gradient_ND,) = torch.autograd.grad(score, record.context_ND, retain_graph=True)
         with torch.autocast(self.device.type, enabled=False):
             query_IHQd = self._by_image(record.query_ND.index_select(0, rows_M), phrases, record)
-            forward_IQP = mean_attention(query_IHQd.float(), record.key_IHPd.float())
-            if score is None:
-                return Looks(forward_IQP=forward_IQP, backward_IQP=torch.zeros_like(forward_IQP))
-            (gradient_ND,) = torch.autograd.grad(score, record.context_ND, retain_graph=True)
             gradient_IHQd = self._by_image(gradient_ND.index_select(0, rows_M), phrases, record)
-            backward_IQP = backward_attention(gradient_IHQd, record.value_IHPd.detach())
-        return Looks(forward_IQP=forward_IQP, backward_IQP=backward_IQP)
+            return Looks(
+                forward_IQP=mean_attention(query_IHQd.float(), record.key_IHPd.float()),
+                backward_IQP=backward_attention(gradient_IHQd, record.value_IHPd.detach()),
+            )
 
     def _by_image(self, x_MD: Tensor, phrases: Phrases, record: CrossRecord) -> Tensor:
         """(M, D) to (I, H, Q, d); places without a phrase repeat the first one, and are never read."""
@@ -166,15 +207,15 @@ class LaipMethod(AlbefMethod):
         x_IQD = x_MD.index_select(0, grid_IQ.flatten()).view(*grid_IQ.shape, -1)
         return split_heads(x_IQD, record.key_IHPd.shape[1])
 
+    def _patch_weights(self, looks: Looks, attention: Attention) -> Tensor:
+        """Over patches: the image's [CLS] is none."""
+        forward_IQN, backward_IQN = looks.forward_IQP[..., 1:], looks.backward_IQP[..., 1:]
+        return patch_weights(forward_IQN, backward_IQN, attention=attention, combination=self.combination)
+
     def guided_features(self, looks: Looks, phrases: Phrases, token_BPD: Tensor) -> Tensor:
         """The image as each phrase sees it: (M, E) unit rows (Eq. 8)."""
-        weight_IQP = patch_weights(
-            looks.forward_IQP[..., 1:],
-            looks.backward_IQP[..., 1:],
-            attention=self.attention,
-            combination=self.combination,
-        )
-        guided_IQD = weight_IQP.to(token_BPD.dtype) @ token_BPD[:, 1:]
+        weight_IQN = self._patch_weights(looks, self.attention)
+        guided_IQD = weight_IQN.to(token_BPD.dtype) @ token_BPD[:, 1:]
         assert phrases.per_image.image_flat_N is not None
         guided_MD = guided_IQD.flatten(0, 1).index_select(0, phrases.per_image.image_flat_N)
         return self.online.image_feature(guided_MD[:, None])
@@ -213,14 +254,13 @@ class LaipMethod(AlbefMethod):
         table, first = phrases.table, 3 * batch.num_pairs
         weight_M = torch.from_numpy(table.weight_M).to(self.device, non_blocking=True)
         losses: dict[str, Tensor] = {}
-        score: Tensor | None = None
-        if self.weights["mpm"] or self.attention != "forward":
-            logit_MV, label_M = self.masked_words(phrases, crossed, first=first)
-            score = logit_MV.gather(1, label_M[:, None]).sum() if self.attention != "forward" else None
-            if self.weights["mpm"]:
-                losses["mpm"] = (weight_M * F.cross_entropy(logit_MV.float(), label_M, reduction="none")).sum()
+        logit_MV: Tensor | None = None
+        if self.weights["mpm"]:
+            logit_MV = self.masked_words(phrases, crossed, first=first)
+            (label_M,) = upload([table.label_M], self.device)
+            losses["mpm"] = (weight_M * F.cross_entropy(logit_MV.float(), label_M, reduction="none")).sum()
         if self.weights["bidir"]:
-            looks = self.look(phrases, crossed, score, first=first)
+            looks = self.look(phrases, crossed, first=first, logit_MV=logit_MV)
             losses["bidir"] = self._bidirectional_loss(batch, encoded, phrases, looks, weight_M)
         # full() is a fill on the device; tensor() would be a copy that waits for it
         return losses | {"phrases": torch.full((), table.num_phrases / batch.num_pairs, device=self.device)}

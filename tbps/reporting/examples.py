@@ -9,8 +9,10 @@ from torch import nn
 from tbps.data.captions import CaptionEncoder
 from tbps.data.pairs import EvaluationSet
 from tbps.methods.aga import AgaMethod
+from tbps.methods.laip import LaipMethod
 from tbps.methods.mars import MarsMethod
 from tbps.reporting.masked_words import write_masked_words
+from tbps.reporting.phrase_maps import write_phrase_maps
 from tbps.reporting.reconstruct import reconstruct
 from tbps.reporting.reconstructions import write_reconstructions
 
@@ -24,7 +26,8 @@ def write_examples(
     *,
     image_px: tuple[int, int],
 ) -> None:
-    """Write into `report/` what this method has to show: MARS rebuilt pictures, AGA masked words; others nothing.
+    """Write into `report/` what this method has to show: MARS rebuilt pictures, AGA masked words, LAIP what its
+    phrases look at; others nothing.
 
     name: the stem of the results file that it belongs to.
     """
@@ -32,3 +35,5 @@ def write_examples(
         write_reconstructions(run_folder, reconstruct(method, evaluation_set, encoder, image_px=image_px))
     if isinstance(method, AgaMethod) and method.mrtd_head is not None:
         write_masked_words(run_folder, name, method, evaluation_set, encoder, image_px=image_px)
+    if isinstance(method, LaipMethod) and method.weights["bidir"]:
+        write_phrase_maps(run_folder, name, method, evaluation_set, encoder, image_px=image_px)

@@ -22,7 +22,7 @@ from tbps.data.pairs import EvaluationSet
 from tbps.data.views import normalise_pixels
 from tbps.data.vocabulary import Vocabulary
 from tbps.methods.aga import AgaMethod
-from tbps.reporting.shown_pairs import ShownPairs, read_pairs, spread_queries
+from tbps.reporting.shown_pairs import ShownPairs, read_pairs, spread_queries, text_of
 from tbps.reporting.thumbnail import thumbnail
 from tbps.training.atomic_file import write_json
 
@@ -112,8 +112,8 @@ def join_pieces(
     starts = [place for place, piece in enumerate(pieces) if place == 0 or not piece.startswith("##")]
     return [
         Word(
-            text=_joined(pieces[start:end]),
-            enriched=_joined(enriched[start:end]),
+            text=text_of(pieces[start:end]),
+            enriched=text_of(enriched[start:end]),
             pieces=end - start,
             masked_pieces=sum(masked[start:end]),
             vacuous=vacuous[start],
@@ -172,10 +172,6 @@ def training_step(method: AgaMethod, shown: ShownPairs) -> tuple[Batch, Draws]:
     draws = stack_draws(method.draw_spec, drawn, length=shown.captions.token_ids_BL.shape[1])
     # Below any share of captions to be enriched but none.
     return batch, replace(draws, pair_BU=torch.zeros_like(draws.pair_BU))  # type: ignore[arg-type]
-
-
-def _joined(pieces: Sequence[str]) -> str:
-    return "".join(piece[2:] if piece.startswith("##") else f" {piece}" for piece in pieces).strip()
 
 
 def _example(evaluation_set: EvaluationSet, query: int, words: Sequence[Word]) -> dict[str, Any]:

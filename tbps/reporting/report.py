@@ -17,6 +17,7 @@ from tbps.reporting.chart import Chart, make_chart
 from tbps.reporting.curves import Curves, read_curves
 from tbps.reporting.gallery import FOLDER
 from tbps.reporting.masked_words import FILE as MASKED_WORDS
+from tbps.reporting.phrase_maps import FILE as PHRASE_MAPS
 from tbps.reporting.reconstructions import FILE as RECONSTRUCTIONS
 from tbps.reporting.results import PURPOSES, final_metrics, metric_rows, read_results, rule_in_words
 from tbps.reporting.tables import METRICS
@@ -64,6 +65,7 @@ def write_report(run_folder: Path) -> Path:
         galleries=_galleries(run_folder),
         group_meaning=GROUP_MEANING,
         reconstructions=_read_json(run_folder / FOLDER / RECONSTRUCTIONS, default=[]),
+        phrase_maps=_read_json(run_folder / FOLDER / PHRASE_MAPS, default=None),
         masked_words=_read_json(run_folder / FOLDER / MASKED_WORDS, default=None),
     )
     file = run_folder / FOLDER / FILE

@@ -55,3 +55,8 @@ def read_pairs(
         captions=make_captions(encoder.encode_many(texts, keys)),
         pixels_BCHW=torch.stack(pixels),
     )
+
+
+def text_of(pieces: Sequence[str]) -> str:
+    """Word pieces as words."""
+    return "".join(piece[2:] if piece.startswith("##") else f" {piece}" for piece in pieces).strip()

@@ -42,7 +42,7 @@ def test_rerank() -> None:
 
 @pytest.mark.slow
 def test_methods() -> None:
-    printed = run("methods.py", "--methods", "rasa", "aga", "--pairs", "4", "--image-px", "32", "32", "--rounds", "1")
+    printed = run("method_steps.py", "--methods", "rasa", "aga", "--pairs", "4", "--image-px", "32", "32", "--rounds", "1")
     assert [line.split(":")[1] for line in printed.splitlines()[:2]] == [" rasa", " aga"]
     table = [line.split() for line in printed.splitlines()[-2:]]
     assert [row[0] for row in table] == ["rasa", "aga"]
@@ -53,7 +53,7 @@ def test_methods() -> None:
 
 
 def test_fewer_than_two_pairs_are_refused() -> None:
-    done = subprocess.run([sys.executable, BENCHMARKS / "methods.py", "--pairs", "1"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, BENCHMARKS / "method_steps.py", "--pairs", "1"], capture_output=True, text=True)
     assert done.returncode == 2
     assert "--pairs is 1, expected 2 or more" in done.stderr
 

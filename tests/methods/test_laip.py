@@ -29,6 +29,7 @@ from tbps.config.methods import Laip, LaipWeights
 from tbps.data.batch import Batch, Draws
 from tbps.methods.packed_calls import CrossSequences, cross_encode, sequences
 from tbps.nn.packing import lay_out
+from tbps.objectives.bidirectional_attention import patch_weights
 
 CROSS_LAYERS = 4
 DEEP = replace(LAIP, bert=replace(BERT, layers=1 + CROSS_LAYERS), attention_layer=2)
@@ -110,8 +111,7 @@ def looks_of(method: Any, batch: Batch, draws: Draws, layer: int) -> tuple[Any, 
         shown=CrossSequences.join([shown]),
         record_layer=layer,
     )
-    logit_MV, label_M = method.masked_words(phrases, crossed, first=0)
-    looks = method.look(phrases, crossed, logit_MV.gather(1, label_M[:, None]).sum(), first=0)
+    looks = method.look(phrases, crossed, first=0)
     flat = phrases.per_image.image_flat_N
     return tuple(x.flatten(0, 1).index_select(0, flat) for x in (looks.forward_IQP, looks.backward_IQP))
 
@@ -341,3 +341,21 @@ def test_settings_that_cannot_be_are_refused() -> None:
         LaipWeights(itm=0)
     with pytest.raises(ValueError, match=r"method.padding is 'official', expected 'packed'"):
         Laip(padding="official")
+
+
+def test_maps_for_the_report_are_the_weights_of_the_loss() -> None:
+    """In evaluation mode and without gradients; the last word of a phrase is masked."""
+    method = build(DEEP).eval()
+    batch, draws = make_step(method.draw_spec)
+    with torch.no_grad():
+        found = method.phrase_maps(batch.image_BCHW, batch.own)
+    assert draws.token_BUL is not None
+    draws.token_BUL.fill_(0.999999)
+    forward_MP, backward_MP = looks_of(method, batch, draws, DEEP.attention_layer)
+    assert [len(phrase.ids) - 1 for phrase in phrases_of(batch, draws)] == found.table.position_M.tolist()
+    for name, attention in (("forward", "forward"), ("backward", "backward"), ("weights", "both")):
+        expected = patch_weights(
+            forward_MP[None, :, 1:], backward_MP[None, :, 1:], attention=attention, combination="product"
+        )
+        assert torch.allclose(found.maps_MN[name], expected[0], atol=1e-5), name
+        assert not found.maps_MN[name].requires_grad

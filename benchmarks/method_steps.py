@@ -1,6 +1,6 @@
 """Step time and peak memory of the methods side by side, each next to the first one named.
 
-    python benchmarks/methods.py [--methods rasa aga] [--pairs 4] [--image-px 384 384] [--rounds 3] [--steps 1]
+    python benchmarks/method_steps.py [--methods rasa aga laip] [--pairs 4] [--image-px 384 384] [--rounds 3] [--steps 1]
 
 A measurement is a process of its own, and the methods take turns in every round; medians of the rounds are shown. It builds
 a method of real size with random weights (ViT-B/16, 12-layer BERT, queue of 65536), takes one step to warm up, and times the
@@ -105,7 +105,9 @@ def show(names: list[str], rounds: int) -> None:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=["rasa", "aga"], help="the first is compared with")
+    parser.add_argument(
+        "--methods", nargs="+", choices=METHODS, default=["rasa", "aga", "laip"], help="the first is compared with"
+    )
     parser.add_argument("--pairs", type=int, default=4, help="pairs of the batch (default 4; the papers: 13)")
     parser.add_argument("--image-px", type=int, nargs=2, default=(384, 384), help="height and width (default 384 384)")
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each method (default 3)")

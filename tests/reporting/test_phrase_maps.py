@@ -1,0 +1,90 @@
+"""What LAIP's phrases look at: pictures, phrases in words, the page."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from filled_run import fill_run
+from PIL import Image
+from small_retrieval import IMAGE_PX, small_encoder, small_method, write_split
+
+from tbps.config.methods import Laip, LaipWeights
+from tbps.data.captions import CaptionEncoder
+from tbps.data.chunks import BuiltinChunker
+from tbps.data.pairs import EvaluationSet
+from tbps.reporting.examples import write_examples
+from tbps.reporting.phrase_maps import heated
+from tbps.reporting.report import write_report
+
+
+@pytest.fixture(scope="module")
+def split(tmp_path_factory: pytest.TempPathFactory) -> tuple[EvaluationSet, CaptionEncoder]:
+    root = tmp_path_factory.mktemp("split")
+    encoder = small_encoder(root)
+    encoder.chunker = BuiltinChunker()
+    return write_split(root), encoder
+
+
+def test_heat_is_where_the_weights_are() -> None:
+    image = np.full((40, 20, 3), 100, np.uint8)
+    weight = np.zeros((4, 2), np.float32)
+    weight[3, 1] = 0.01  # the largest is full heat however small
+    picture = heated(image, weight).astype(int)
+    assert picture.shape == (40, 20, 3)
+    assert picture[38, 18].tolist() == [round(100 * 0.3 + 255 * 0.7), round(100 * 0.3 + 64 * 0.7), 30]
+    assert (picture[:25] == 100).all() and (picture[:, :5] == 100).all()
+    assert (heated(image, np.zeros((4, 2), np.float32)) == 100).all()
+
+
+def test_the_page_shows_each_phrase_with_its_maps(tmp_path: Path, split: tuple[EvaluationSet, CaptionEncoder]) -> None:
+    evaluation_set, encoder = split
+    fill_run(tmp_path / "run")
+    assert "What phrases look at" not in write_report(tmp_path / "run").read_text()
+    method = small_method(encoder, kind=Laip, attention_layer=1)
+    write_examples(tmp_path / "run", "final-here-test", method, evaluation_set, encoder, image_px=IMAGE_PX)
+    file = tmp_path / "run/report/phrase_maps.json"
+    found = json.loads(file.read_text())
+    assert len(found["captions"]) == 6 and found["layer"] == 1
+    first = found["captions"][0]
+    assert first["caption"] == evaluation_set.query_caption(0)
+    assert [phrase["words"] for phrase in first["phrases"]] == ["red shirt", "red trousers", "red shoes"]
+    assert [phrase["masked"] for phrase in first["phrases"]] == ["shirt", "trousers", "shoes"]
+    for phrase in first["phrases"]:
+        assert list(phrase["maps"]) == ["forward", "backward", "bidirectional"]
+        pictures = {title: base64.b64decode(picture) for title, picture in phrase["maps"].items()}
+        assert len(set(pictures.values())) == 3
+        assert Image.open(io.BytesIO(pictures["forward"])).size == (IMAGE_PX[1], IMAGE_PX[0])
+    first["phrases"][0]["words"] = "<b>red</b>"
+    file.write_text(json.dumps(found))
+    page = write_report(tmp_path / "run").read_text()
+    assert "&lt;b&gt;red&lt;/b&gt;" in page and "<b>red" not in page and "final-here-test" in page
+    assert page.count(">bidirectional</div>") == sum(len(item["phrases"]) for item in found["captions"])
+
+
+def test_forward_attention_alone_has_one_map(tmp_path: Path, split: tuple[EvaluationSet, CaptionEncoder]) -> None:
+    evaluation_set, encoder = split
+    method = small_method(encoder, kind=Laip, attention_layer=2, attention="forward", weights=LaipWeights(mpm=0))
+    write_examples(tmp_path, "x", method, evaluation_set, encoder, image_px=IMAGE_PX)
+    found = json.loads((tmp_path / "report/phrase_maps.json").read_text())
+    assert {tuple(phrase["maps"]) for item in found["captions"] for phrase in item["phrases"]} == {("forward",)}
+
+
+def test_captions_without_a_phrase_say_so(tmp_path: Path, split: tuple[EvaluationSet, CaptionEncoder]) -> None:
+    evaluation_set, encoder = split
+    plain = CaptionEncoder(encoder.vocabulary, max_words=50, max_tokens=24, punctuation="space", chunker=None)
+    fill_run(tmp_path / "run")
+    method = small_method(encoder, kind=Laip, attention_layer=1)
+    write_examples(tmp_path / "run", "x", method, evaluation_set, plain, image_px=IMAGE_PX)
+    assert write_report(tmp_path / "run").read_text().count("This caption has no noun phrase.") == 6
+
+
+def test_without_attention_there_is_nothing_to_show(tmp_path: Path, split: tuple[EvaluationSet, CaptionEncoder]) -> None:
+    evaluation_set, encoder = split
+    method = small_method(encoder, kind=Laip, weights=LaipWeights(bidir=0))
+    write_examples(tmp_path, "x", method, evaluation_set, encoder, image_px=IMAGE_PX)
+    assert not list(tmp_path.iterdir())
