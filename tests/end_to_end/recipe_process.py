@@ -19,7 +19,7 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["tbps.run", "torch._dynamo"])
 
 
-def _run(arguments: list[str], log: str, largest_file: int) -> None:
+def _run(recipe: str, arguments: list[str], log: str, largest_file: int) -> None:
     os.setsid()  # a group of its own, so that the loader workers are killed with it
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
@@ -28,13 +28,13 @@ def _run(arguments: list[str], log: str, largest_file: int) -> None:
     multiprocessing.set_start_method("fork", force=True)  # as in a shell, for the loader workers
     if largest_file:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
-    sys.argv = ["recipes/mars.py", *arguments]
-    runpy.run_path(str(REPOSITORY / "recipes/mars.py"), run_name="__main__")
+    sys.argv = [f"recipes/{recipe}.py", *arguments]
+    runpy.run_path(str(REPOSITORY / sys.argv[0]), run_name="__main__")
 
 
-def start(arguments: list[str], log: Path, *, largest_file: int = 0) -> ForkServerProcess:
-    """`python recipes/mars.py <arguments>`; what it prints is appended to `log`. largest_file: bytes, as on a full disk."""
-    process = _CONTEXT.Process(target=_run, args=(arguments, str(log), largest_file))
+def start(arguments: list[str], log: Path, *, recipe: str = "mars", largest_file: int = 0) -> ForkServerProcess:
+    """`python recipes/<recipe>.py <arguments>`; prints are appended to `log`. largest_file: bytes, as on a full disk."""
+    process = _CONTEXT.Process(target=_run, args=(recipe, arguments, str(log), largest_file))
     process.start()
     return process
 
@@ -51,9 +51,9 @@ def kill_group(process: ForkServerProcess) -> bool:
     return was_alive and process.exitcode == -signal.SIGKILL
 
 
-def finish(arguments: list[str], log: Path, *, largest_file: int = 0) -> int | None:
+def finish(arguments: list[str], log: Path, *, recipe: str = "mars", largest_file: int = 0) -> int | None:
     """Run to the end; the exit status."""
-    process = start(arguments, log, largest_file=largest_file)
+    process = start(arguments, log, recipe=recipe, largest_file=largest_file)
     process.join(120)
     return process.exitcode
 

@@ -22,6 +22,7 @@ from tbps.training.run_folder import RunFolder
 from tbps.training.selection import best_checkpoint
 
 STEPS, CAPTIONS = 100, 100
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("trained aga")]  # trained once
 
 
 def _batch(run_folder: Path) -> Batch:
@@ -62,7 +63,6 @@ def run_folder(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return runs / "aga" / "tiny"
 
 
-@pytest.mark.slow
 def test_attention_leaves_vacuous_words_alone(run_folder: Path) -> None:
     run, batch = RunFolder(run_folder).read_run(), _batch(run_folder)
     method: Any = run.method.build(image_px=run.data.image_px)
@@ -82,7 +82,6 @@ def test_attention_leaves_vacuous_words_alone(run_folder: Path) -> None:
     assert share < 0.85 * random_share
 
 
-@pytest.mark.slow
 def test_the_report_shows_masked_words_and_enriched_captions(run_folder: Path) -> None:
     """Of the 48 test captions, from the run folder alone."""
     found = json.loads((run_folder / "report/masked_words.json").read_text())

@@ -28,10 +28,10 @@ class Undisturbed:
     duration_s: float
 
 
-def _arguments(world: World, runs: Path) -> list[str]:
+def _arguments(world: World, runs: Path, *, recipe: str = "mars") -> list[str]:
     """Validations after steps 4 or 5, 9 and 12, checkpoints every 4 steps as well, the test at the end."""
     changes = ["--schedule.epochs", "3", "--loop.save-steps", "4", "--loop.log-steps", "1", "--data.workers", "1"]
-    return ["tiny", *world.overrides(runs, max_steps=STEPS), *changes]
+    return ["tiny", *world.overrides(runs, recipe=recipe, max_steps=STEPS), *changes]
 
 
 def _files(run_folder: Path) -> dict[str, Any]:
@@ -54,13 +54,22 @@ def _assert_same(run_folder: Path, undisturbed: Undisturbed) -> None:
         assert found[what] == value, what
 
 
-@pytest.fixture(scope="module")
-def undisturbed(world: World, tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
-    runs = tmp_path_factory.mktemp("undisturbed")
+def _leave_undisturbed(world: World, runs: Path, *, recipe: str = "mars") -> Undisturbed:
     finish(["tiny", "--runs", str(runs), "--data.root", "/nowhere"], runs / "log")  # waits for the server's imports
     began = time.monotonic()
-    assert finish(_arguments(world, runs), runs / "log") == 0, (runs / "log").read_text()
-    return Undisturbed(runs / "mars/tiny", time.monotonic() - began)
+    status = finish(_arguments(world, runs, recipe=recipe), runs / "log", recipe=recipe)
+    assert status == 0, (runs / "log").read_text()
+    return Undisturbed(runs / recipe / "tiny", time.monotonic() - began)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(world: World, tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    return _leave_undisturbed(world, tmp_path_factory.mktemp("undisturbed"))
+
+
+def _newest(checkpoints: Path) -> int:
+    """The step of the last one, 0 where there is none."""
+    return max((int(folder.name[-8:]) for folder in checkpoints.glob("step-*")), default=0)
 
 
 def _use_the_same_library(run_folder: Path, undisturbed: Undisturbed) -> None:
@@ -82,13 +91,34 @@ def test_killed_ten_times_at_random_moments(world: World, tmp_path: Path, undist
         process.join(wait_s * patience)
         killed += kill_group(process)
         # A machine that got busier since the undisturbed run may not reach the next save in time: wait longer then.
-        newest = max((int(folder.name[-8:]) for folder in checkpoints.glob("step-*")), default=0)
+        newest = _newest(checkpoints)
         patience, saved = (1.0 if newest > saved else patience * 1.5), newest
         if number == 0:
             _use_the_same_library(tmp_path / "mars/tiny", undisturbed)
     assert finish(arguments, log) == 0, log.read_text()
     assert killed >= 3 and "steps done)" in log.read_text()
     _assert_same(tmp_path / "mars/tiny", undisturbed)
+
+
+@pytest.mark.slow
+def test_aga_killed_at_random_moments(world: World, tmp_path: Path) -> None:
+    """It has draws of its own, and masks by what the twin's weights attend to."""
+    (tmp_path / "whole").mkdir()
+    undisturbed = _leave_undisturbed(world, tmp_path / "whole", recipe="aga")
+    arguments, moments = _arguments(world, tmp_path, recipe="aga"), random.Random(7)
+    run_folder, log = tmp_path / "aga/tiny", tmp_path / "log"
+    run_folder.mkdir(parents=True)
+    _use_the_same_library(run_folder, undisturbed)
+    for step in (4, 8):
+        process = start(arguments, log, recipe="aga")
+        while process.is_alive() and _newest(run_folder / "checkpoints") < step:
+            time.sleep(0.001)
+        process.join(moments.uniform(0, 0.2) * undisturbed.duration_s)
+        assert kill_group(process), f"ended before it could be killed after step {step}:\n{log.read_text()}"
+    assert finish(arguments, log, recipe="aga") == 0, log.read_text()
+    _assert_same(run_folder, undisturbed)
+    words = [folder / "report/masked_words.json" for folder in (run_folder, undisturbed.run_folder)]
+    assert words[0].read_bytes() == words[1].read_bytes()
 
 
 @dataclass(frozen=True)
