@@ -10,9 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from small_world import RECIPES, World, assert_one_sentence, call, metrics, run_recipe
 
 from tbps.command import main
+from tbps.training.checkpoint import read_tensors
 
 HELP_S = 0.5
 VARIANTS = [(recipe, variant) for recipe in RECIPES for variant in importlib.import_module(f"recipes.{recipe}").VARIANTS]
@@ -123,6 +125,33 @@ def test_tiny_trains_evaluates_and_reports(
     assert f"all 3 steps of {run_folder} are done, nothing is trained again" in caplog.text
     assert "step 3/3" not in caplog.text
     assert _files(run_folder) == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["aga"])
+def test_activation_checkpointing_changes_no_loss(recipe: str, world: World, tmp_path: Path) -> None:
+    words = ["tiny", *world.overrides(tmp_path, recipe=recipe), "--evaluation.test", "False"]
+    assert run_recipe(recipe, *words, "--name", "plain") == 0
+    assert run_recipe(recipe, *words, "--name", "less-memory", "--loop.activation-checkpointing", "True") == 0
+    plain, found = (metrics(tmp_path / recipe / name) for name in ("plain", "less-memory"))
+    assert [line["step"] for line in plain[:3]] == [1, 2, 3]
+    for line, other in zip(found[:3], plain[:3], strict=True):
+        assert line == pytest.approx(other, rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["aga"])
+def test_bfloat16_trains_float32_weights_to_the_report(recipe: str, world: World, tmp_path: Path) -> None:
+    words = ["tiny", *world.overrides(tmp_path, recipe=recipe)]
+    assert run_recipe(recipe, *words, "--name", "fp32", "--evaluation.test", "False") == 0
+    done = call(sys.executable, f"recipes/{recipe}.py", *words, "--name", "bf16", "--loop.precision", "bf16")
+    assert done.returncode == 0, done.stderr
+    half, full = ([line["loss"] for line in metrics(tmp_path / recipe / name)[:3]] for name in ("bf16", "fp32"))
+    assert half[0] != full[0] and half == pytest.approx(full, rel=0.03)
+    weights = read_tensors(tmp_path / recipe / "bf16/checkpoints/step-00000003/model.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float32, torch.int64}
+    results = json.loads((tmp_path / recipe / "bf16/results/final-cuhk-pedes-test.json").read_text())
+    assert results["precision"] == "bf16" and (tmp_path / recipe / "bf16/report/report.html").exists()
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -48,8 +49,8 @@ def test_bfloat16_autocast_is_near_float32(config: Config) -> None:
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-def test_activation_checkpointing_changes_nothing(config: Config) -> None:
-    outcomes = []
+def test_activation_checkpointing_changes_memory_and_nothing_else(config: Config) -> None:
+    outcomes, kept_bytes = [], []
     for on in (False, True):
         method = build(replace(config, bert=replace(config.bert, dropout=0.2)))
         method.set_activation_checkpointing(on)
@@ -57,13 +58,22 @@ def test_activation_checkpointing_changes_nothing(config: Config) -> None:
         assert method.online.text_encoder.checkpointing == on
         batch, draws = make_step(method.draw_spec)
         torch.manual_seed(3)  # dropout falls alike
-        losses = method(batch, draws)
+        kept: dict[int, int] = {}  # bytes by address: what two operators keep counts once
+        with torch.autograd.graph.saved_tensors_hooks(partial(_remember, kept), lambda tensor: tensor):
+            losses = method(batch, draws)
+        kept_bytes.append(sum(kept.values()))
         total_loss(method, losses).backward()
         outcomes.append((losses, gradients(method)))
+    assert kept_bytes[1] < kept_bytes[0] / 2
     for name, value in outcomes[0][0].items():
         assert torch.equal(value, outcomes[1][0][name]), name
     for name, gradient in outcomes[0][1].items():
         assert torch.allclose(gradient, outcomes[1][1][name], atol=1e-6), name
+
+
+def _remember(kept: dict[int, int], tensor: Tensor) -> Tensor:
+    kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+    return tensor
 
 
 @pytest.mark.parametrize(("epoch", "alpha"), [(0.0, 0.0), (0.25, 0.1), (1.0, 0.4), (7.5, 0.4)])
