@@ -1,0 +1,276 @@
+"""What the methods reach at equal steps: `tiny` of every recipe, several seeds, one synthetic CUHK-PEDES; mean +- std.
+
+    python benchmarks/methods.py [--recipes albef rasa aga laip mars] [--seeds 42 43 44] [--steps 400] [--at-a-time 2]
+
+Writes the world, trains ALBEF on a world of other people in COCO's format (recipes/pretrain_coco.py), fine-tunes every
+recipe with every seed from it as the papers do from ALBEF.pth, and writes benchmarks/methods.md. The last weights are
+tested: nothing is chosen on val or test. Interrupted, the same command goes on; what is finished is not trained again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from launch.planned_run import PlannedRun, check_folder, plan_run
+from launch.run_state import is_finished
+from tbps.config.run import Benchmark
+from tbps.data.annotations import read_annotations
+from tbps.reporting.results import read_results
+from tbps.reporting.summary import spread
+
+ROOT = Path(__file__).parents[1]
+IMAGE_PX = ("96", "48")
+WORLD = ("--image-px", *IMAGE_PX, "--twin-rate", "0.1", "--wrong-detail-rate", "0.02", "--no-parsing")
+BATCH_PAIRS = 32  # of every `tiny`
+# Ours: at the rate of `tiny`, 2e-3 without clipping, contrast by itself hardly learns within these steps.
+OPTIMISER = ("--optim.lr", "1e-3", "--optim.head-lr", "1e-3", "--optim.clip-norm", "1")
+SETTINGS = (*OPTIMISER, "--evaluation.every-epochs", "0", "--evaluation.selection", "last")
+METRICS = ("rank_1", "mAP")
+RANKINGS = ("coarse", "reranked")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """What is compared, and where its files lie."""
+
+    recipes: tuple[str, ...]
+    seeds: tuple[int, ...]
+    steps: int
+    pretrain_steps: int
+    identities: int
+    pretrain_images: int
+    at_a_time: int
+    folder: Path
+    overrides: tuple[str, ...]
+
+    @property
+    def cuhk_pedes(self) -> Path:
+        """What the methods are trained, and tested, on."""
+        return self.folder / "cuhk-pedes"
+
+    @property
+    def coco(self) -> Path:
+        """What they start from was trained on."""
+        return self.folder / "coco"
+
+    @property
+    def start(self) -> Path:
+        """Run folder of the pretrained ALBEF."""
+        return self.folder / "runs" / "pretrain_coco" / "start"
+
+    def run_folder(self, recipe: str, seed: int) -> Path:
+        """Of one run."""
+        return self.folder / "runs" / recipe / f"seed-{seed}"
+
+    def plan_start(self) -> PlannedRun:
+        """ALBEF by ITC and ITM: what stands for ALBEF.pth."""
+        return self._plan("pretrain_coco", self.start.name, self.coco, "coco", self.pretrain_steps)
+
+    def plan_runs(self) -> list[PlannedRun]:
+        """Every recipe with the first seed, then with the next."""
+        more = (*(("--start.weights", str(self.start)) if self.pretrain_steps else ()), *self.overrides)
+        return [
+            self._plan(recipe, f"seed-{seed}", self.cuhk_pedes, "cuhk-pedes", self.steps, "--loop.seed", str(seed), *more)
+            for seed in self.seeds
+            for recipe in self.recipes
+        ]
+
+    def _plan(self, recipe: str, name: str, root: Path, benchmark: Benchmark, steps: int, *overrides: str) -> PlannedRun:
+        """`tiny` of a recipe for so many steps. ValueError where the folder holds a run of other settings."""
+        vocabulary = self.folder / "vocab.txt"
+        num_words = len(vocabulary.read_text(encoding="utf-8").splitlines())  # a small world has fewer than `tiny` expects
+        num_pairs = len(read_annotations(root, benchmark).split("train").caption)
+        settings = ["--runs", self.folder / "runs", "--name", name, "--data.root", root]
+        settings += ["--data.captioning.vocabulary", vocabulary, "--method.bert.vocabulary-size", num_words]
+        settings += ["--data.batch-pairs", BATCH_PAIRS, "--schedule.epochs", steps * BATCH_PAIRS / num_pairs]
+        settings += ["--loop.tensorboard", False, *SETTINGS]
+        planned = plan_run(str(ROOT / "recipes" / f"{recipe}.py"), "tiny", [*map(str, settings), *overrides])
+        check_folder(planned)
+        return planned
+
+    def train(self, planned: PlannedRun) -> None:
+        """In a process of its own, where it is not done."""
+        if not is_finished(planned.folder, planned.run):
+            log = self.folder / "logs" / f"{planned.run.recipe}-{planned.run.name}.log"
+            call([sys.executable, *planned.arguments], log=log)
+
+    def train_all(self) -> None:
+        """What they start from first, and its score as it is; then every run, some at a time. A failure begins no more."""
+        runs = self.plan_runs()
+        if self.pretrain_steps:
+            self.train(self.plan_start())
+            if not (self.start / "results" / "zero-shot-cuhk-pedes-test.json").exists():
+                tbps("evaluate", str(self.start), "--on", "cuhk-pedes", "--root", str(self.cuhk_pedes))
+        with ThreadPoolExecutor(self.at_a_time) as pool:
+            list(pool.map(self.train, runs))
+
+    def write_world(self) -> None:
+        """Both data sets and the vocabulary of their captions; whole ones are left as they are."""
+        for root, people, seed in ((self.cuhk_pedes, self.identities, "0"), (self.coco, self.pretrain_images, "1")):
+            words = ("synth", str(root), "--benchmark", root.name, "--identities", str(people), "--seed", seed, *WORLD)
+            if not is_complete(root, people):
+                tbps("data", *words)
+        if not (self.folder / "vocab.txt").exists():
+            tbps("data", "vocabulary", str(self.folder / "vocab.txt"), f"cuhk-pedes={self.cuhk_pedes}", f"coco={self.coco}")
+
+
+def is_complete(root: Path, people: int) -> bool:
+    """Whether a world was written to its end. ValueError: one of another size."""
+    marker = root / "synthetic_world.json"
+    if not marker.exists():
+        return False
+    world = json.loads(marker.read_text(encoding="utf-8"))
+    if world["num_identities"] != people:
+        raise ValueError(f"{root} holds {world['num_identities']} people, expected {people}; give another --folder")
+    return bool(world["complete"])
+
+
+def tbps(*arguments: str) -> None:
+    """A command of the console script."""
+    call([sys.executable, "-m", "tbps.command", *arguments])
+
+
+def call(command: Sequence[str], log: Path | None = None) -> None:
+    """Run a command in the repository. ValueError with the end of what it said where it fails."""
+    started = time.monotonic()
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    output: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    done = subprocess.run(command, cwd=ROOT, env=environment, check=False, **output)
+    if log is not None:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text(done.stdout, encoding="utf-8")
+    what = log.stem if log else shlex.join(command[2:6])
+    if done.returncode:
+        said = (done.stdout.strip().splitlines() or ["nothing"])[-1]
+        raise ValueError(
+            f"{what} ended with status {done.returncode}, saying last: {said}" + (f" (log: {log})" if log else "")
+        )
+    sys.stdout.write(f"{what}: {time.monotonic() - started:.0f} s\n")
+    sys.stdout.flush()
+
+
+def results_of(folder: Path, steps: int) -> dict[str, Any]:
+    """The test of one run on the world. ValueError where it was trained for another number of steps."""
+    results = next(results for results in read_results(folder) if results["benchmark"] == "cuhk-pedes")
+    if results["step"] != steps:
+        raise ValueError(
+            f"{folder} was tested after {results['step']} steps, expected {steps}; its schedule is not `epochs`"
+        )
+    return results
+
+
+def markdown(bench: Bench, command: str) -> str:
+    """The table with everything that decides its numbers."""
+    scored = {
+        recipe: [results_of(bench.run_folder(recipe, seed), bench.steps) for seed in bench.seeds] for recipe in bench.recipes
+    }
+    if bench.pretrain_steps:
+        scored["pretrain_coco, not fine-tuned"] = [results_of(bench.start, bench.pretrain_steps)]
+    one = scored[bench.recipes[0]][0]
+    rows = [row(name, [results["text_to_image"] for results in each]) for name, each in scored.items()]
+    chance = one["text_to_image"]["chance"]
+    rows.append(row("chance", [dict.fromkeys(RANKINGS, chance)]))
+    return PAGE.format(command=command, facts=facts(bench, one), rows="\n".join(rows))
+
+
+def row(name: str, each: Sequence[dict[str, Any]]) -> str:
+    """Mean and deviation of every number over seeds."""
+    cells = [spread([float(way[ranking][metric]) for way in each]) for ranking in RANKINGS for metric in METRICS]
+    return f"| {name} | {' | '.join(map(str, cells))} |"
+
+
+PAGE = """# The methods at equal steps on a synthetic world
+
+    {command}
+
+{facts}
+
+| recipe | rank-1, similarity | mAP, similarity | rank-1, re-ranked | mAP, re-ranked |
+|---|---|---|---|---|
+{rows}
+
+Text to image on the test split, 0-100; mean +- sample standard deviation over seeds. So small a world and so short a
+training say whether a method learns, not which is the best on real data: for that, see the papers' figures in README.md.
+"""
+
+
+def facts(bench: Bench, results: dict[str, Any]) -> str:
+    """What was trained and tested, in words; nothing about the machine's speed."""
+    size, versions = results["size"], results["versions"]
+    rule = results["text_to_image"]["reranked"]["rule"]
+    num_pairs = len(read_annotations(bench.cuhk_pedes, "cuhk-pedes").split("train").caption)
+    start = f"the same weights: ALBEF after {bench.pretrain_steps} steps on {bench.pretrain_images} images in COCO's format"
+    lines = [
+        f"- `tiny` of each recipe, {bench.steps} steps of {BATCH_PAIRS} pairs (of {num_pairs}), one process, fp32, the last"
+        f" weights; {' '.join(OPTIMISER)}" + (f"; {' '.join(bench.overrides)}" if bench.overrides else ""),
+        f"- seeds {', '.join(map(str, bench.seeds))}; all start from {start if bench.pretrain_steps else 'random weights'}",
+        f"- test: {size['captions']} captions, {size['images']} images, {size['identities']} people that training never saw;"
+        f" the best {rule['rerank_k']} images of a caption are re-ranked",
+        f"- Python {versions['python']}, torch {versions['torch']}",
+    ]
+    return "\n".join(lines)
+
+
+def read_arguments(arguments: Sequence[str]) -> tuple[Bench, Path]:
+    """What is compared and where the table goes; further words are overrides of every run."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--recipes", nargs="+", default=["albef", "rasa", "aga", "laip", "mars"], help="files of recipes/")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[42, 43, 44])
+    parser.add_argument("--steps", type=int, default=400, help="optimiser steps of every run")
+    parser.add_argument("--pretrain-steps", type=int, default=1500, help="of what they start from; 0 = random weights")
+    parser.add_argument("--identities", type=int, default=300, help="people of the world, three quarters to train on")
+    parser.add_argument("--pretrain-images", type=int, default=2500, help="images of the world in COCO's format")
+    parser.add_argument("--folder", type=Path, default=Path("runs/benchmark"), help="where worlds and runs lie")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/methods.md"), help="the table")
+    parser.add_argument("--at-a-time", type=int, default=2, help="runs at a time, one thread each")
+    given, overrides = parser.parse_known_args(arguments)
+    for name in ("steps", "at_a_time"):
+        if getattr(given, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} is {getattr(given, name)}, expected 1 or more")
+    for recipe in given.recipes:
+        if not (ROOT / "recipes" / f"{recipe}.py").is_file():
+            parser.error(f"recipes/{recipe}.py is not there; name files of recipes/ without .py")
+    bench = Bench(
+        recipes=tuple(given.recipes),
+        seeds=tuple(given.seeds),
+        at_a_time=given.at_a_time,
+        steps=given.steps,
+        pretrain_steps=given.pretrain_steps,
+        identities=given.identities,
+        pretrain_images=given.pretrain_images,
+        folder=given.folder.absolute(),
+        overrides=tuple(overrides),
+    )
+    return bench, given.out
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write the world, train, write the table; the exit status."""
+    bench, out = read_arguments(arguments)
+    try:
+        bench.write_world()
+        bench.train_all()
+        text = markdown(bench, shlex.join(["python", "benchmarks/methods.py", *arguments]))
+    except ValueError as error:
+        sys.stderr.write(f"methods.py: {error}\n")
+        return 2
+    out.write_text(text, encoding="utf-8")
+    sys.stdout.write(f"\n{text}\n{out}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,86 @@
+"""The comparison of methods at tiny size: its table says what the runs' results say, and it goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import methods
+import pytest
+
+SIZE = ("--recipes", "albef", "--steps", "3", "--pretrain-steps", "2", "--identities", "24", "--pretrain-images", "24")
+
+
+def run(tmp_path: Path, *words: str) -> int:
+    return methods.main([*words, "--folder", str(tmp_path / "bench"), "--out", str(tmp_path / "methods.md")])
+
+
+def results(file: Path) -> dict[str, Any]:
+    return json.loads(file.read_text())["text_to_image"]
+
+
+@pytest.mark.slow
+def test_table_and_what_is_done_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tmp_path, *SIZE, "--seeds", "7") == 0, capsys.readouterr().err
+    runs = tmp_path / "bench" / "runs"
+    config = json.loads((runs / "albef/seed-7/config.json").read_text())["run"]
+    assert config["start"]["weights"] == str(runs / "pretrain_coco/start") and config["loop"]["seed"] == 7
+    before = {file: file.read_bytes() for file in runs.rglob("*.json*") if "report" not in file.parts}
+    assert len({file.parents[1] for file in before if file.name.startswith("final-")}) == 2
+
+    assert run(tmp_path, *SIZE, "--seeds", "7", "8") == 0, capsys.readouterr().err
+    assert {file: file.read_bytes() for file in before} == before, "nothing is trained or scored again"
+    each = [results(runs / f"albef/seed-{seed}/results/final-cuhk-pedes-test.json") for seed in (7, 8)]
+    start = results(runs / "pretrain_coco/start/results/zero-shot-cuhk-pedes-test.json")
+    cells, alone, floor = [], [], []
+    for ranking in ("coarse", "reranked"):
+        for metric in ("rank_1", "mAP"):
+            values = [way[ranking][metric] for way in each]
+            cells.append(f"{statistics.mean(values):.2f} +- {statistics.stdev(values):.2f}")
+            alone.append(f"{start[ranking][metric]:.2f}")
+            floor.append(f"{each[0]['chance'][metric]:.2f}")
+    text = (tmp_path / "methods.md").read_text()
+    rows = (("albef", cells), ("pretrain_coco, not fine-tuned", alone), ("chance", floor))
+    assert "\n".join(f"| {name} | {' | '.join(numbers)} |" for name, numbers in rows) in text
+    assert "3 steps of 32 pairs (of " in text and "seeds 7, 8; all start from the same weights: ALBEF after 2 steps" in text
+    assert f"    python benchmarks/methods.py {' '.join(SIZE)} --seeds 7 8 --folder" in text
+
+
+def test_a_run_of_other_steps_is_no_part_of_the_table(tmp_path: Path) -> None:
+    folder = tmp_path / "albef/seed-7/results"
+    folder.mkdir(parents=True)
+    scored = {"format": 1, "purpose": "final", "benchmark": "cuhk-pedes", "step": 5}
+    (folder / "final-cuhk-pedes-test.json").write_text(json.dumps(scored))
+    assert methods.results_of(folder.parent, 5)["step"] == 5
+    with pytest.raises(ValueError, match="albef/seed-7 was tested after 5 steps, expected 3"):
+        methods.results_of(folder.parent, 3)
+
+
+def test_a_command_that_fails_is_told_in_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tmp_path, *SIZE, "--identities", "3") == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "num_identities is 3, expected at least 24" in error
+    assert not (tmp_path / "methods.md").exists()
+
+
+def test_a_world_of_another_size_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "bench/cuhk-pedes").mkdir(parents=True)
+    (tmp_path / "bench/cuhk-pedes/synthetic_world.json").write_text('{"num_identities": 30, "complete": true}')
+    assert run(tmp_path, *SIZE) == 2
+    assert "cuhk-pedes holds 30 people, expected 24; give another --folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--steps", "0"], "--steps is 0, expected 1 or more"),
+        (["--at-a-time", "0"], "--at-a-time is 0, expected 1 or more"),
+        (["--recipes", "alfeb"], "recipes/alfeb.py is not there; name files of recipes/ without .py"),
+    ],
+)
+def test_wrong_words_are_refused(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        methods.main([*SIZE, *words])
+    assert message in capsys.readouterr().err
