@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 import subprocess
 import time
@@ -119,6 +120,32 @@ def test_aga_killed_at_random_moments(world: World, tmp_path: Path) -> None:
     _assert_same(run_folder, undisturbed)
     words = [folder / "report/masked_words.json" for folder in (run_folder, undisturbed.run_folder)]
     assert words[0].read_bytes() == words[1].read_bytes()
+
+
+@pytest.mark.slow
+def test_laip_killed_before_and_after_the_boundary_of_its_stages(world: World, tmp_path: Path) -> None:
+    changes = ["--loop.save-steps", "1", "--loop.keep-checkpoints", str(STEPS), "--schedule.second-stage-epoch", "1.6"]
+    log = tmp_path / "log"
+    whole = [*_arguments(world, tmp_path / "whole", recipe="laip"), *changes]
+    assert finish(whole, log, recipe="laip") == 0, log.read_text()
+    boundary = re.search(r"the second stage begins after step (\d+)", log.read_text())
+    assert boundary is not None and 0 < int(boundary[1]) < STEPS - 1
+    undisturbed = Undisturbed(tmp_path / "whole/laip/tiny", 0.0)
+    run_folder, arguments = tmp_path / "laip/tiny", [*_arguments(world, tmp_path, recipe="laip"), *changes]
+    run_folder.mkdir(parents=True)
+    _use_the_same_library(run_folder, undisturbed)
+    # With the last step of the first stage saved, then with the first of the second.
+    for step in (int(boundary[1]), int(boundary[1]) + 1):
+        process = start(arguments, log, recipe="laip")
+        while process.is_alive() and _newest(run_folder / "checkpoints") < step:
+            time.sleep(0.001)
+        assert kill_group(process), log.read_text()
+        for later in range(step + 1, STEPS + 1):  # on a busy machine it got further before the kill
+            shutil.rmtree(run_folder / f"checkpoints/step-{later:08d}", ignore_errors=True)
+    assert finish(arguments, log, recipe="laip") == 0, log.read_text()
+    for step in (int(boundary[1]), int(boundary[1]) + 1):
+        assert f"step-{step:08d} ({step} steps done)" in log.read_text()
+    _assert_same(run_folder, undisturbed)
 
 
 @dataclass(frozen=True)
