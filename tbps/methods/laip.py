@@ -108,13 +108,13 @@ class LaipMethod(AlbefMethod):
         if not batch.last_stage:
             return {"itc": encoded.itc, "itm": self.match(batch, encoded) + self._idle_word_head(encoded)}
         phrases = self.read_phrases(batch, draws) if self.weights["bidir"] or self.weights["mpm"] else None
-        masked, label_BL = self._mask_captions(batch, draws)
+        masked, chosen_BL = self._mask_captions(batch, draws)
         crossed = self._cross(batch, encoded, phrases, masked)
         losses = {"itc": encoded.itc} | self._global_losses(batch, encoded, crossed)
         if phrases is not None:
             losses |= self._phrase_losses(batch, encoded, phrases, crossed)
         if masked is not None:
-            losses["mlm"] = self._masked_caption_loss(batch, masked, label_BL, crossed)
+            losses["mlm"] = self._masked_caption_loss(batch, masked, chosen_BL, crossed)
         return losses
 
     # -- phrases ---------------------------------------------------------------------------------------------------------
@@ -271,10 +271,9 @@ class LaipMethod(AlbefMethod):
         table = phrases.table
         caption_M, words_M = upload([table.caption_M, table.words_M], self.device)
         whole_M = phrases.packed.packing.first_S[: len(table.caption_M)]
-        with torch.autocast(self.device.type, enabled=False):
-            candidate_MM = phrase_candidates(
-                batch.identity_B.index_select(0, caption_M), caption_M // batch.group_pairs, words_M
-            )
+        candidate_MM = phrase_candidates(
+            batch.identity_B.index_select(0, caption_M), caption_M // batch.group_pairs, words_M
+        )
         image_ME = self.guided_features(looks, phrases, encoded.token_BPD)
         phrase_ME = self.online.caption_feature(phrases.hidden_ND.index_select(0, whole_M))
         with torch.autocast(self.device.type, enabled=False):

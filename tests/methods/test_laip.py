@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -27,6 +28,9 @@ from torch import Tensor
 
 from tbps.config.methods import Laip, LaipWeights
 from tbps.data.batch import Batch, Draws
+from tbps.data.captions import CaptionEncoder, make_captions
+from tbps.data.chunks import BuiltinChunker
+from tbps.data.vocabulary import load_tokenizer, train_vocabulary
 from tbps.methods.packed_calls import CrossSequences, cross_encode, sequences
 from tbps.nn.packing import lay_out
 from tbps.objectives.bidirectional_attention import patch_weights
@@ -331,6 +335,25 @@ def test_all_attention_on_the_class_token_of_the_image() -> None:
         looks_at_cls.query.weight.mul_(1e4)
         looks_at_cls.key_value.weight.mul_(1e4)
     assert_finite(method, batch, draws)
+
+
+def test_stop_words_alone_and_a_phrase_cut_by_the_cap(tmp_path: Path) -> None:
+    """Read by the real encoder: the first caption has no phrase, the second loses the one that does not fit whole."""
+    texts = ["she is on the and of it", "a red shirt with long black trousers", "a tall man in white shoes", "a blue hat"]
+    train_vocabulary(texts, size=120, path=tmp_path / "vocab.txt")
+    vocabulary = load_tokenizer(str(tmp_path / "vocab.txt"))
+    whole = CaptionEncoder(vocabulary, max_words=50, max_tokens=40, punctuation="space", chunker=BuiltinChunker())
+    tokens = [len(whole.encode(text, "key").token_ids) for text in texts]
+    cut = CaptionEncoder(vocabulary, max_words=50, max_tokens=tokens[1] - 1, punctuation="space", chunker=BuiltinChunker())
+    encoded = cut.encode_many(texts, texts)
+    assert [caption.num_chunks for caption in encoded] == [0, 1, 2, 1] and encoded[1].num_dropped_chunks == 1
+    bert = replace(BERT, vocabulary_size=vocabulary.size, cls_id=vocabulary.cls_id, mask_id=vocabulary.mask_id)
+    method = build(replace(LAIP, bert=bert))
+    captions = make_captions(encoded)
+    batch, draws = make_step(method.draw_spec, identities=(1, 2, 3, 4), longest=max(captions.lengths))
+    draws.token_BUL = torch.rand(4, 1, captions.token_ids_BL.shape[1], dtype=torch.float64)
+    losses = assert_finite(method, replace(batch, own=captions, paired=captions), draws)
+    assert losses["phrases"].item() == 1.0 and losses["bidir"] > 0
 
 
 def test_settings_that_cannot_be_are_refused() -> None:
