@@ -175,6 +175,12 @@ def _benchmark(command: str, trial: Trial) -> None:
     assert len(done.stdout.splitlines()) >= 3
 
 
+def _compare_methods(command: str, trial: Trial) -> None:
+    """tests/benchmarks runs it; here, that README's words are all it needs."""
+    done = call(sys.executable, *command.split()[1:], "--help")
+    assert done.returncode == 0 and "--seeds" in done.stdout, done.stderr
+
+
 def _doctor(command: str, trial: Trial) -> None:
     """Good or bad is this machine's affair; that it says so, and of what, is ours."""
     words = trial.words(command)
@@ -260,6 +266,7 @@ HOW: dict[str, Callable[[str, Trial], None]] = {
     "accelerate launch --config_file launch/accelerate/multi_node.yaml --machine_rank 0 --main_process_ip HOST"
     " recipes/mars.py cuhk-pedes --data.batch-pairs 64": _train,
     "accelerate launch --config_file launch/accelerate/zero2.yaml recipes/mars.py cuhk-pedes --data.batch-pairs 32": _train,
+    "python benchmarks/methods.py": _compare_methods,
     "python benchmarks/step.py": _benchmark,
     "python benchmarks/methods.py": _benchmark,
     "python benchmarks/rerank.py": _benchmark,
