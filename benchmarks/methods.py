@@ -37,6 +37,7 @@ BATCH_PAIRS = 32  # of every `tiny`
 # Ours: at the rate of `tiny`, 2e-3 without clipping, contrast by itself hardly learns within these steps.
 OPTIMISER = ("--optim.lr", "1e-3", "--optim.head-lr", "1e-3", "--optim.clip-norm", "1")
 SETTINGS = (*OPTIMISER, "--evaluation.every-epochs", "0", "--evaluation.selection", "last")
+LAIP_FIRST_STAGE = 30 / 45  # share of the epochs (LAIP, Sec. III-A)
 METRICS = ("rank_1", "mAP")
 RANKINGS = ("coarse", "reranked")
 
@@ -94,7 +95,10 @@ class Bench:
         num_pairs = len(read_annotations(root, benchmark).split("train").caption)
         settings = ["--runs", self.folder / "runs", "--name", name, "--data.root", root]
         settings += ["--data.captioning.vocabulary", vocabulary, "--method.bert.vocabulary-size", num_words]
-        settings += ["--data.batch-pairs", BATCH_PAIRS, "--schedule.epochs", steps * BATCH_PAIRS / num_pairs]
+        epochs = steps * BATCH_PAIRS / num_pairs
+        settings += ["--data.batch-pairs", BATCH_PAIRS, "--schedule.epochs", epochs]
+        if recipe == "laip":
+            settings += ["--schedule.second-stage-epoch", epochs * LAIP_FIRST_STAGE]
         settings += ["--loop.tensorboard", False, *SETTINGS]
         planned = plan_run(str(ROOT / "recipes" / f"{recipe}.py"), "tiny", [*map(str, settings), *overrides])
         check_folder(planned)

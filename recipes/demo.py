@@ -59,7 +59,8 @@ def write_data() -> None:
         tbps("data", "synth", "demo/cuhk-pedes", "--benchmark", "cuhk-pedes", "--identities", IDENTITIES, *size)
     tbps("data", "doctor", "demo/cuhk-pedes", "--benchmark", "cuhk-pedes")
     if not Path("demo/coco").is_dir():
-        tbps("data", "synth", "demo/coco", "--benchmark", "coco", "--identities", IDENTITIES, "--seed", "2", *size)
+        tbps("data", "synth", "demo/coco.new", "--benchmark", "coco", "--identities", IDENTITIES, "--seed", "2", *size)
+        Path("demo/coco.new").rename("demo/coco")
     if not Path("demo/mals-shards").is_dir():
         tbps("data", "shard", "demo/mals", "demo/mals-shards", "--benchmark", "mals", "--shard-mb", "2")
     tbps("data", "vocabulary", "demo/vocab.txt", "mals=demo/mals", "cuhk-pedes=demo/cuhk-pedes")
