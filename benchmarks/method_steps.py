@@ -5,8 +5,8 @@
 A measurement is a process of its own, and the methods take turns in every round; medians of the rounds are shown. It builds
 a method of real size with random weights (ViT-B/16, 12-layer BERT, queue of 65536), takes one step to warm up, and times the
 following ones. A step is forward, backward, AdamW, and the advance of momentum twin and queue, on one group of pairs with
-captions of 20 to 41 tokens, every tenth a weak positive. On a CPU: one thread, CPU time, largest resident memory of the
-process. On a GPU: wall-clock time, largest memory allocated.
+captions of 20 to 41 tokens and three to six phrases, every tenth a weak positive. On a CPU: one thread, CPU time, largest
+resident memory of the process. On a GPU: wall-clock time, largest memory allocated.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def measure(name: str, *, steps: int, pairs: int, px: tuple[int, int], quick: bo
             torch.cuda.synchronize()
         times.append(clock() - start)
     peak = torch.cuda.max_memory_allocated() / 1024 if ON_GPU else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"seconds": statistics.median(times[1:]), "mib": peak / 1024}
+    return {"seconds": statistics.median(times[1:]), "mib": peak / 1024, "phrases": float(losses.get("phrases", 0))}
 
 
 def measure_apart(name: str) -> dict[str, float]:
@@ -92,7 +92,8 @@ def show(names: list[str], rounds: int) -> None:
         for name in names:
             found[name].append(measure_apart(name))
             last = found[name][-1]
-            print(f"  round {number + 1}: {name}: {last['seconds']:.3f} s, {last['mib']:.0f} MiB", flush=True)
+            phrases = f", {last['phrases']:g} phrases a caption" if last["phrases"] else ""
+            print(f"  round {number + 1}: {name}: {last['seconds']:.3f} s, {last['mib']:.0f} MiB{phrases}", flush=True)
     print(f"\n{'one step':10} {'s' if ON_GPU else 'CPU s':>9} {'ratio':>6} {'peak MiB':>9} {'ratio':>6}")
     seconds = {name: statistics.median(one["seconds"] for one in found[name]) for name in names}
     mib = {name: statistics.median(one["mib"] for one in found[name]) for name in names}

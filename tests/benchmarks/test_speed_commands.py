@@ -42,10 +42,11 @@ def test_rerank() -> None:
 
 @pytest.mark.slow
 def test_methods() -> None:
-    printed = run("method_steps.py", "--methods", "rasa", "aga", "--pairs", "4", "--image-px", "32", "32", "--rounds", "1")
-    assert [line.split(":")[1] for line in printed.splitlines()[:2]] == [" rasa", " aga"]
-    table = [line.split() for line in printed.splitlines()[-2:]]
-    assert [row[0] for row in table] == ["rasa", "aga"]
+    printed = run("method_steps.py", "--quick", "--pairs", "4", "--image-px", "32", "32", "--rounds", "1")
+    assert [line.split(":")[1] for line in printed.splitlines()[:3]] == [" rasa", " aga", " laip"]
+    assert "4.5 phrases a caption" in printed.splitlines()[2]
+    table = [line.split() for line in printed.splitlines()[-3:]]
+    assert [row[0] for row in table] == ["rasa", "aga", "laip"]
     for _, seconds, time_ratio, mib, memory_ratio in table:
         assert float(seconds) > 0 and float(mib) > 100
         assert float(time_ratio) == pytest.approx(float(seconds) / float(table[0][1]), abs=0.02)

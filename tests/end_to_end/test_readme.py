@@ -163,10 +163,10 @@ def _shard(command: str, trial: Trial) -> None:
 
 
 def _benchmark(command: str, trial: Trial) -> None:
-    """Small; what step.py, methods.py and rerank.py print is checked in tests/benchmarks."""
+    """Small; what step.py, method_steps.py and rerank.py print is checked in tests/benchmarks."""
     small = {
         "step.py": ["--quick", "--rounds", "2", "--only", "time", "--variants", "1"],
-        "methods.py": ["--quick", "--rounds", "1", "--image-px", "64", "64", "--methods", "rasa"],
+        "method_steps.py": ["--quick", "--rounds", "1", "--image-px", "64", "64", "--methods", "rasa"],
         "rerank.py": ["--quick", "--rounds", "1", "--variants", "1"],
         "loader.py": ["--images", "8", "--rounds", "2", "--source-px", "64", "32", "--image-px", "64", "64"],
     }
@@ -268,7 +268,7 @@ HOW: dict[str, Callable[[str, Trial], None]] = {
     "accelerate launch --config_file launch/accelerate/zero2.yaml recipes/mars.py cuhk-pedes --data.batch-pairs 32": _train,
     "python benchmarks/methods.py": _compare_methods,
     "python benchmarks/step.py": _benchmark,
-    "python benchmarks/methods.py": _benchmark,
+    "python benchmarks/method_steps.py": _benchmark,
     "python benchmarks/rerank.py": _benchmark,
     "python benchmarks/loader.py": _benchmark,
 }

@@ -128,7 +128,7 @@ def test_tiny_trains_evaluates_and_reports(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", ["aga"])
+@pytest.mark.parametrize("recipe", ["aga", "laip"])
 def test_activation_checkpointing_changes_no_loss(recipe: str, world: World, tmp_path: Path) -> None:
     words = ["tiny", *world.overrides(tmp_path, recipe=recipe), "--evaluation.test", "False"]
     assert run_recipe(recipe, *words, "--name", "plain") == 0
@@ -140,7 +140,7 @@ def test_activation_checkpointing_changes_no_loss(recipe: str, world: World, tmp
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", ["aga"])
+@pytest.mark.parametrize("recipe", ["aga", "laip"])
 def test_bfloat16_trains_float32_weights_to_the_report(recipe: str, world: World, tmp_path: Path) -> None:
     words = ["tiny", *world.overrides(tmp_path, recipe=recipe)]
     assert run_recipe(recipe, *words, "--name", "fp32", "--evaluation.test", "False") == 0
