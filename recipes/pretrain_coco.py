@@ -17,6 +17,7 @@ from recipes import tiny as small
 from recipes.albef import cuhk_pedes as albef_cuhk_pedes
 from recipes.albef import tiny as albef_tiny
 from tbps.config.command import recipe_command
+from tbps.config.methods import Albef
 from tbps.config.run import Evaluation, Run
 
 
@@ -27,6 +28,7 @@ def coco() -> Run:
         base,
         recipe="pretrain_coco",
         name="coco",
+        method=Albef(keep_word_head=True),  # ALBEF.pth has one, and LAIP starts from it
         data=replace(
             base.data,
             benchmark="coco",
@@ -46,9 +48,12 @@ def coco() -> Run:
 
 def tiny() -> Run:
     """The same path at a size for two CPU cores, on a synthetic world in COCO's format."""
+    base = albef_tiny()
+    assert isinstance(base.method, Albef)
     return replace(
-        albef_tiny(),
+        base,
         recipe="pretrain_coco",
+        method=replace(base.method, keep_word_head=True),
         data=small.data("coco", root="demo/coco", weak_positive_probability=0.0),
     )
 

@@ -161,13 +161,16 @@ class Albef(_AlbefFamily):
     """ALBEF fine-tuned for retrieval: ITC + ITM (arXiv 2107.07651)."""
 
     weights: AlbefWeights = AlbefWeights()
+    keep_word_head: bool = False
+    """Carry BERT's word head along, untrained, for a method that goes on from here (LAIP)."""
 
     def build(self, *, image_px: tuple[int, int]) -> AlbefMethod:
         """The method with random weights."""
         from tbps.methods.albef import AlbefMethod
         from tbps.methods.assembly import family_arguments
 
-        return AlbefMethod(**family_arguments(self, image_px=image_px), weights=self.weights)
+        arguments = family_arguments(self, image_px=image_px)
+        return AlbefMethod(**arguments, weights=self.weights, word_head=self.keep_word_head)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -39,6 +39,8 @@ class AlbefMethod(AlbefFamily):
 
     def __init__(self, *, weights: AlbefWeights | LaipWeights, word_head: bool = False, **family: Any) -> None:
         super().__init__(word_head=word_head, weights=weights, **family)
+        if self.online.word_head is not None:
+            self.online.word_head.requires_grad_(False)
         self.rest_unused()
         self.draw_spec = DrawSpec(mlm_probability=0, mrtd_probability=0, vocabulary_size=1, num_patches=0)
 

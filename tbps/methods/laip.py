@@ -91,9 +91,9 @@ class LaipMethod(AlbefMethod):
         super().__init__(weights=weights, word_head=learns_words or scores_words, **family)
         self.weights = {**self.weights, "phrases": 0.0}
         self.margin, self.attention, self.combination, self.attention_layer = margin, attention, combination, attention_layer
-        if scores_words and not learns_words:
-            self.online.word_head.requires_grad_(False)  # type: ignore[union-attr]
         self.learns_words = learns_words
+        if learns_words:
+            self.online.word_head.requires_grad_(True)  # type: ignore[union-attr]
         self.draw_spec = DrawSpec(
             mlm_probability=mlm_probability if weights.mlm else 0,
             mrtd_probability=0,

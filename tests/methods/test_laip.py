@@ -298,6 +298,16 @@ def test_before_the_last_stage_it_is_albef() -> None:
     assert found and all(name.startswith("online.word_head") and not gradient.any() for name, gradient in found.items())
 
 
+def test_albef_carries_the_word_head_from_which_laip_goes_on() -> None:
+    albef, method = build(replace(ALBEF, keep_word_head=True)), build(LAIP)
+    assert {name for name in method.state_dict() if "word_head" in name} <= set(albef.state_dict())
+    before = {name: tensor.clone() for name, tensor in albef.state_dict().items() if "online.word_head" in name}
+    batch, draws = make_step(albef.draw_spec)
+    total_loss(albef, albef(batch, draws)).backward()
+    gradients(albef)  # DDP would wait for the word head, were it to be trained
+    assert before and all(torch.equal(albef.state_dict()[name], tensor) for name, tensor in before.items())
+
+
 # -- edges ----------------------------------------------------------------------------------------------------
 
 
