@@ -44,7 +44,7 @@ def _changed(tmp_path: Path, path: str, value: Any) -> dict[str, Any]:
     ("path", "value", "message"),
     [
         ("loop.speed", 3, r"run.loop has unknown fields \['speed'\] and lacks \[\]: it was written by another version"),
-        ("method.kind", "laip", r"run.method.kind is 'laip', expected one of \['aga', 'albef', 'mars', 'rasa'\]"),
+        ("method.kind", "irra", r"run.method.kind is 'irra', expected one of \['aga', 'albef', 'laip', 'mars', 'rasa'\]"),
         ("data.batch_pairs", "8", r"run.data.batch_pairs is '8', expected a value of type int"),
         ("data.batch_pairs", True, r"run.data.batch_pairs is True, expected a value of type int"),
         ("data.image_px", [384], r"run.data.image_px has 1 values, expected 2"),
