@@ -60,6 +60,7 @@ class Trial:
             "mars.safetensors": self.tmp_path / "mars.safetensors",
             "runs/mars/cuhk-pedes": self.tmp_path / "runs/mars/tiny",
             "runs/pretrain_mals/mals": self.runs / "pretrain_mals/tiny",
+            "runs/pretrain_coco/coco": self.runs / "pretrain_coco/tiny",
         }
         return [str(places.get(word, word)) for word in shlex.split(command)]
 
@@ -249,6 +250,8 @@ HOW: dict[str, Callable[[str, Trial], None]] = {
     "tbps data shard data/MALS shards/mals --benchmark mals": _shard,
     "accelerate launch recipes/pretrain_mals.py mals": _train,
     "accelerate launch recipes/mars.py cuhk-pedes --start.weights runs/pretrain_mals/mals": _train,
+    "accelerate launch recipes/pretrain_coco.py coco --data.root data/COCO": _train,
+    "accelerate launch recipes/laip.py cuhk-pedes --start.weights runs/pretrain_coco/coco": _train,
     "tbps convert --export runs/mars/cuhk-pedes mars.safetensors": _export,
     "python -m launch.testbed start": _testbed,
     "apt-get install slurm-wlm munge": _packages,
@@ -276,9 +279,9 @@ HOW: dict[str, Callable[[str, Trial], None]] = {
 
 @pytest.fixture(scope="module")
 def trained(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A pretrained and a fine-tuned run of one step each."""
+    """Two pretrained and a fine-tuned run of one step each."""
     runs = tmp_path_factory.mktemp("runs")
-    for recipe in ("pretrain_mals", "mars"):
+    for recipe in ("pretrain_mals", "pretrain_coco", "mars"):
         assert run_recipe(recipe, "tiny", *world.overrides(runs, recipe=recipe, max_steps=1)) == 0
     return runs
 
