@@ -38,7 +38,8 @@ def test_heat_is_where_the_weights_are() -> None:
     assert picture.shape == (40, 20, 3)
     assert picture[38, 18].tolist() == [round(100 * 0.3 + 255 * 0.7), round(100 * 0.3 + 64 * 0.7), 30]
     assert (picture[:25] == 100).all() and (picture[:, :5] == 100).all()
-    assert (heated(image, np.zeros((4, 2), np.float32)) == 100).all()
+    for equal in (0, 1 / 8, 1):
+        assert (heated(image, np.full((4, 2), equal, np.float32)) == 100).all()
 
 
 def test_the_page_shows_each_phrase_with_its_maps(tmp_path: Path, split: tuple[EvaluationSet, CaptionEncoder]) -> None:
