@@ -231,6 +231,13 @@ def facts(bench: Bench, results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def without_places(arguments: Sequence[str]) -> list[str]:
+    """The words that decide the numbers: not where files lie, nor how many runs go at a time."""
+    places = ("--folder", "--out", "--at-a-time")
+    kept = [word for word, before in zip(arguments, ["", *arguments]) if word not in places and before not in places]
+    return [word for word in kept if not word.startswith(tuple(f"{place}=" for place in places))]
+
+
 def read_arguments(arguments: Sequence[str]) -> tuple[Bench, Path]:
     """What is compared and where the table goes; further words are overrides of every run."""
     parser = argparse.ArgumentParser(
@@ -272,7 +279,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         bench.write_world()
         bench.train_all()
-        text = markdown(bench, shlex.join(["python", "benchmarks/methods.py", *arguments]))
+        text = markdown(bench, shlex.join(["python", "benchmarks/methods.py", *without_places(arguments)]))
     except ValueError as error:
         sys.stderr.write(f"methods.py: {error}\n")
         return 2

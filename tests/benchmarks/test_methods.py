@@ -45,7 +45,7 @@ def test_table_and_what_is_done_again(tmp_path: Path, capsys: pytest.CaptureFixt
     rows = (("albef", cells), ("pretrain_coco, not fine-tuned", alone), ("chance", floor))
     assert "\n".join(f"| {name} | {' | '.join(numbers)} |" for name, numbers in rows) in text
     assert "3 steps of 32 pairs (of " in text and "seeds 7, 8; all start from the same weights: ALBEF after 2 steps" in text
-    assert f"    python benchmarks/methods.py {' '.join(SIZE)} --seeds 7 8 --folder" in text
+    assert f"    python benchmarks/methods.py {' '.join(SIZE)} --seeds 7 8\n" in text
 
 
 def test_a_run_of_other_steps_is_no_part_of_the_table(tmp_path: Path) -> None:
