@@ -217,9 +217,16 @@ def test_encoding_costs_less_than_the_tokenizer_alone(vocabulary: Vocabulary) ->
         call()
         return time.perf_counter() - start
 
-    # The fastest of many: other processes share the machine.
-    whole = min(seconds(lambda: vocabulary._tokenizer.encode(text, add_special_tokens=False)) for _ in range(500))
-    assert min(seconds(lambda: encoder.encode(caption, "k")) for _ in range(500)) < whole
+    # The fastest of many, in turns: other processes share the machine.
+    times = [
+        (
+            seconds(lambda: vocabulary._tokenizer.encode(text, add_special_tokens=False)),
+            seconds(lambda: encoder.encode(caption, "k")),
+        )
+        for _ in range(1000)
+    ]
+    whole, ours = (min(column) for column in zip(*times, strict=True))
+    assert ours < whole
 
 
 @pytest.mark.parametrize("chunker", [None, BuiltinChunker()])
