@@ -1,4 +1,4 @@
-"""LAIP: local alignment from image-phrase modelling (Wang, Wu et al., arXiv 2406.10845).
+"""LAIP: local alignment from image-phrase modelling (Wu et al., arXiv 2406.10845).
 
 Run      accelerate launch recipes/laip.py cuhk-pedes --data.root CUHK-PEDES --start.weights runs/pretrain_coco/coco
          (recipes/pretrain_coco.py first; without it --start.weights weights/albef.safetensors)

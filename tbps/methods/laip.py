@@ -108,13 +108,13 @@ class LaipMethod(AlbefMethod):
         if not batch.last_stage:
             return {"itc": encoded.itc, "itm": self.match(batch, encoded) + self._idle_word_head(encoded)}
         phrases = self.read_phrases(batch, draws) if self.weights["bidir"] or self.weights["mpm"] else None
-        masked, chosen_BL = self._mask_captions(batch, draws)
-        crossed = self._cross(batch, encoded, phrases, masked)
+        masked = self._mask_captions(batch, draws) if self.weights["mlm"] else None
+        crossed = self._cross(batch, encoded, phrases, None if masked is None else masked[0])
         losses = {"itc": encoded.itc} | self._global_losses(batch, encoded, crossed)
         if phrases is not None:
             losses |= self._phrase_losses(batch, encoded, phrases, crossed)
         if masked is not None:
-            losses["mlm"] = self._masked_caption_loss(batch, masked, chosen_BL, crossed)
+            losses["mlm"] = self._masked_caption_loss(batch, masked[1], crossed)
         return losses
 
     # -- phrases ---------------------------------------------------------------------------------------------------------
@@ -281,14 +281,12 @@ class LaipMethod(AlbefMethod):
                 image_ME, phrase_ME, candidate_MM=candidate_MM, temperature=self.temperature, weight_M=weight_M
             )
 
-    def _mask_captions(self, batch: Batch, draws: Draws) -> tuple[PackedCaptions | None, Tensor]:
-        """Own captions with BERT's masks, and which places are masked; None where MLM has no weight."""
+    def _mask_captions(self, batch: Batch, draws: Draws) -> tuple[PackedCaptions, Tensor]:
+        """Own captions with BERT's masks, and which places are masked."""
         ids_BL, chosen_BL = mask_tokens(batch.own.token_ids_BL, draws.mlm, cls_id=self.cls_id, mask_id=self.mask_id)
-        if not self.weights["mlm"]:
-            return None, chosen_BL
         return self.pack_captions(replace(batch.own, token_ids_BL=ids_BL), padded=False), chosen_BL
 
-    def _masked_caption_loss(self, batch: Batch, masked: PackedCaptions, chosen_BL: Tensor, crossed: CrossPass) -> Tensor:
+    def _masked_caption_loss(self, batch: Batch, chosen_BL: Tensor, crossed: CrossPass) -> Tensor:
         """mlm: one-hot labels, as masked phrases have them (Eq. 11)."""
         row_K, place_K = chosen_BL.numpy().nonzero()
         first = len(crossed.layout.tokens_S) - batch.num_pairs
