@@ -162,6 +162,9 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, help="official checkpoint, BERT or ViT weights; with --export: a run folder")
     parser.add_argument("out", type=Path, help="safetensors file to write")
     parser.add_argument("--kind", choices=("auto", "albef", "rasa", "mars", "bert", "vit"), default="auto")
+    parser.add_argument(
+        "--grid", type=int, nargs=2, metavar=("ROWS", "COLUMNS"), help="patches of the images, where they are not square"
+    )
     parser.add_argument("--export", action="store_true", help="strip a run or its checkpoint to what inference needs")
     parser.add_argument("--official", action="store_true", help="with --export: write official key names")
     parser.add_argument("--force", action="store_true", help="overwrite")
@@ -169,14 +172,15 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
 
 
 def _convert(given: argparse.Namespace) -> None:
+    grid = tuple(given.grid) if given.grid else None
     if given.export:
         from tbps.convert.export import export
 
-        text = export(given.source, given.out, official=given.official, force=given.force)
+        text = export(given.source, given.out, official=given.official, grid=grid, force=given.force)
     else:
         from tbps.convert.foreign import convert
 
-        text = convert(given.source, given.out, kind=given.kind, force=given.force)
+        text = convert(given.source, given.out, kind=given.kind, grid=grid, force=given.force)
     sys.stdout.write(text + "\n")
 
 

@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor
 
+from tbps.convert.completeness import check_finite
 from tbps.convert.files import sha256_of
 from tbps.convert.official import to_official, with_duplicates
-from tbps.convert.weights import grid_text, read_weights
+from tbps.convert.weights import POSITIONS, Grid, checked_grid, grid_text, read_weights
 from tbps.convert.writing import check_out, write_safetensors, write_torch
 
 _STATE = ("twin.", "queue.")
 
 
-def export(source: Path, out: Path, *, official: bool = False, force: bool = False) -> str:
+def export(source: Path, out: Path, *, official: bool = False, grid: Grid | None = None, force: bool = False) -> str:
     """Write the online encoder and heads, without momentum twin, queue and optimiser; returns the report.
 
     source: a run folder (its best checkpoint, else its newest), a checkpoint folder, or a file under our names.
     official: write a torch file with official keys under `model` instead, momentum copies included: the official code
-    reads those before anything else. ValueError: not such a source, `out` exists.
+    reads those before anything else. grid: rows and columns of patches, where neither the source nor a run says it.
+    ValueError: not such a source, a number that is not finite, another grid than the source's, `out` exists.
     """
     check_out(out, force=force)
     file, metadata = _resolve(source)
     tensors, stored = _read(file)
     metadata = stored | metadata | {"source": str(source.name), "sha256": sha256_of(file)}
     metadata.pop("format", None)
+    if grid:
+        metadata["image_grid"] = grid_text(_told_grid(tensors, grid, metadata, file))
     kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(_STATE)}
     lines = [f"{file}: {len(tensors)} tensors, sha256 {metadata['sha256']}"]
     if official:
@@ -34,6 +39,15 @@ def export(source: Path, out: Path, *, official: bool = False, force: bool = Fal
         write_safetensors(kept, out, metadata)
         lines += [f"{out}: {len(kept)} tensors; left out {len(tensors) - len(kept)} of momentum twin and queue"]
     return "\n".join(lines)
+
+
+def _told_grid(tensors: Mapping[str, Tensor], grid: Grid, metadata: Mapping[str, str], file: Path) -> Grid:
+    known = metadata.get("image_grid", grid_text(grid))
+    if known != grid_text(grid):
+        raise ValueError(f"{file}: --grid says {grid_text(grid)} patches, the file or its run {known}; leave --grid out")
+    if POSITIONS[0] not in tensors:
+        raise ValueError(f"{file}: holds no image encoder, to which --grid could apply; leave it out")
+    return checked_grid(tensors[POSITIONS[0]].shape[1] - 1, grid, str(file))
 
 
 def _write_official(kept: dict[str, Tensor], tensors: dict[str, Tensor], out: Path) -> list[str]:
@@ -87,4 +101,5 @@ def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     tensors, metadata = read_weights(file)
     if not any(name.startswith("online.") for name in tensors):
         raise ValueError(f"{file}: none of its {len(tensors)} tensors has a name of ours (online.*); convert it first")
+    check_finite(tensors, str(file))
     return tensors, metadata

@@ -19,8 +19,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-WRAPPERS = ("model", "state_dict")
-"""Keys under which training scripts store the weights, beside optimiser and config."""
+WRAPPERS = ("model", "state_dict", "model_state_dict", "module")
+"""Keys under which training scripts (`module`: DeepSpeed) store the weights, beside optimiser and config."""
+
+_PLAIN = (
+    *(torch.float32, torch.float16, torch.bfloat16, torch.float64),
+    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
+)
 
 # What a damaged or foreign file makes torch's restricted unpickler raise.
 _UNREADABLE = (
@@ -31,7 +36,7 @@ _UNREADABLE = (
 
 @dataclass(kw_only=True)
 class ForeignWeights:
-    """Tensors of one or several files under their own keys, a `module.` before all of them taken off."""
+    """Tensors of one or several files under their own keys."""
 
     tensors: dict[str, Tensor]
     others: list[str] = field(default_factory=list)
@@ -49,7 +54,8 @@ def read_foreign(path: Path) -> ForeignWeights:
         raise ValueError(f"{path}: found {found}, expected a file of weights (torch or safetensors); check the path")
     content = _read_safetensors(path) if _is_safetensors(path) else _read_torch(path)
     tensors, others = _weights(path, content)
-    return ForeignWeights(tensors=_without_module(tensors), others=others, sha256=sha256_of(path), source=str(path))
+    _check_plain(path, tensors)
+    return ForeignWeights(tensors=tensors, others=others, sha256=sha256_of(path), source=str(path))
 
 
 def sha256_of(path: Path) -> str:
@@ -110,15 +116,15 @@ def _allowed_globals() -> list[Any]:
 
 
 def _weights(path: Path, content: object) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors of a state dict, bare or wrapped, and what else there is."""
+    """The tensors of a state dict, bare or wrapped, perhaps several times, and what else there is."""
     others: list[str] = []
     state = content
-    if isinstance(content, Mapping):
-        for wrapper in WRAPPERS:
-            if isinstance(content.get(wrapper), Mapping):
-                state = content[wrapper]
-                others = [str(key) for key in content if key != wrapper]
-                break
+    while isinstance(state, Mapping):
+        wrapper = next((key for key in WRAPPERS if isinstance(state.get(key), Mapping)), None)
+        if wrapper is None:
+            break
+        others += [str(key) for key in state if key != wrapper]
+        state = state[wrapper]
     entries = {str(key): value for key, value in state.items()} if isinstance(state, Mapping) else {}
     tensors = {key: value.detach() for key, value in entries.items() if isinstance(value, Tensor)}
     if not tensors:
@@ -130,8 +136,20 @@ def _weights(path: Path, content: object) -> tuple[dict[str, Tensor], list[str]]
     return tensors, others + [key for key in entries if key not in tensors]
 
 
-def _without_module(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Keys as the model has them: a script that saved its wrapped model put `module.` before all of them."""
-    if all(key.startswith("module.") for key in tensors):
-        return {key.removeprefix("module."): tensor for key, tensor in tensors.items()}
-    return tensors
+def _check_plain(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Dense numbers of the usual types: what else torch can store has no one meaning as a weight."""
+    for key, tensor in tensors.items():
+        if tensor.is_quantized:
+            found = f"quantised ({tensor.dtype})"
+        elif tensor.layout != torch.strided:
+            found = f"sparse ({tensor.layout})"
+        elif tensor.is_meta:
+            found = "without values (device meta)"
+        elif tensor.dtype not in _PLAIN:
+            found = f"of type {tensor.dtype}"
+        else:
+            continue
+        raise ValueError(
+            f"{path}: {key} is {found}, expected dense floating-point numbers; save it as such where it was made"
+            " (`tensor.dequantize()`, `.to_dense()` or `.float()`)"
+        )

@@ -8,23 +8,25 @@ from typing import Literal
 
 from torch import Tensor
 
+from tbps.convert.completeness import check_complete
 from tbps.convert.files import ForeignWeights
 from tbps.convert.hugging_face import Pretrained, read_pretrained
 from tbps.convert.official import Converted, from_official
 from tbps.convert.pretrained import from_bert, from_vit, patch_grid
-from tbps.convert.weights import POSITIONS, Grid, grid_text
+from tbps.convert.weights import POSITIONS, Grid, checked_grid, grid_text
 from tbps.convert.writing import check_out, write_safetensors
 
 Kind = Literal["auto", "albef", "rasa", "mars", "bert", "vit"]
 _READERS: dict[str, Callable[[Mapping[str, Tensor]], Converted]] = {"bert": from_bert, "vit": from_vit}
 
 
-def convert(source: Path, out: Path, *, kind: Kind = "auto", force: bool = False) -> str:
+def convert(source: Path, out: Path, *, kind: Kind = "auto", grid: Grid | None = None, force: bool = False) -> str:
     """Write foreign weights under our names as safetensors; returns the report, with every key that has no place.
 
-    source: an official ALBEF, RaSa or MARS checkpoint, or BERT or ViT weights (a file, or a folder with one). The file's
-    metadata names format, source, sha256, kind and the grid of patches. ValueError: not such weights, another kind than
-    told, `out` exists.
+    source: an official ALBEF, RaSa or MARS checkpoint, or BERT or ViT weights (a file, or a folder with one), as saved from
+    the model or from what wrapped it. grid: rows and columns of patches of its images, where they are not square and no
+    config says it. The file's metadata names format, source, sha256, kind and the grid. ValueError: not such weights, not
+    all of them, numbers that are not finite, another kind or grid than told, `out` exists.
     """
     check_out(out, force=force)
     if not source.exists():
@@ -34,8 +36,9 @@ def convert(source: Path, out: Path, *, kind: Kind = "auto", force: bool = False
     if kind not in ("auto", found_kind):
         raise ValueError(f"{source}: its keys are those of {found_kind} weights, expected {kind}; say {found_kind} or auto")
     converted = _READERS.get(found_kind, from_official)(found.weights.tensors)
+    check_complete(converted.tensors, found_kind, str(source))
     metadata = {"source": source.name, "sha256": found.weights.sha256, "kind": found_kind}
-    grid = _grid(found, converted)
+    grid = _grid(found, converted, grid)
     write_safetensors(converted.tensors, out, metadata | ({"image_grid": grid_text(grid)} if grid else {}))
     return _report(found.weights, converted, found_kind, out)
 
@@ -61,13 +64,19 @@ def _kind(weights: ForeignWeights) -> str:
     )
 
 
-def _grid(found: Pretrained, converted: Converted) -> Grid | None:
-    """Rows and columns of patches: as the config says, else square, as all official files are."""
+def _grid(found: Pretrained, converted: Converted, told: Grid | None) -> Grid | None:
+    """Rows and columns of patches: as the config says or the user, else square, as all official files are."""
     positions = converted.tensors.get(POSITIONS[0])
     if positions is None:
+        if told:
+            raise ValueError(f"{found.weights.source}: holds no image encoder, to which --grid could apply; leave it out")
         return None
-    side = round((positions.shape[1] - 1) ** 0.5)
-    return patch_grid(found.config) or ((side, side) if side * side == positions.shape[1] - 1 else None)
+    known = patch_grid(found.config)
+    if told and known and told != known:
+        raise ValueError(
+            f"{found.weights.source}: --grid says {grid_text(told)} patches, its config {grid_text(known)}; leave --grid out"
+        )
+    return checked_grid(positions.shape[1] - 1, told or known, found.weights.source)
 
 
 def _report(weights: ForeignWeights, converted: Converted, kind: str, out: Path) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tbps.convert.files import ForeignWeights, read_foreign
+from tbps.convert.wrappers import unwrapped
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -28,8 +29,14 @@ class Pretrained:
 def read_pretrained(name_or_path: str) -> Pretrained:
     """Read a local file or folder, else a Hugging Face name from its cache, else fetch it.
 
-    ValueError if there is none of these, or if no file of weights is inside.
+    Keys are those of the bare model. ValueError if there is none of these, or if no file of weights is inside.
     """
+    found = _find(name_or_path)
+    found.weights.tensors = unwrapped(found.weights.tensors, found.weights.source)
+    return found
+
+
+def _find(name_or_path: str) -> Pretrained:
     path = Path(name_or_path).expanduser()
     if path.is_file():
         return Pretrained(weights=read_foreign(path))

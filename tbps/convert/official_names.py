@@ -14,7 +14,7 @@ from tbps.convert.naming import Names, Piece, Row
 _SELF, _CROSS = "text_encoder.encoder.layer.#.attention", "text_encoder.encoder.layer.#.crossattention"
 _LAYER = "text_encoder.encoder.layer.#"
 
-_ENCODERS: tuple[Row, ...] = (
+ENCODER_PARTS: tuple[Row, ...] = (
     ("image_encoder.cls_token", ("visual_encoder.cls_token",)),
     ("image_encoder.positions", ("visual_encoder.pos_embed",)),
     ("image_encoder.patch_embed.*", ("visual_encoder.patch_embed.proj.*",)),
@@ -48,6 +48,7 @@ _ENCODERS: tuple[Row, ...] = (
     ("text_encoder.layers.#.fc2.*", (f"{_LAYER}.output.dense.*",)),
     ("text_encoder.layers.#.norm.*", (f"{_LAYER}.output.LayerNorm.*",)),
 )
+"""Parts of an encoder pair, online or twin; the level `bert.` left out."""
 _DECODER_ATTENTION: tuple[Row, ...] = tuple(
     (f"mae_decoder.blocks.#.{ours}_attention.{part}.*", (f"visual_decoder.blocks.#.{official}.{official_part}.*",))
     for ours, official in (("self", "attn1"), ("cross", "attn2"))
@@ -71,7 +72,7 @@ _TOP: tuple[Row, ...] = (
     ("queue.pointer", ("queue_ptr",)),
 )
 
-_ENCODER_NAMES, _TOP_NAMES = Names(_ENCODERS), Names(_TOP)
+_ENCODER_NAMES, _TOP_NAMES = Names(ENCODER_PARTS), Names(_TOP)
 _ENCODER_KEY = re.compile(r"(visual_encoder|text_encoder|vision_proj|text_proj)(_m)?\.(?:bert\.)?(.+)")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tbps.convert.completeness import check_complete
 from tbps.convert.hugging_face import Pretrained, read_pretrained
 from tbps.convert.naming import Names, Row, rename
 from tbps.convert.official import Converted, from_official
@@ -46,7 +47,7 @@ def load_bert(method: nn.Module, name_or_path: str) -> LoadReport:
     """
     found = read_pretrained(name_or_path)
     converted = from_bert(found.weights.tensors)
-    _check_essential(found, converted, "online.text_encoder.words.weight", "BERT", "ViT weights belong in start.vit")
+    _check_essential(found, converted, "bert", "ViT weights belong in start.vit")
     _check_heads(found, method.online.text_encoder.layers[0].self_attention.heads)  # type: ignore[union-attr, index]
     return _place(method, converted, name_or_path, scope=("online.text_encoder.", "online.word_head."))
 
@@ -58,7 +59,7 @@ def load_vit(method: nn.Module, name_or_path: str) -> LoadReport:
     """
     found = read_pretrained(name_or_path)
     converted = from_vit(found.weights.tensors)
-    _check_essential(found, converted, "online.image_encoder.positions", "ViT", "BERT weights belong in start.bert")
+    _check_essential(found, converted, "vit", "BERT weights belong in start.bert")
     _check_heads(found, method.online.image_encoder.blocks[0].heads)  # type: ignore[union-attr, index]
     return _place(method, converted, name_or_path, scope=("online.image_encoder.",), grid=patch_grid(found.config))
 
@@ -109,11 +110,16 @@ def _place(
     return report
 
 
-def _check_essential(found: Pretrained, converted: Converted, name: str, kind: str, advice: str) -> None:
-    """Layers of BERT and ViT have the same names and, in their base sizes, shapes: one would be placed in the other."""
-    if name not in converted.tensors:
+_TELLING = {"bert": ("BERT", "online.text_encoder.words.weight"), "vit": ("ViT", "online.image_encoder.positions")}
+"""Layers of BERT and ViT have the same names and, in their base sizes, shapes: one would be placed in the other."""
+
+
+def _check_essential(found: Pretrained, converted: Converted, kind: str, advice: str) -> None:
+    name, telling = _TELLING[kind]
+    if telling not in converted.tensors:
         keys = ", ".join(list(found.weights.tensors)[:3])
-        raise ValueError(f"{found.weights.source}: no {kind} weights (found {keys}, ...), expected a {kind}; {advice}")
+        raise ValueError(f"{found.weights.source}: no {name} weights (found {keys}, ...), expected a {name}; {advice}")
+    check_complete(converted.tensors, kind, found.weights.source)
 
 
 def _check_heads(found: Pretrained, heads: int) -> None:

@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from tbps.convert.completeness import check_finite
 from tbps.nn.queue import EMPTY
 from tbps.nn.vit import resize_positions
 
@@ -81,9 +82,10 @@ def place(
     """Copy tensors into the method. The queue belongs to the data it was filled from: kept on request only.
 
     old_grid: rows and columns of the patches in the file, square when not given. ValueError where a shape differs that
-    cannot be interpolated: another architecture. The method is untouched then.
+    cannot be interpolated: another architecture; or where a number is not finite. The method is untouched then.
     """
     report = LoadReport()
+    check_finite(tensors, source)
     own = method.state_dict()
     _check_vocabulary(own, tensors, source)
     fitted: dict[str, Tensor] = {}
@@ -124,6 +126,23 @@ def read_grid(text: str) -> Grid | None:
     return int(rows), int(columns)
 
 
+def checked_grid(patches: int, grid: Grid | None, source: str) -> Grid:
+    """The grid of so many patches: as given, else square. ValueError where it does not fit, or is not known."""
+    side = round(patches**0.5)
+    if grid is None and side * side != patches:
+        raise ValueError(
+            f"{source}: its position table has {patches} patches, which no square has; say rows and columns with"
+            " --grid ROWS COLUMNS (an image of 384 x 128 in patches of 16: --grid 24 8)"
+        )
+    rows, columns = grid or (side, side)
+    if rows * columns != patches or rows < 1:
+        raise ValueError(
+            f"{source}: a grid of {rows} x {columns} has {rows * columns} patches, and its position table {patches};"
+            " say rows and columns of the images that it was trained on with --grid ROWS COLUMNS"
+        )
+    return rows, columns
+
+
 def _resized(method: nn.Module, name: str, tensor: Tensor, old_grid: Grid | None, source: str) -> Tensor:
     """Positions on the method's grid; the same tensor where it is there already."""
     grid: Grid = method.online.image_encoder.grid  # type: ignore[union-attr, assignment]
@@ -136,7 +155,8 @@ def _resized(method: nn.Module, name: str, tensor: Tensor, old_grid: Grid | None
     except ValueError as error:
         raise ValueError(
             f"{source}: {name} has {rows - 1} patches, expected a square grid or the method's {grid_text(grid)};"
-            " of a checkpoint whose images are not square, name the run folder, or what `tbps convert --export` makes of it"
+            " of a checkpoint whose images are not square, name the run folder, or what `tbps convert --export` makes of it;"
+            " of other weights, what `tbps convert --grid ROWS COLUMNS` makes of them"
         ) from error
     if resized_1PD is table_1PD:
         return tensor

@@ -16,7 +16,7 @@ from tbps.config.methods import Rasa, Vit
 from tbps.config.run import AdamW, Captioning, Cosine, Data, Run
 from tbps.convert.export import export
 from tbps.convert.official import from_official
-from tbps.convert.weights import load_weights
+from tbps.convert.weights import load_weights, read_weights
 from tbps.training import checkpoint
 from tbps.training.run_folder import OpenRunFolder
 
@@ -146,3 +146,15 @@ def test_what_cannot_be_exported_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="exists and is left as it is"):
         export(tmp_path / "b.safetensors", out)
     assert out.read_text() == "mine"
+
+
+def test_a_file_that_does_not_say_its_grid_is_told_it(tmp_path: Path) -> None:
+    source, out = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    save_file(state(tiny("rasa", image_px=(64, 16))), source)
+    with pytest.raises(ValueError, match="a grid of 4 x 2 has 8 patches, and its position table 16"):
+        export(source, out, grid=(4, 2))
+    export(source, out, grid=(8, 2))
+    assert read_weights(out)[1]["image_grid"] == "8x2"
+    assert load_weights(tiny("rasa", image_px=(32, 32)), out).resized == ["online.image_encoder.positions"]
+    with pytest.raises(ValueError, match="--grid says 4x4 patches, the file or its run 8x2; leave --grid out"):
+        export(out, tmp_path / "c.safetensors", grid=(4, 4))

@@ -53,10 +53,29 @@ def test_safetensors_whatever_the_name(tmp_path: Path) -> None:
     check(tmp_path / "a.bin", [])
 
 
-def test_a_module_prefix_before_all_keys_is_taken_off_and_only_then(tmp_path: Path) -> None:
-    check(saved(tmp_path / "a.pth", {"model": {f"module.{key}": value for key, value in WEIGHTS.items()}}), [])
-    mixed = {"module.temp": WEIGHTS["temp"], "temp": WEIGHTS["temp"]}
-    assert list(read_foreign(saved(tmp_path / "b.pth", mixed)).tensors) == ["module.temp", "temp"]
+def test_wrapped_twice_and_by_deepspeed(tmp_path: Path) -> None:
+    check(saved(tmp_path / "a.pth", {"model": {"state_dict": WEIGHTS, "step": 3}, "epoch": 1}), ["epoch", "step"])
+    check(
+        saved(tmp_path / "b.pt", {"module": WEIGHTS, "optimizer": None, "ds_version": "0.19"}), ["optimizer", "ds_version"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("strange", "found"),
+    [
+        (torch.ones(2, 2).to_sparse(), r"sparse \(torch\.sparse_coo\)"),
+        (torch.ones(2, 2).to_sparse_csr(), r"sparse \(torch\.sparse_csr\)"),
+        (torch.quantize_per_tensor(torch.ones(2, 2), 0.1, 0, torch.qint8), r"quantised \(torch\.qint8\)"),
+        (torch.ones(2, dtype=torch.complex64), r"of type torch\.complex64"),
+        (torch.ones(2).to(torch.float8_e4m3fn), r"of type torch\.float8_e4m3fn"),
+        (torch.ones(2, device="meta"), r"without values \(device meta\)"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Sparse CSR", "ignore:torch.quantize_per_tensor", "ignore:.*deprecated")
+def test_a_tensor_that_is_no_plain_array_is_refused_by_name(tmp_path: Path, strange: torch.Tensor, found: str) -> None:
+    path = saved(tmp_path / "a.pth", {"model": {**WEIGHTS, "visual_encoder.norm.weight": strange}})
+    with pytest.raises(ValueError, match=rf"a\.pth: visual_encoder\.norm\.weight is {found}, expected dense floating-point"):
+        read_foreign(path)
 
 
 def test_parameters_and_entries_that_are_no_tensors(tmp_path: Path) -> None:
@@ -156,7 +175,9 @@ def test_a_truncated_safetensors_file_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_a_file_without_weights_is_refused(tmp_path: Path, content: object, found: str) -> None:
-    with pytest.raises(ValueError, match=rf"holds no weights \(found {found}\).*under model or state_dict"):
+    with pytest.raises(
+        ValueError, match=rf"holds no weights \(found {found}\).*under model or state_dict or model_state_dict or module"
+    ):
         read_foreign(saved(tmp_path / "a.pth", content))
 
 

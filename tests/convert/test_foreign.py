@@ -7,9 +7,10 @@ import pytest
 import torch
 from recorded_step import Recorded, build
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from small_methods import state, tiny
 
+from tbps.command import main
 from tbps.convert.foreign import convert
 from tbps.convert.official import from_official
 from tbps.convert.weights import load_weights
@@ -130,3 +131,77 @@ def test_bert_and_vit_folders(tmp_path: Path) -> None:
     assert metadata(tmp_path / "vit.safetensors")["image_grid"] == "8x2"
     method = tiny("rasa", image_px=(64, 16), vit={"width": 16, "heads": 2})
     assert load_weights(method, tmp_path / "vit.safetensors").resized == []
+
+
+def without(*parts: str) -> dict[str, torch.Tensor]:
+    return {
+        key: tensor for key, tensor in Recorded("albef").part("weights.").items() if not any(part in key for part in parts)
+    }
+
+
+@pytest.mark.parametrize(
+    ("part", "missing"),
+    [
+        ("visual_encoder.cls_token", "online.image_encoder.cls_token"),
+        ("visual_encoder.blocks.1.mlp.fc2.", "online.image_encoder.blocks.1.fc2.weight"),
+        ("text_encoder.encoder.layer.0.attention.self.key", "online.text_encoder.layers.0.self_attention.qkv.weight"),
+        ("text_encoder.encoder.layer.3.crossattention", "online.text_encoder.layers.3.cross_attention.query.weight"),
+        ("vision_proj.", "online.image_projection.weight"),
+        ("itm_head.", "itm_head.weight"),
+    ],
+)
+def test_a_file_without_an_essential_tensor_is_refused_by_name(tmp_path: Path, part: str, missing: str) -> None:
+    state = without(part)
+    assert len(state) < len(without())
+    torch.save({"model": state}, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=r"a\.pth: taken for albef weights, and \d+ essential tensors are missing") as error:
+        convert(tmp_path / "a.pth", tmp_path / "out.safetensors")
+    assert missing in str(error.value) and not (tmp_path / "out.safetensors").exists()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_are_not_finite_are_refused_by_name(tmp_path: Path, value: float) -> None:
+    state = {key: tensor.clone() for key, tensor in without().items()}
+    state["visual_encoder.norm.bias"][3] = value
+    torch.save(state, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=r"1 tensors hold NaN or infinite numbers \(online\.image_encoder\.norm\.bias\)"):
+        convert(tmp_path / "a.pth", tmp_path / "out.safetensors")
+    assert not (tmp_path / "out.safetensors").exists()
+    save_file(from_official(state).tensors, tmp_path / "made earlier.safetensors")
+    method = build(Recorded("albef"))
+    before = {name: tensor.clone() for name, tensor in method.state_dict().items()}
+    with pytest.raises(ValueError, match=r"made earlier\.safetensors: 1 tensors hold NaN"):
+        load_weights(method, tmp_path / "made earlier.safetensors")
+    assert all(torch.equal(tensor, before[name]) for name, tensor in method.state_dict().items())
+
+
+def test_integers_in_the_place_of_weights_are_refused_by_name(tmp_path: Path) -> None:
+    torch.save({**without(), "vision_proj.bias": torch.ones(8, dtype=torch.int8)}, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=r"online\.image_projection\.bias is of type torch\.int8, expected floating-point"):
+        convert(tmp_path / "a.pth", tmp_path / "out.safetensors")
+
+
+def test_weights_of_images_that_are_not_square_need_their_grid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """16 patches are taken for 4 x 4 unless told otherwise; 8 are no square."""
+    source = tmp_path / "a.pth"
+    state = {
+        key: tensor[:, :9] if key.endswith("pos_embed") and tensor.dim() == 3 else tensor
+        for key, tensor in without().items()
+    }
+    torch.save(state, source)
+    out = tmp_path / "out.safetensors"
+    assert main(["convert", str(source), str(out)]) == 2
+    assert (
+        "its position table has 8 patches, which no square has; say rows and columns with --grid" in capsys.readouterr().err
+    )
+    assert main(["convert", str(source), str(out), "--grid", "4", "4"]) == 2
+    assert "a grid of 4 x 4 has 16 patches, and its position table 8" in capsys.readouterr().err
+    assert not out.exists()
+    assert main(["convert", str(source), str(out), "--grid", "4", "2"]) == 0
+    assert metadata(out)["image_grid"] == "4x2"
+    method = build(Recorded("albef"))
+    assert load_weights(method, out).resized == [
+        "online.image_encoder.positions",
+        "twin.image_encoder.positions",
+    ]
+    assert torch.equal(method.online.image_encoder.positions[:, 0], state["visual_encoder.pos_embed"][:, 0])
