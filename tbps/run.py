@@ -26,7 +26,7 @@ from tbps.data.vocabulary import Vocabulary
 from tbps.evaluation.evaluate import evaluate
 from tbps.reporting.examples import write_examples
 from tbps.reporting.gallery import write_queries
-from tbps.reporting.results import Provenance, Purpose, device_name, make_results, write_results
+from tbps.reporting.results import Provenance, Purpose, device_name, final_file, make_results, write_results
 from tbps.reporting.tables import evaluation_table
 from tbps.training import checkpoint
 from tbps.training.config_hash import config_hash
@@ -132,14 +132,18 @@ def evaluate_run(
     tail: Literal["similarity", "index"] | None = None,
     rerank_image_to_text: bool = False,
 ) -> str:
-    """Score a run's best checkpoint, on its own benchmark or another; writes results and gallery, returns the table."""
+    """Score a run's best checkpoint, on its own benchmark or another; writes results and gallery, returns the table.
+
+    The final result is training's, or that of the first call after a training that tests nothing. Whatever is scored by
+    other rules than the run's, before its end, or once more, is a trial under a name of its own.
+    """
     folder = RunFolder(path)
     run = folder.read_run()
     if benchmark is not None and benchmark != run.data.benchmark and not root:
         raise ValueError(f"the run was trained on {run.data.benchmark}: name the folder of {benchmark} with --root")
     changes: dict[str, Any] = {} if rerank_k is None else {"rerank_k": rerank_k}
     changes |= {} if tail is None else {"tail": tail}
-    other = benchmark is not None and benchmark != run.data.benchmark
+    own = run
     run = replace(
         run,
         data=replace(run.data, benchmark=benchmark or run.data.benchmark, root=root or run.data.root),
@@ -149,12 +153,9 @@ def evaluate_run(
     weights = best_checkpoint(path)
     method = run.method.build(image_px=run.data.image_px)
     checkpoint.load_model(method, weights)
-    purpose: Purpose = "final"
-    if other:
-        purpose = "zero-shot" if folder.read_run().data.benchmark in ("mals", "coco") else "cross-set"
-    elif split == "val":
-        purpose = "validation"
-    results = _score(
+    as_the_run = run.evaluation == own.evaluation and not rerank_image_to_text
+    purpose = _purpose(folder, own, run.data.benchmark, split) if as_the_run else "trial"
+    results, file = _score(
         run,
         method.to(device),
         _vocabulary(run),
@@ -167,7 +168,26 @@ def evaluate_run(
     console = Console(width=120)
     with console.capture() as captured:
         console.print(evaluation_table(results))
-    return captured.get().rstrip()
+    return f"{captured.get().rstrip()}\n{_where(file, results, folder)}"
+
+
+def _purpose(folder: RunFolder, run: Run, benchmark: str, split: str) -> Purpose:
+    """What a result by the run's own rules is."""
+    newest = checkpoint.newest(folder.checkpoints)
+    progress = checkpoint.read_progress(newest) if newest else {"step": 0, "total_steps": 1}
+    if progress["step"] < progress["total_steps"]:
+        return "trial"
+    if benchmark != run.data.benchmark:
+        return "zero-shot" if run.data.benchmark in ("mals", "coco") else "cross-set"
+    if split == "val":
+        return "validation"
+    return "final" if split == "test" and not final_file(folder.path, benchmark).exists() else "trial"
+
+
+def _where(file: Path, results: Mapping[str, Any], folder: RunFolder) -> str:
+    final = final_file(folder.path, results["benchmark"])
+    stays = f"; the final result stays as it is: {final}" if results["purpose"] == "trial" and final.exists() else ""
+    return f"{results['purpose']}, written to {file}{stays}"
 
 
 def report_run(path: Path) -> Path:
@@ -216,7 +236,7 @@ def _test(run: Run, vocabulary: Vocabulary, splits: tuple[str, ...]) -> Evaluate
 
     def test(method: nn.Module, step: int) -> dict[str, float]:
         weights = checkpoint.folder_of(folder.checkpoints, step)
-        results = _score(run, method, vocabulary, folder=folder, weights=weights, split="test", purpose="final")
+        results, _ = _score(run, method, vocabulary, folder=folder, weights=weights, split="test", purpose="final")
         final: Mapping[str, Any] = results["text_to_image"]["reranked"] or results["text_to_image"]["coarse"]
         return {name: float(final[name]) for name in ("rank_1", "rank_5", "rank_10", "mAP", "mINP")}
 
@@ -233,8 +253,8 @@ def _score(
     split: str,
     purpose: Purpose,
     rerank_image_to_text: bool = False,
-) -> dict[str, Any]:
-    """Evaluate on every process; the first one writes results, gallery and examples."""
+) -> tuple[dict[str, Any], Path]:
+    """Evaluate on every process; the first one writes results, gallery and examples. Returns results and their file."""
     device = next(method.parameters()).device
     evaluation_set = EvaluationSet(open_pairs(run.data, split))
     encoder = evaluation_encoder(run.data.captioning, vocabulary)
@@ -250,7 +270,7 @@ def _score(
         workers=run.data.workers,
     )
 
-    def write() -> dict[str, Any]:
+    def write() -> tuple[dict[str, Any], Path]:
         provenance = Provenance(
             benchmark=run.data.benchmark,
             split=split,
@@ -274,7 +294,7 @@ def _score(
             mark_vacuous=isinstance(run.method, Aga),
         )
         write_examples(folder.path, file.stem, method, evaluation_set, marks, image_px=run.data.image_px)
-        return results
+        return results, file
 
     return on_main(write)
 

@@ -32,7 +32,7 @@ def write_examples(
     name: the stem of the results file that it belongs to.
     """
     if isinstance(method, MarsMethod) and method.mae_decoder is not None:
-        write_reconstructions(run_folder, reconstruct(method, evaluation_set, encoder, image_px=image_px))
+        write_reconstructions(run_folder, name, reconstruct(method, evaluation_set, encoder, image_px=image_px))
     if isinstance(method, AgaMethod) and method.mrtd_head is not None:
         write_masked_words(run_folder, name, method, evaluation_set, encoder, image_px=image_px)
     if isinstance(method, LaipMethod) and method.weights["bidir"]:

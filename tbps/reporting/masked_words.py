@@ -26,7 +26,8 @@ from tbps.reporting.shown_pairs import ShownPairs, read_pairs, spread_queries, t
 from tbps.reporting.thumbnail import thumbnail
 from tbps.training.atomic_file import write_json
 
-FILE = "masked_words.json"
+FILE = "masked_words"
+"""Of the file, before the name of the evaluation that it belongs to."""
 HEIGHT_PX = 192
 NUM_CAPTIONS, NUM_EXAMPLES, NUM_ROWS = 512, 8, 15
 BATCH = 32
@@ -55,7 +56,7 @@ def write_masked_words(
     *,
     image_px: tuple[int, int],
 ) -> Path:
-    """Write `report/masked_words.json` about captions spread over the split; a later report shows it.
+    """Write `report/masked_words-<name>.json` about captions spread over the split; a later report shows it.
 
     Words are chosen by the method's own training step, with draws that depend on the pair alone. encoder: one that marks
     vacuous words. ValueError names an image or a caption that cannot be read.
@@ -76,7 +77,7 @@ def write_masked_words(
         **count_words(captions),
         "examples": [_example(evaluation_set, queries[place], captions[place]) for place in chosen],
     }
-    file = run_folder / "report" / FILE
+    file = run_folder / "report" / f"{FILE}-{name}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     write_json(file, content)
     return file

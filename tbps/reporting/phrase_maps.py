@@ -16,7 +16,8 @@ from tbps.reporting.shown_pairs import read_pairs, spread_queries, text_of
 from tbps.reporting.thumbnail import thumbnail
 from tbps.training.atomic_file import write_json
 
-FILE = "phrase_maps.json"
+FILE = "phrase_maps"
+"""Of the file, before the name of the evaluation that it belongs to."""
 HEIGHT_PX = 192
 NUM_QUERIES, NUM_PHRASES = 6, 4
 HEAT = np.array((255, 64, 0), np.float32)
@@ -32,7 +33,7 @@ def write_phrase_maps(
     *,
     image_px: tuple[int, int],
 ) -> Path:
-    """Write `report/phrase_maps.json` about queries spread over the split; a later report shows it.
+    """Write `report/phrase_maps-<name>.json` about queries spread over the split; a later report shows it.
 
     encoder: one that finds chunks. ValueError names an image or a caption that cannot be read.
     """
@@ -61,7 +62,7 @@ def write_phrase_maps(
         ]
         picture = thumbnail(image_HWC, height_px=HEIGHT_PX)
         rows.append({"key": shown.keys[caption], "caption": text, "picture": picture, "phrases": phrases})
-    file = run_folder / "report" / FILE
+    file = run_folder / "report" / f"{FILE}-{name}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     write_json(file, {"of": name, "layer": method.attention_layer, "attention": method.attention, "captions": rows})
     return file

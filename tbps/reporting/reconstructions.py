@@ -13,7 +13,8 @@ from tbps.reporting.thumbnail import thumbnail
 from tbps.training.atomic_file import write_json
 
 HEIGHT_PX = 224
-FILE = "reconstructions.json"
+FILE = "reconstructions"
+"""Of the file, before the name of the evaluation that it belongs to."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -26,8 +27,8 @@ class Reconstruction:
     reconstruction_HWC: NDArray[np.uint8]
 
 
-def write_reconstructions(run_folder: Path, reconstructions: Sequence[Reconstruction]) -> Path:
-    """Write `report/reconstructions.json`, which a later report shows."""
+def write_reconstructions(run_folder: Path, name: str, reconstructions: Sequence[Reconstruction]) -> Path:
+    """Write `report/reconstructions-<name>.json`, which a later report shows."""
     rows = [
         {
             "caption": item.caption,
@@ -37,7 +38,7 @@ def write_reconstructions(run_folder: Path, reconstructions: Sequence[Reconstruc
         }
         for item in reconstructions
     ]
-    file = run_folder / "report" / FILE
+    file = run_folder / "report" / f"{FILE}-{name}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     write_json(file, rows)
     return file

@@ -64,9 +64,9 @@ def write_report(run_folder: Path) -> Path:
         broken_lines=curves.num_broken_lines,
         galleries=_galleries(run_folder),
         group_meaning=GROUP_MEANING,
-        reconstructions=_read_json(run_folder / FOLDER / RECONSTRUCTIONS, default=[]),
-        phrase_maps=_read_json(run_folder / FOLDER / PHRASE_MAPS, default=None),
-        masked_words=_read_json(run_folder / FOLDER / MASKED_WORDS, default=None),
+        reconstructions=_first(run_folder, RECONSTRUCTIONS),
+        phrase_maps=_first(run_folder, PHRASE_MAPS),
+        masked_words=_first(run_folder, MASKED_WORDS),
     )
     file = run_folder / FOLDER / FILE
     file.parent.mkdir(exist_ok=True)
@@ -102,19 +102,26 @@ def _evaluation_charts(curves: Curves) -> list[Chart]:
 
 def _galleries(run_folder: Path) -> list[tuple[str, dict[str, Any]]]:
     """Name and content of every queries file, those of the final evaluation first."""
-    files = (run_folder / FOLDER).glob("queries-*.json")
-    found = [(file.stem.removeprefix("queries-"), _read_json(file, default={})) for file in files]
+    return [(name, _read_json(file)) for name, file in _of_evaluations(run_folder, "queries")]
 
-    def place(item: tuple[str, dict[str, Any]]) -> tuple[int, str]:
+
+def _first(run_folder: Path, kind: str) -> Any:
+    """What was written for the final evaluation, or for the first there is; None where there is nothing."""
+    return next((_read_json(file) for _, file in _of_evaluations(run_folder, kind)), None)
+
+
+def _of_evaluations(run_folder: Path, kind: str) -> list[tuple[str, Path]]:
+    """Files `<kind>-<name of the evaluation>.json` with that name, those of the final evaluation first."""
+    found = [(file.stem.removeprefix(f"{kind}-"), file) for file in (run_folder / FOLDER).glob(f"{kind}*.json")]
+
+    def place(item: tuple[str, Path]) -> tuple[int, str]:
         purposes = [number for number, purpose in enumerate(PURPOSES) if item[0].startswith(purpose)]
         return (purposes[0] if purposes else len(PURPOSES), item[0])
 
     return sorted(found, key=place)
 
 
-def _read_json(file: Path, *, default: Any) -> Any:
-    if not file.exists():
-        return default
+def _read_json(file: Path) -> Any:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 import json
+import logging
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -18,14 +20,18 @@ from tbps.evaluation.evaluate import Evaluated
 from tbps.reporting.published import published_for
 from tbps.training.atomic_file import write_json
 
+logger = logging.getLogger(__name__)
+
 FORMAT = 1
 FOLDER = "results"
 """Folder of results inside a run folder."""
 LIBRARIES = ("tbps", "torch", "numpy", "tokenizers")
-Purpose = Literal["final", "validation", "zero-shot", "cross-set"]
-"""`zero-shot`: not trained on the benchmark at all; `cross-set`: fine-tuned on another benchmark."""
-PURPOSES: tuple[Purpose, ...] = ("final", "validation", "zero-shot", "cross-set")
+Purpose = Literal["final", "validation", "zero-shot", "cross-set", "trial"]
+"""`zero-shot`: not trained on the benchmark at all; `cross-set`: fine-tuned on another benchmark; `trial`: by other rules
+than the run's own, before its end, or once more."""
+PURPOSES: tuple[Purpose, ...] = ("final", "validation", "zero-shot", "cross-set", "trial")
 """In the order in which a report shows them."""
+_MEASURED = ("benchmark", "split", "recipe", "run", "config_hash", "weights_sha256", "precision", "size")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,35 +105,84 @@ def _direction(direction: Direction, tail: str) -> dict[str, Any]:
     }
 
 
-def final_metrics(results: dict[str, Any]) -> dict[str, Any]:
+def final_metrics(results: Mapping[str, Any]) -> dict[str, Any]:
     """Text to image: re-ranked where that was done, else by similarity."""
     direction = results["text_to_image"]
     metrics: dict[str, Any] = direction["reranked"] or direction["coarse"]
     return metrics
 
 
+def final_file(run_folder: Path, benchmark: str) -> Path:
+    """Where the final result lies, once there is one."""
+    return run_folder / FOLDER / f"final-{benchmark}-test.json"
+
+
 def write_results(run_folder: Path, results: dict[str, Any]) -> Path:
-    """Write `results/<purpose>-<benchmark>-<split>.json`; replaces what an earlier evaluation wrote there."""
+    """Write `results/<purpose>-<benchmark>-<split>.json`; a trial's name also tells its rules and its checkpoint.
+
+    The same evaluation again replaces what it wrote; nothing else is lost: another one gets the next free number. A final
+    result of other weights, left by an earlier training in this folder, becomes a trial.
+    """
     folder = run_folder / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"{results['purpose']}-{results['benchmark']}-{results['split']}.json"
+    stem = _stem(results)
+    file = folder / f"{stem}.json"
+    for number in itertools.count(2):
+        found = _lying_there(file)
+        if found is None or _what(found) == _what(results):
+            break
+        if results["purpose"] == "final":
+            kept = write_results(run_folder, {**found, "purpose": "trial"})
+            logger.warning("%s was of other weights (%s): it is kept as %s", file, found["weights"], kept.name)
+            break
+        file = folder / f"{stem}-{number}.json"
     write_json(file, results)
     return file
 
 
+def _lying_there(file: Path) -> dict[str, Any] | None:
+    """Earlier results; None where there are none, or none that can be read."""
+    try:
+        return _read(file) if file.exists() else None
+    except ValueError as error:
+        logger.warning("replaced: %s", error)
+        return None
+
+
+def _stem(results: Mapping[str, Any]) -> str:
+    stem = f"{results['purpose']}-{results['benchmark']}-{results['split']}"
+    if results["purpose"] != "trial":
+        return stem
+    rule = final_metrics(results)["rule"]
+    words = [f"k{rule['rerank_k']}", *([f"tail-{rule['tail']}"] if rule["rerank_k"] else [])]
+    words += ["image-to-text"] if results["image_to_text"]["reranked"] else []
+    return "-".join([stem, *words, Path(results["weights"]).name])
+
+
+def _what(results: Mapping[str, Any]) -> list[Any]:
+    """What was measured by which rules: all that decides the numbers, but for the machine."""
+    directions = (results["text_to_image"], results["image_to_text"])
+    rules = [
+        metrics and metrics["rule"] for direction in directions for metrics in (direction["coarse"], direction["reranked"])
+    ]
+    return [*(results[name] for name in _MEASURED), *rules]
+
+
 def read_results(run_folder: Path) -> list[dict[str, Any]]:
     """All results of a run folder, the final ones first. ValueError names a file of another kind."""
-    found: list[dict[str, Any]] = []
-    for file in sorted((run_folder / FOLDER).glob("*.json")):
-        try:
-            results = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ValueError(f"results file {file} cannot be read: {error}; remove it or evaluate again") from error
-        if not isinstance(results, dict) or results.get("format") != FORMAT:
-            what = results.get("format") if isinstance(results, dict) else type(results).__name__
-            raise ValueError(f"results file {file} has format {what}, expected {FORMAT}; remove it or evaluate again")
-        found.append(results)
+    found = [_read(file) for file in sorted((run_folder / FOLDER).glob("*.json"))]
     return sorted(found, key=lambda results: PURPOSES.index(results["purpose"]))
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        results = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"results file {file} cannot be read: {error}; remove it or evaluate again") from error
+    if not isinstance(results, dict) or results.get("format") != FORMAT:
+        what = results.get("format") if isinstance(results, dict) else type(results).__name__
+        raise ValueError(f"results file {file} has format {what}, expected {FORMAT}; remove it or evaluate again")
+    return results
 
 
 def rule_in_words(metrics: dict[str, Any]) -> str:

@@ -63,7 +63,7 @@ def read_summary(runs: Path) -> list[Line]:
         _Scored(run=RunFolder(folder).read_run(), results=results, rows=tuple(read_rows(folder)))
         for folder in folders
         for results in read_results(folder)
-        if results["purpose"] != "validation"
+        if results["purpose"] not in ("validation", "trial")
     ]
     if not found:
         raise ValueError(f"{runs} holds {len(folders)} runs and no results; give the folder of <recipe>/<name>/results")

@@ -84,7 +84,7 @@ def test_attention_leaves_vacuous_words_alone(run_folder: Path) -> None:
 
 def test_the_report_shows_masked_words_and_enriched_captions(run_folder: Path) -> None:
     """Of the 48 test captions, from the run folder alone."""
-    found = json.loads((run_folder / "report/masked_words.json").read_text())
+    found = json.loads((run_folder / "report/masked_words-final-cuhk-pedes-test.json").read_text())
     assert (found["of"], found["captions"]) == ("final-cuhk-pedes-test", 48)
     assert 0.05 < found["masked_ratio"] < 0.25 and found["vacuous_share"] < 0.85 * found["random_vacuous_share"]
     shares = [[row["masked"] / row["occurred"] for row in found[part]] for part in ("most", "least")]

@@ -118,7 +118,7 @@ def test_aga_killed_at_random_moments(world: World, tmp_path: Path) -> None:
         assert kill_group(process), f"ended before it could be killed after step {step}:\n{log.read_text()}"
     assert finish(arguments, log, recipe="aga") == 0, log.read_text()
     _assert_same(run_folder, undisturbed)
-    words = [folder / "report/masked_words.json" for folder in (run_folder, undisturbed.run_folder)]
+    words = [folder / "report/masked_words-final-cuhk-pedes-test.json" for folder in (run_folder, undisturbed.run_folder)]
     assert words[0].read_bytes() == words[1].read_bytes()
 
 

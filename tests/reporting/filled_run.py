@@ -178,5 +178,5 @@ def fill_run(folder: Path, *, hostile: bool = False) -> Evaluated:
                 caption=text, original_HWC=original, masked_HWC=masked.astype(np.uint8), reconstruction_HWC=original[::-1]
             )
         )
-    write_reconstructions(folder, rows)
+    write_reconstructions(folder, file.stem, rows)
     return evaluated

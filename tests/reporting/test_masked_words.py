@@ -91,7 +91,7 @@ def test_the_page_shows_words_as_text(tmp_path: Path, split: tuple[EvaluationSet
     fill_run(tmp_path / "run")
     assert "Masked words" not in write_report(tmp_path / "run").read_text()
     write_examples(tmp_path / "run", "final-here-test", method, evaluation_set, encoder, image_px=IMAGE_PX)
-    file = tmp_path / "run/report/masked_words.json"
+    file = tmp_path / "run/report/masked_words-final-here-test.json"
     found = json.loads(file.read_text())
     assert found["captions"] == 42 and found["most"] and found["least"] and len(found["examples"]) == 8
     found["examples"][0]["enriched"][0] = ["<b>bold</b>", True]
@@ -125,8 +125,8 @@ def test_captions_without_a_masked_word_are_no_examples(tmp_path: Path, split: t
 def test_mars_shows_pictures_and_no_words(tmp_path: Path, split: tuple[EvaluationSet, CaptionEncoder]) -> None:
     evaluation_set, encoder = split
     write_examples(tmp_path, "x", small_method(encoder, kind=Mars), evaluation_set, encoder, image_px=IMAGE_PX)
-    assert [file.name for file in (tmp_path / "report").iterdir()] == ["reconstructions.json"]
-    shown = json.loads((tmp_path / "report/reconstructions.json").read_text())
+    assert [file.name for file in (tmp_path / "report").iterdir()] == ["reconstructions-x.json"]
+    shown = json.loads((tmp_path / "report/reconstructions-x.json").read_text())
     assert [item["caption"] for item in shown] == [evaluation_set.query_caption(query) for query in (0, 8, 16, 24, 32, 41)]
 
 

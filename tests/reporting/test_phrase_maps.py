@@ -48,7 +48,7 @@ def test_the_page_shows_each_phrase_with_its_maps(tmp_path: Path, split: tuple[E
     assert "What phrases look at" not in write_report(tmp_path / "run").read_text()
     method = small_method(encoder, kind=Laip, attention_layer=1)
     write_examples(tmp_path / "run", "final-here-test", method, evaluation_set, encoder, image_px=IMAGE_PX)
-    file = tmp_path / "run/report/phrase_maps.json"
+    file = tmp_path / "run/report/phrase_maps-final-here-test.json"
     found = json.loads(file.read_text())
     assert len(found["captions"]) == 6 and found["layer"] == 1
     first = found["captions"][0]
@@ -71,7 +71,7 @@ def test_forward_attention_alone_has_one_map(tmp_path: Path, split: tuple[Evalua
     evaluation_set, encoder = split
     method = small_method(encoder, kind=Laip, attention_layer=2, attention="forward", weights=LaipWeights(mpm=0))
     write_examples(tmp_path, "x", method, evaluation_set, encoder, image_px=IMAGE_PX)
-    found = json.loads((tmp_path / "report/phrase_maps.json").read_text())
+    found = json.loads((tmp_path / "report/phrase_maps-x.json").read_text())
     assert {tuple(phrase["maps"]) for item in found["captions"] for phrase in item["phrases"]} == {("forward",)}
 
 

@@ -48,6 +48,50 @@ def test_results_come_back_from_the_run_folder_final_first(tmp_path: Path, resul
     assert read_results(tmp_path) == [json.loads(json.dumps(results)), json.loads(json.dumps(zero_shot))]
 
 
+def by_rule(results: dict[str, Any], rerank_k: int, **changes: Any) -> dict[str, Any]:
+    changed = copy.deepcopy({**results, **changes})
+    changed["text_to_image"]["reranked"]["rule"]["rerank_k"] = rerank_k
+    return changed
+
+
+def test_a_trial_has_a_name_of_its_own_and_leaves_the_final_result(tmp_path: Path, results: dict[str, Any]) -> None:
+    final = write_results(tmp_path, results)
+    before = final.read_bytes()
+    trial = {"purpose": "trial", "weights": "step-00000500"}
+    similarity = copy.deepcopy({**results, **trial})
+    similarity["text_to_image"]["reranked"] = None
+    names = [
+        write_results(tmp_path, by_rule(results, 7, **trial)).name,
+        write_results(tmp_path, similarity).name,
+        write_results(tmp_path, by_rule(results, 7, **trial, date="later")).name,
+        write_results(tmp_path, by_rule(results, 7, **trial, size={**results["size"], "captions": 6})).name,
+        write_results(tmp_path, by_rule(results, 7, **trial, size={**results["size"], "captions": 6})).name,
+    ]
+    assert names == [
+        "trial-cuhk-pedes-test-k7-tail-similarity-step-00000500.json",
+        "trial-cuhk-pedes-test-k0-step-00000500.json",
+        "trial-cuhk-pedes-test-k7-tail-similarity-step-00000500.json",
+        "trial-cuhk-pedes-test-k7-tail-similarity-step-00000500-2.json",
+        "trial-cuhk-pedes-test-k7-tail-similarity-step-00000500-2.json",
+    ]
+    assert final.read_bytes() == before
+    assert [found["purpose"] for found in read_results(tmp_path)] == ["final", "trial", "trial", "trial"]
+
+
+def test_a_final_result_of_other_weights_becomes_a_trial(
+    tmp_path: Path, results: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Training began anew in a folder where results were left."""
+    write_results(tmp_path, results)
+    again = {**results, "weights_sha256": "cd" * 32}
+    assert write_results(tmp_path, again).name == "final-cuhk-pedes-test.json"
+    assert "was of other weights (checkpoints/00004000): it is kept as trial-cuhk-pedes-test-k8-tail" in caplog.text
+    assert [found["weights_sha256"] for found in read_results(tmp_path)] == ["cd" * 32, "ab" * 32]
+    (tmp_path / "results/final-cuhk-pedes-test.json").write_text("{")
+    write_results(tmp_path, again)
+    assert "replaced: results file" in caplog.text and read_results(tmp_path)[0]["weights_sha256"] == "cd" * 32
+
+
 def test_a_damaged_or_foreign_results_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "results").mkdir()
     file = tmp_path / "results" / "final.json"

@@ -90,6 +90,7 @@ def test_other_rankings_and_splits_are_not_averaged(tmp_path: Path, scored: dict
     write_run(tmp_path, "b", similarity, seed=2)
     folder = write_run(tmp_path, "c", {**scored, "benchmark": "rstpreid", "purpose": "cross-set"}, seed=3)
     write_results(folder, {**scored, "split": "val", "purpose": "validation"})
+    write_results(folder, {**with_rank_1(scored, 99.0), "purpose": "trial", "date": "2999-01-01T00:00:00+00:00"})
     lines = read_summary(tmp_path)
     assert {line.rule for line in lines} == {"re-ranked k=8, tail by similarity", "similarity"}
     assert sorted(line.benchmark for line in lines) == ["cuhk-pedes", "cuhk-pedes", "cuhk-pedes to rstpreid"]
