@@ -62,7 +62,7 @@ def train_run(run: Run) -> int:
 def make_parts(run: Run) -> Parts:
     """Open the data and say how everything else is made. Called on every process, once they have found each other."""
     vocabulary = _vocabulary(run)
-    source = open_pairs(run.data)
+    source = open_pairs(run.data, patience_s=run.loop.timeout_s)
     encoder = training_encoder(
         source,
         run.data.captioning,
@@ -89,7 +89,7 @@ def make_parts(run: Run) -> Parts:
             world_size=world_size,
         )
 
-    splits = splits_of(run.data)
+    splits = splits_of(run.data, patience_s=run.loop.timeout_s)
     return Parts(
         build=lambda: run.method.build(image_px=run.data.image_px),
         num_pairs=len(source),
@@ -205,7 +205,7 @@ def _validation(run: Run, vocabulary: Vocabulary, splits: tuple[str, ...]) -> Ev
                 f" (it has {', '.join(splits)}); set --evaluation.selection last"
             )
         return None
-    evaluation_set = EvaluationSet(open_pairs(run.data, "val"))
+    evaluation_set = EvaluationSet(open_pairs(run.data, "val", patience_s=run.loop.timeout_s))
     encoder = evaluation_encoder(run.data.captioning, vocabulary)
 
     def validate(method: nn.Module, step: int) -> dict[str, float]:
@@ -256,7 +256,7 @@ def _score(
 ) -> tuple[dict[str, Any], Path]:
     """Evaluate on every process; the first one writes results, gallery and examples. Returns results and their file."""
     device = next(method.parameters()).device
-    evaluation_set = EvaluationSet(open_pairs(run.data, split))
+    evaluation_set = EvaluationSet(open_pairs(run.data, split, patience_s=run.loop.timeout_s))
     encoder = evaluation_encoder(run.data.captioning, vocabulary)
     evaluated = evaluate(
         cast(Any, method),

@@ -154,7 +154,7 @@ class Loop:
     wandb: bool = _place(False)  # type: ignore[assignment]
     """Log to Weights & Biases (offline unless logged in)."""
     timeout_s: float = _place(600.0)  # type: ignore[assignment]
-    """Processes that wait longer than this for another one give up; it is named."""
+    """Processes that wait longer than this for another one, or for a server of shards, give up; it is named."""
     tensorboard: bool = _place(True)  # type: ignore[assignment]
 
 

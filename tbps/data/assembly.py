@@ -12,7 +12,7 @@ from tbps.data.captions import CaptionEncoder, clean_caption
 from tbps.data.chunk_cache import ChunkCache, build_chunk_cache
 from tbps.data.chunks import chunk_frequencies, make_chunker
 from tbps.data.pairs import PairSource
-from tbps.data.remote import is_remote
+from tbps.data.remote import PATIENCE_S, is_remote
 from tbps.data.shards import INDEX_NAME, read_index
 from tbps.data.vocabulary import Vocabulary, load_tokenizer
 
@@ -20,11 +20,13 @@ OnMain = Callable[[Callable[[], object]], object]
 """Calls a function on the first process and waits for it on the others."""
 
 
-def splits_of(data: Data) -> tuple[str, ...]:
-    """The splits that the data set at `data.root` has."""
-    root = Path(data.root).expanduser()
-    if is_remote(data.root) or (root / INDEX_NAME).is_file():
-        return tuple(read_index(data.root if is_remote(data.root) else str(root), cache=Path(data.cache).expanduser()))
+def splits_of(data: Data, *, patience_s: float = PATIENCE_S) -> tuple[str, ...]:
+    """The splits that the data set at `data.root` has; see `open_pairs`."""
+    root, cache = Path(data.root).expanduser(), Path(data.cache).expanduser()
+    if is_remote(data.root):
+        return tuple(read_index(data.root, cache=cache, patience_s=patience_s))
+    if (root / INDEX_NAME).is_file():
+        return tuple(read_index(str(root), cache=cache))
     return tuple(read_annotations(root, data.benchmark).splits)
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from tbps.config.run import Benchmark, Data
 from tbps.data.annotations import LAYOUTS, Split, find_image, read_annotations
+from tbps.data.remote import PATIENCE_S, is_remote
 
 
 class PairSource(Protocol):
@@ -143,12 +144,12 @@ class EvaluationSet:
         return self.source.image_bytes(int(self.gallery_pair_G[image]))
 
 
-def open_pairs(data: Data, split: str = "train") -> PairSource:
+def open_pairs(data: Data, split: str = "train", *, patience_s: float = PATIENCE_S) -> PairSource:
     """The pairs of `split`, from shards where `data.root` is a URL or holds a shard index, else from the published files.
 
-    `data.limit_pairs` applies to the training split only. ValueError: wrong root or unknown split.
+    `data.limit_pairs` applies to the training split only. patience_s: seconds in which a server may send nothing.
+    ValueError: wrong root or unknown split, or nothing came from a server.
     """
-    from tbps.data.remote import is_remote
     from tbps.data.shards import INDEX_NAME, ShardPairs
 
     if not data.root:
@@ -156,7 +157,7 @@ def open_pairs(data: Data, split: str = "train") -> PairSource:
     limit = data.limit_pairs if split == "train" else 0
     root = Path(data.root).expanduser()
     if is_remote(data.root):
-        return ShardPairs(data.root, split, cache=Path(data.cache).expanduser(), limit_pairs=limit)
+        return ShardPairs(data.root, split, cache=Path(data.cache).expanduser(), limit_pairs=limit, patience_s=patience_s)
     if (root / INDEX_NAME).is_file():
         return ShardPairs(str(root), split, cache=Path(data.cache).expanduser(), limit_pairs=limit)
     return FolderPairs(root, data.benchmark, read_annotations(root, data.benchmark).split(split), limit_pairs=limit)

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import logging
 import os
-import shlex
+import platform
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
+from urllib.parse import quote, urlsplit, urlunsplit
+
+from tbps.data.transfer import IDLE_S, Failed, Refused, copy_http, copy_s3
 
 logger = logging.getLogger(__name__)
 
 SCHEMES = ("http://", "https://", "s3://")
-ATTEMPTS = 5
+PATIENCE_S = 120.0
+"""Seconds without progress, over all attempts, after which a file is given up where nothing else is asked for."""
+WRONG_COPIES = 3
+"""Downloads with another content than expected before a file is given up."""
 FIRST_PAUSE_S = 1.0
-"""Wait before the second attempt; doubled before each further one."""
-PIECE_BYTES = 1 << 20
+"""Wait before the second attempt; doubled before each further one, up to LONGEST_PAUSE_S, and begun anew after progress."""
+LONGEST_PAUSE_S = 30.0
+PROGRESS_BYTES = 1 << 16
+"""What an attempt must add to count as progress."""
+_POLL_S = 0.1
+_FIRST_WORD_S, _NEXT_WORD_S = 10.0, 60.0
+"""Waits of another process after which it is said for whom it waits."""
 
 
 def is_remote(root: str) -> bool:
@@ -29,8 +44,20 @@ def is_remote(root: str) -> bool:
 
 
 def join(root: str, name: str) -> str:
-    """URL of file `name` in folder `root`."""
-    return f"{root.rstrip('/')}/{name}"
+    """URL of file `name` in folder `root`; what follows a ? in an http(s) root, such as a signature, is kept."""
+    if root.startswith("s3://"):
+        return f"{root.rstrip('/')}/{name}"
+    parts = urlsplit(root)
+    return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{quote(name)}"))
+
+
+def shown(url: str) -> str:
+    """The URL for a message: without password and signature."""
+    parts = urlsplit(url)
+    if not parts.query and "@" not in parts.netloc:
+        return url
+    query = "..." if parts.query else ""
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=query))
 
 
 def sha256_of(path: Path) -> str:
@@ -39,35 +66,39 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def fetch(url: str, *, cache: Path, sha256: str, num_bytes: int) -> Path:
+def fetch(url: str, *, cache: Path, sha256: str, num_bytes: int, patience_s: float = PATIENCE_S) -> Path:
     """A local file with the content of `url`, downloaded unless it is in `cache`; safe with many processes at once.
 
-    The file is named by its digest, so shards made anew never meet an old copy. ValueError after `ATTEMPTS` downloads that
-    failed or did not have the expected digest.
+    The file is named by its digest, so shards made anew never meet an old copy. A download that broke off is gone on with.
+    ValueError: nothing came for `patience_s` seconds, the server refused, or the content is not the expected one.
     """
     path = cache / sha256[:2] / sha256
     if _complete(path, num_bytes):
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if _complete(path, num_bytes):
-            return path
-        partial = path.with_suffix(f".partial-{os.getpid()}")
-        try:
-            _retry(url, partial, expected=(sha256, num_bytes))
+    with _turn(path, url, patience_s=patience_s):
+        if not _complete(path, num_bytes):
+            partial = path.with_suffix(".partial")
+            _try_again(url, partial, lambda: _difference(partial, sha256, num_bytes), patience_s=patience_s)
             os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
     return path
 
 
-def read_text(url: str, *, cache: Path) -> str:
+def forget_damaged(url: str, *, cache: Path, sha256: str, patience_s: float = PATIENCE_S) -> None:
+    """Remove the cached file of `url` where it has another content than it should, so that it is fetched once more."""
+    path = cache / sha256[:2] / sha256
+    with _turn(path, url, patience_s=patience_s):
+        if path.exists() and sha256_of(path) != sha256:
+            logger.warning("the copy of %s in %s was damaged: fetching it once more", shown(url), cache)
+            path.unlink()
+
+
+def read_text(url: str, *, cache: Path, patience_s: float = PATIENCE_S) -> str:
     """The text of a small file, downloaded each time."""
     cache.mkdir(parents=True, exist_ok=True)
     partial = cache / f"text.partial-{os.getpid()}"
     try:
-        _retry(url, partial, expected=None)
+        _try_again(url, partial, lambda: "", patience_s=patience_s)
         return partial.read_text(encoding="utf-8")
     finally:
         partial.unlink(missing_ok=True)
@@ -77,36 +108,93 @@ def _complete(path: Path, num_bytes: int) -> bool:
     return path.is_file() and path.stat().st_size == num_bytes
 
 
-def _retry(url: str, target: Path, *, expected: tuple[str, int] | None) -> None:
-    problem = ""
-    for attempt in range(ATTEMPTS):
-        if attempt:
-            pause_s = FIRST_PAUSE_S * 2 ** (attempt - 1)
-            logger.warning("%s: %s; trying again in %.1f s", url, problem, pause_s)
-            time.sleep(pause_s)
-        problem = _download(url, target, expected)
-        if not problem:
-            return
-    raise ValueError(f"{url}: {problem}, {ATTEMPTS} times; check the address, your credentials and the network")
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
-def _download(url: str, target: Path, expected: tuple[str, int] | None) -> str:
-    """One attempt; returns what went wrong, or nothing."""
-    from webdataset.gopen import gopen
-
-    # webdataset has no handler for s3: the AWS command line copies to standard output.
-    source = f"pipe:aws s3 cp --only-show-errors {shlex.quote(url)} -" if url.startswith("s3://") else url
-    digest, num_bytes = hashlib.sha256(), 0
-    try:
-        with gopen(source, "rb") as stream, target.open("wb") as file:
-            while piece := stream.read(PIECE_BYTES):
-                digest.update(piece)
-                num_bytes += len(piece)
-                file.write(piece)
-    except OSError as error:
-        return f"download failed ({error})"
-    if expected and num_bytes != expected[1]:
-        return f"got {num_bytes} bytes, expected {expected[1]}"
-    if expected and digest.hexdigest() != expected[0]:
-        return f"got sha256 {digest.hexdigest()[:12]}, expected {expected[0][:12]}"
+def _difference(path: Path, sha256: str, num_bytes: int) -> str:
+    if (found := _size(path)) != num_bytes:
+        return f"got {found} bytes, expected {num_bytes}"
+    if (digest := sha256_of(path)) != sha256:
+        return f"got sha256 {digest[:12]}, expected {sha256[:12]}"
     return ""
+
+
+# -- one process downloads, the others wait for it ------------------------------------------------------------------------
+
+
+@contextmanager
+def _turn(path: Path, url: str, *, patience_s: float) -> Iterator[None]:
+    """One process at a time; whoever waits says for whom, and gives up when that one makes no progress."""
+    with path.with_suffix(".lock").open("a+") as lock:
+        _wait_for_lock(lock, path.with_suffix(".partial"), url, patience_s=patience_s)
+        with contextlib.suppress(OSError):  # the name is for messages only; the disk may be full
+            os.ftruncate(lock.fileno(), 0)
+            os.write(lock.fileno(), f"process {os.getpid()} on {platform.node()}".encode())
+        yield
+
+
+def _wait_for_lock(lock: IO[str], partial: Path, url: str, *, patience_s: float) -> None:
+    began = moved = time.monotonic()
+    size, next_word_s = _size(partial), _FIRST_WORD_S
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_POLL_S)
+        else:
+            return
+        now = time.monotonic()
+        if (found := _size(partial)) != size:
+            size, moved = found, now
+        if now - began > next_word_s:
+            next_word_s += _NEXT_WORD_S
+            logger.warning("waiting for %s, which fetches %s (%d bytes so far)", _holder(lock), shown(url), size)
+        if now - moved > 2 * patience_s:  # the other one gives up after half of that, if it lives
+            raise ValueError(
+                f"{shown(url)}: {_holder(lock)} fetches it, but nothing came for {now - moved:.0f} s; end that process"
+                f" and start again"
+            )
+
+
+def _holder(lock: IO[str]) -> str:
+    lock.seek(0)
+    return lock.read() or "another process"
+
+
+# -- attempts -------------------------------------------------------------------------------------------------------------
+
+
+def _try_again(url: str, target: Path, difference: Callable[[], str], *, patience_s: float) -> None:
+    """Download `url` to `target`, in as many attempts as make progress; `difference` says what is wrong with the content."""
+    copy = copy_s3 if url.startswith("s3://") else copy_http
+    idle_s = min(IDLE_S, patience_s / 2)
+    moved, size, wrong, pause_s = time.monotonic(), _size(target), 0, FIRST_PAUSE_S
+    while True:
+        asked_s = 0.0
+        try:
+            copy(url, target, idle_s=idle_s)
+            problem = difference()
+            if not problem:
+                return
+            target.unlink()
+            wrong += 1
+        except Refused as error:
+            raise ValueError(f"{shown(url)}: {error}; check the address and your credentials") from None
+        except Failed as error:
+            problem, asked_s = str(error), error.retry_after_s
+        if not wrong and _size(target) >= size + PROGRESS_BYTES:
+            moved, size, pause_s = time.monotonic(), _size(target), FIRST_PAUSE_S
+        if wrong == WRONG_COPIES:
+            raise ValueError(f"{shown(url)}: {problem}, {wrong} times; {_WRONG_CONTENT}")
+        wait_s = max(pause_s, asked_s)
+        waited_s = time.monotonic() - moved
+        if waited_s + wait_s > patience_s:
+            raise ValueError(f"{shown(url)}: {problem}; gave up after {waited_s:.0f} s without progress; {_NO_ANSWER}")
+        logger.warning("%s: %s; trying again in %.1f s, for %.0f s more", shown(url), problem, wait_s, patience_s - waited_s)
+        time.sleep(wait_s)
+        pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+
+_WRONG_CONTENT = "the file is another one than its index says: check the address, or create the shards again"
+_NO_ANSWER = "check server, network and proxy, then run the same command again; --loop.timeout-s sets the patience"

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tbps.data.pairs import IdentityIndex
-from tbps.data.remote import fetch, is_remote, join, read_text, sha256_of
+from tbps.data.remote import PATIENCE_S, fetch, forget_damaged, is_remote, join, read_text, sha256_of, shown
 
 INDEX_NAME = "tbps-index.json"
 FORMAT_VERSION = 1
@@ -77,11 +77,14 @@ def member_name(image: int, extension: str) -> str:
     return f"{image:09d}.{extension}"
 
 
-def read_index(root: str, *, cache: Path) -> dict[str, ShardSplit]:
+def read_index(root: str, *, cache: Path, patience_s: float = PATIENCE_S) -> dict[str, ShardSplit]:
     """The splits of a shard folder or URL. ValueError: no index, or one that this version cannot read."""
-    place = join(root, INDEX_NAME)
+    place = shown(join(root, INDEX_NAME)) if is_remote(root) else str(Path(root) / INDEX_NAME)
     try:
-        text = read_text(place, cache=cache) if is_remote(root) else Path(place).read_text(encoding="utf-8")
+        if is_remote(root):
+            text = read_text(join(root, INDEX_NAME), cache=cache, patience_s=patience_s)
+        else:
+            text = Path(place).read_text(encoding="utf-8")
         index = json.loads(text)
         version = index["format"]
     except FileNotFoundError:
@@ -101,13 +104,16 @@ def read_index(root: str, *, cache: Path) -> dict[str, ShardSplit]:
 class ShardPairs:
     """Pairs of a shard folder or URL: a `PairSource` equal to that of the folder that the shards were made from."""
 
-    def __init__(self, root: str, split: str, *, cache: Path, limit_pairs: int = 0) -> None:
-        """Remote shards are fetched whole into `cache` when a pair of theirs is first read."""
-        splits = read_index(root, cache=cache)
+    def __init__(self, root: str, split: str, *, cache: Path, limit_pairs: int = 0, patience_s: float = PATIENCE_S) -> None:
+        """Remote shards are fetched whole into `cache` when a pair of theirs is first read; see `remote.fetch`."""
+        splits = read_index(root, cache=cache, patience_s=patience_s)
         if split not in splits:
-            raise ValueError(f"shards at {root} have no split {split!r}: they have {', '.join(splits)}; choose one of them")
+            raise ValueError(
+                f"shards at {shown(root)} have no split {split!r}: they have {', '.join(splits)}; choose one of them"
+            )
         self._root = root
         self._cache = cache
+        self._patience_s = patience_s
         self._split = splits[split]
         if not is_remote(root):
             _check_sizes(Path(root), self._split)
@@ -150,11 +156,25 @@ class ShardPairs:
         return self._row[1]
 
     def _member(self, image: int, part: int) -> bytes:
-        """Content of the image (part 0) or of its JSON (part 1), after its tar header and CRC have been checked."""
+        """Content of the image (part 0) or of its JSON (part 1); a damaged copy of a remote shard is fetched once more."""
+        shard = int(self._table.shard_I[image])
+        file = self._split.shards[shard]
+        descriptor = self._file(shard)
+        try:
+            return self._read(descriptor, image, part)
+        except ValueError:
+            if not is_remote(self._root):
+                raise
+        os.close(self._open.pop(shard))
+        forget_damaged(join(self._root, file.name), cache=self._cache, sha256=file.sha256, patience_s=self._patience_s)
+        return self._read(self._file(shard), image, part)
+
+    def _read(self, descriptor: int, image: int, part: int) -> bytes:
+        """Content of a member, after its tar header and CRC have been checked."""
         shard = int(self._table.shard_I[image])
         start, size = int(self._table.start_I2[image, part]), int(self._table.size_I2[image, part])
         expected = member_name(image, "json" if part else str(self._table.extension_I[image]))
-        block = os.pread(self._file(shard), TAR_BLOCK + size, start - TAR_BLOCK)
+        block = os.pread(descriptor, TAR_BLOCK + size, start - TAR_BLOCK)
         where = f"shard {self._split.shards[shard].name}: member {expected} at byte {start}"
         if len(block) < TAR_BLOCK + size:
             raise ValueError(f"{where} ends after {max(0, len(block) - TAR_BLOCK)} of {size} bytes; {ADVICE}")
@@ -177,7 +197,13 @@ class ShardPairs:
     def _local(self, file: StoredFile) -> Path:
         if not is_remote(self._root):
             return Path(self._root) / file.name
-        return fetch(join(self._root, file.name), cache=self._cache, sha256=file.sha256, num_bytes=file.num_bytes)
+        return fetch(
+            join(self._root, file.name),
+            cache=self._cache,
+            sha256=file.sha256,
+            num_bytes=file.num_bytes,
+            patience_s=self._patience_s,
+        )
 
 
 def _check_sizes(root: Path, split: ShardSplit) -> None:

@@ -1,22 +1,18 @@
-import functools
-import http.server
 import json
 import multiprocessing
 import pickle
 import subprocess
-import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
 import webdataset
+from hostile_server import HostileServer, serve
 from tiny_folder import DRAW_SPEC, make_data, make_encoder, write_folder
 
 from tbps.config.run import Benchmark
-from tbps.data import remote
 from tbps.data.loader import make_loader
 from tbps.data.pairs import PairSource, open_pairs
 from tbps.data.shard_writer import write_shards
@@ -168,40 +164,23 @@ def test_changed_shards(shards: Path) -> None:
     assert verify_shards(shards) == []
 
 
-class CountingHandler(http.server.SimpleHTTPRequestHandler):
-    requests: ClassVar[list[str]] = []
-
-    def do_GET(self) -> None:
-        self.requests.append(self.path)
-        super().do_GET()
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
 @pytest.fixture
-def url(shards: Path) -> Iterator[str]:
-    CountingHandler.requests.clear()
-    handler = functools.partial(CountingHandler, directory=str(shards))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
-        thread.join()
+def server(shards: Path) -> Iterator[HostileServer]:
+    with serve(shards) as server:
+        yield server
 
 
-def test_remote_shards(tmp_path: Path, url: str) -> None:
+def test_remote_shards(tmp_path: Path, server: HostileServer) -> None:
     cache = tmp_path / "cache"
-    data = make_data(url, cache=str(cache))
+    data = make_data(server.url, cache=str(cache))
     assert_same_pairs(open_pairs(make_data(tmp_path / "folder")), open_pairs(data))
     num_shards = len(read_index(str(tmp_path / "shards"), cache=cache)["train"].shards)
-    tars = [request for request in CountingHandler.requests if request.endswith(".tar")]
+    tars = server.asked()
     assert len(tars) == len(set(tars)) == num_shards
     # The second time only the index is asked for.
-    CountingHandler.requests.clear()
+    server.requests.clear()
     assert_same_pairs(open_pairs(make_data(tmp_path / "folder")), open_pairs(data))
-    assert CountingHandler.requests == ["/tbps-index.json"]
+    assert server.requests == [("/tbps-index.json", "")]
     assert not list(cache.rglob("*partial*"))
 
 
@@ -211,48 +190,16 @@ def _fetch_all(url: str, cache: Path) -> None:
         pairs.image_bytes(index)
 
 
-def test_many_processes_download_once(tmp_path: Path, url: str) -> None:
+def test_many_processes_download_once(tmp_path: Path, server: HostileServer) -> None:
     context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=_fetch_all, args=(url, tmp_path / "cache")) for _ in range(4)]
+    processes = [context.Process(target=_fetch_all, args=(server.url, tmp_path / "cache")) for _ in range(4)]
     for process in processes:
         process.start()
     for process in processes:
         process.join()
     assert [process.exitcode for process in processes] == [0] * 4
-    tars = [request for request in CountingHandler.requests if request.endswith(".tar")]
+    tars = server.asked()
     assert len(tars) == len(set(tars)) > 2
-
-
-def test_remote_content_is_checked(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "FIRST_PAUSE_S", 0.001)
-    pairs = ShardPairs(url, "train", cache=tmp_path / "cache")
-    shard = tmp_path / "shards/train-0000.tar"
-    full = shard.read_bytes()
-    shard.write_bytes(full[:-1] + b"x")
-    with pytest.raises(ValueError, match=r"train-0000.tar: got sha256 \w{12}, expected \w{12}, 5 times; check the address"):
-        pairs.image_bytes(0)
-    shard.write_bytes(full[:-5])
-    with pytest.raises(ValueError, match=r"train-0000.tar: got \d+ bytes, expected \d+, 5 times"):
-        pairs.image_bytes(0)
-    shard.unlink()
-    CountingHandler.requests.clear()
-    with pytest.raises(
-        ValueError, match=r"train-0000.tar: download failed \(.*\), 5 times; check the address, your credentials"
-    ):
-        pairs.image_bytes(0)
-    assert len(CountingHandler.requests) == 5
-    shard.write_bytes(full)
-    assert pairs.image_bytes(0)
-
-
-def test_remote_failure_is_tried_again(tmp_path: Path, url: str, caplog: pytest.LogCaptureFixture) -> None:
-    pairs = ShardPairs(url, "train", cache=tmp_path / "cache")
-    shard = tmp_path / "shards/train-0000.tar"
-    hidden = shard.rename(tmp_path / "hidden.tar")
-    timer = threading.Timer(0.5, lambda: hidden.rename(shard))
-    timer.start()
-    assert pairs.image_bytes(0)
-    assert "train-0000.tar: download failed" in caplog.text and "trying again in 1.0 s" in caplog.text
 
 
 def test_s3_asks_the_aws_command_line(tmp_path: Path, shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
