@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from launch.accelerate_settings import settings_environment, settings_file
 from launch.slurm_job import SlurmJob, address_of_first_node
 from tbps.config.command import read_overrides, recipe_command
-from tbps.training.stop_signals import LOST_EXIT, TERMINATE_EXIT
+from tbps.training.stop_signals import LOST_EXIT, TERMINATE_EXIT, StopSignals
 
 if TYPE_CHECKING:
     from tbps.training.run_folder import RunFolder
@@ -47,22 +47,23 @@ def run_task(arguments: list[str], accelerate: str = "") -> int:
     accelerate: settings as in `settings_file`; "" = plain DDP, precision as the recipe says. The batch script around it must
     hold `launch.requeue.BATCH_LINE`: without it, a run that was stopped does not go on.
     """
-    # Until training asks for signals itself there is nothing to save: the imports alone take seconds.
-    for number in (signal.SIGTERM, signal.SIGUSR2):
-        signal.signal(number, _stop_at_once)
     status, folder = 1, None
-    try:
-        os.environ.update(rank_environment(os.environ, accelerate))
-        folder = _announce(arguments)
-        _run_recipe(arguments)
-    except SystemExit as end:
-        status = end.code if isinstance(end.code, int) else int(end.code is not None)
-    except ValueError as error:
-        sys.stderr.write(f"launch.rank: {error}\n")
-        status = 2
-    except BaseException as error:
-        traceback.print_exc()
-        status = LOST_EXIT if _is_of_the_network(error) else 1
+    with StopSignals() as signals:
+        try:
+            with signals.at_once():  # until training asks for signals itself: the imports alone take seconds
+                os.environ.update(rank_environment(os.environ, accelerate))
+                folder = _announce(arguments)
+                _run_recipe(arguments)
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else int(end.code is not None)
+        except ValueError as error:
+            sys.stderr.write(f"launch.rank: {error}\n")
+            status = 2
+        except BaseException as error:
+            traceback.print_exc()
+            status = LOST_EXIT if _is_of_the_network(error) else 1
+        if status:
+            status = signals.requested or status  # what fails in a stop must not forbid the restart
     _settle(status, folder)
     return status
 
@@ -139,10 +140,6 @@ def _is_of_the_network(error: BaseException) -> bool:
 
     # What gloo raises has no class of its own.
     return isinstance(error, DistError) or (isinstance(error, RuntimeError) and "/gloo/" in str(error))
-
-
-def _stop_at_once(*_: object) -> None:
-    raise SystemExit(TERMINATE_EXIT)
 
 
 def _settle(status: int, folder: RunFolder | None) -> None:

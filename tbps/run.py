@@ -23,6 +23,7 @@ from tbps.data.draws import DrawSpec
 from tbps.data.loader import TrainingLoader, make_loader
 from tbps.data.pairs import EvaluationSet, PairSource, open_pairs
 from tbps.data.vocabulary import Vocabulary
+from tbps.data.worker_processes import WorkerLost
 from tbps.evaluation.evaluate import evaluate
 from tbps.reporting.examples import write_examples
 from tbps.reporting.gallery import write_queries
@@ -35,27 +36,35 @@ from tbps.training.loop import train
 from tbps.training.parts import Evaluate, Parts
 from tbps.training.run_folder import RunFolder
 from tbps.training.selection import best_checkpoint
+from tbps.training.stop_signals import LOST_EXIT, StopSignals
 
 logger = logging.getLogger(__name__)
 
 
 def train_run(run: Run) -> int:
-    """Train, validate, test and report; the exit status. What a user caused is one sentence and status 2."""
+    """Train, validate, test and report; the exit status. What a user caused is one sentence and status 2.
+
+    SystemExit (130 or 143) where a signal asked to stop, 75 where something was lost: the same command goes on.
+    """
     first = os.environ.get("RANK", "0") == "0"
     logging.basicConfig(level=logging.INFO if first else logging.WARNING, format="%(message)s")
     # New names in torch 2.14 and Accelerate 1.15 for calls that older supported versions only know by these.
     for call in ("broadcast_buffers", "torch.distributed.all_gather_into_tensor", "torch.distributed.reduce_scatter_tensor"):
         warnings.filterwarnings("ignore", message=f"`{call}` is deprecated", category=FutureWarning)
     try:
-        run = as_launched(run)
-        start_processes(run.loop)  # so that preparing the data can be shared out
-        folder = train(run, make_parts(run))
+        with StopSignals() as signals, signals.at_once():  # but for training, which saves first
+            run = as_launched(run)
+            start_processes(run.loop)  # so that preparing the data can be shared out
+            folder = train(run, make_parts(run))
+            if first:
+                logger.info("report: %s", report_run(folder.path))
+            leave_processes()
+    except WorkerLost as error:
+        sys.stderr.write(f"{run.recipe}: {error}\n")
+        return LOST_EXIT
     except (ValueError, OSError) as error:
         sys.stderr.write(f"{run.recipe}: {error}\n")
         return 2
-    if first:
-        logger.info("report: %s", report_run(folder.path))
-    leave_processes()
     return 0
 
 

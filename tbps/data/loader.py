@@ -5,7 +5,10 @@ Shapes: B pairs, H height, W width, L tokens.
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +23,7 @@ from tbps.data.draws import DrawSpec, PairDraws, draw_pair, generator_of, stack_
 from tbps.data.images import decode, resize, resize_exactly
 from tbps.data.order import BatchOrder
 from tbps.data.pairs import EvaluationSet, PairSource
+from tbps.data.worker_processes import WorkerContext, WorkerLost
 
 PREFETCH_BATCHES = 4
 """Micro-batches that each worker prepares ahead."""
@@ -233,21 +237,46 @@ class TrainingLoader:
 
 def _load(dataset: Dataset, sampler: object, *, workers: int) -> Iterator:
     """What `dataset` holds at each index of `sampler`, in order, loaded by `workers` processes (0 = by this one)."""
+    context = WorkerContext()
     loader = DataLoader(
         _Guarded(dataset),
         sampler=sampler,  # type: ignore[arg-type]
         batch_size=None,
         num_workers=workers,
+        multiprocessing_context=context if workers else None,
         prefetch_factor=PREFETCH_BATCHES if workers else None,
         collate_fn=_unchanged,
         pin_memory=torch.cuda.is_available(),
         # DataLoader draws a seed when it starts; from the global generator, that would change dropout after a restart.
         generator=torch.Generator(),
     )
-    for loaded in loader:
-        if isinstance(loaded, _Failure):
-            raise ValueError(loaded.message)
-        yield loaded
+    try:
+        with _no_raise_at_a_workers_end():
+            batches = iter(loader)
+        for loaded in batches:
+            if isinstance(loaded, _Failure):
+                raise ValueError(loaded.message)
+            yield loaded
+    except RuntimeError as error:
+        if not (lost := context.lost()):
+            raise
+        raise WorkerLost(
+            f"a batch is lost: {lost}; the same command goes on from the last checkpoint; if this comes again, the node has"
+            " too little memory: ask for more, or set --data.workers lower"
+        ) from error
+
+
+@contextmanager
+def _no_raise_at_a_workers_end() -> Iterator[None]:
+    """Take back DataLoader's handler, which raises wherever training is just then, in a save too: who waits finds out."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # it sets none here
+        return
+    before = signal.getsignal(signal.SIGCHLD)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 def _unchanged(loaded: object) -> object:

@@ -45,9 +45,11 @@ def train(run: Run, parts: Parts) -> RunFolder:
     _check(run)
     accelerator = start_processes(run.loop)
     with StopSignals() as signals, Peers(timeout_s=run.loop.timeout_s, note=RunFolder.of(run).lost):
-        folder = _open_folder(run)
+        with signals.at_once():  # nothing to save yet
+            folder = _open_folder(run)
         try:
-            training = _Training(run, parts, accelerator, folder, signals)
+            with signals.at_once():
+                training = _Training(run, parts, accelerator, folder, signals)
             with closing(training.journal):
                 training.steps()
                 training.finish()

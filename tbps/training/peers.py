@@ -22,6 +22,7 @@ from types import TracebackType
 import torch.distributed as dist
 from accelerate.utils import broadcast_object_list
 
+from tbps.data.worker_processes import WorkerLost
 from tbps.training.stop_signals import LOST_EXIT
 
 logger = logging.getLogger(__name__)
@@ -60,13 +61,17 @@ class Peers:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        lost_worker = isinstance(error, WorkerLost)
+        if lost_worker:
+            _leave_note(self.note, str(error).partition(";")[0])
         if self._watch is None:
             return
         if isinstance(error, RuntimeError):
             # The collective noticed first, but cannot say who is gone. In a moment the watch can, and ends this process.
             time.sleep(_VERDICT_S)
             self._watch.blame_stop()
-        self._watch.leave(None if kind is None or issubclass(kind, SystemExit) else f"{kind.__name__}: {error}")
+        failure = "" if kind is None or issubclass(kind, SystemExit) else f"{kind.__name__}: {error}"
+        self._watch.leave(failure, status=LOST_EXIT if lost_worker else 1)
 
 
 class _Link:
@@ -122,12 +127,12 @@ class _Watch(threading.Thread):
         if self._stopped_s > self._timeout_s:
             self._end(f"everybody was stopped for {self._stopped_s:.0f} s, longer than a collective waits")
 
-    def leave(self, failure: str | None) -> None:
-        """Say why this process stops watching: it is done, or it failed."""
+    def leave(self, failure: str, *, status: int) -> None:
+        """Say why this process stops watching: it is done, or it failed and the others end with `status`."""
         self._left.set()
         self.join(2 * _BEAT_S)
         for link in self._links:
-            link.send("bye" if failure is None else f"failed {' '.join(failure.split())[:2000]}")
+            link.send(f"failed {status} {' '.join(failure.split())[:2000]}" if failure else "bye")
         for link in self._links:
             link.close()
 
@@ -163,11 +168,9 @@ class _Watch(threading.Thread):
             elif word == "bye":
                 self._links.remove(link)
                 link.close()
-            elif word == "failed":
-                self._end(f"{link.name} failed with {rest}", status=1)
-            elif word == "end":
+            elif word in ("failed", "end"):
                 status, _, sentence = rest.partition(" ")
-                self._end(sentence, status=int(status))
+                self._end(sentence if word == "end" else f"{link.name} failed with {sentence}", status=int(status))
 
     def _end(self, sentence: str, *, status: int = LOST_EXIT) -> None:
         if self._left.is_set():
@@ -176,10 +179,14 @@ class _Watch(threading.Thread):
             for link in self._links:
                 link.send(f"end {status} {sentence}")
         logger.error("%s; this process ends too, the same command goes on from the last checkpoint", sentence)
-        with contextlib.suppress(OSError):  # it is in the log anyway
-            self._note.write_text(sentence, encoding="utf-8")
+        _leave_note(self._note, sentence)
         logging.shutdown()
         os._exit(status)
+
+
+def _leave_note(note: Path, sentence: str) -> None:
+    with contextlib.suppress(OSError):  # it is in the log anyway
+        note.write_text(sentence, encoding="utf-8")
 
 
 def _accept(listener: socket.socket, token: str, own_name: str, *, count: int) -> list[_Link]:
