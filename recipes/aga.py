@@ -3,8 +3,9 @@
 Run      accelerate launch recipes/aga.py cuhk-pedes --data.root CUHK-PEDES --start.weights weights/albef.safetensors
 Paper    Table II: CUHK-PEDES rank-1 78.36 / mAP 70.72; ICFG-PEDES 67.31 / 42.31; RSTPReid 67.40 / 52.49
 Ours     not yet run on the real data sets; checked with `tiny` on a CPU. No official code is public
-Differs  as recipes/mars.py; the probability of masking a word is scaled by the number of words (tbps/objectives/
-         attention_guided_masking.py says why); what the paper leaves open is listed in tbps/methods/aga.py
+Differs  as recipes/mars.py; the probability of masking a word is scaled by the number of words, so that up to 20 % are
+         masked (the paper: about 15 %, which --method.masked-share 0.15 gives; the reason stands in
+         tbps/objectives/attention_guided_masking.py); what the paper leaves open is listed in tbps/methods/aga.py
 """
 
 from __future__ import annotations

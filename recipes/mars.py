@@ -31,6 +31,7 @@ def cuhk_pedes() -> Run:
                 vocabulary="bert-base-uncased",  # official configs: bert-base-uncased
                 max_words=70,  # Sec. 4.1; the official configs say 75
                 max_tokens=70,  # official evaluation cuts at max_words tokens, [CLS] included
+                max_training_tokens=512,  # official training cuts words only; BERT has 512 positions
             ),
             image_px=(384, 384),  # Sec. 4.1
             augmentation="flip",  # Sec. 4.1

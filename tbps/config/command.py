@@ -62,6 +62,7 @@ def _refuse(program: str, sentence: str) -> NoReturn:
     raise SystemExit(2)
 
 
+_WHERE = re.compile(r"^Error parsing \w[\w.]*: ")  # before a sentence that names the setting itself
 _RULE = re.compile(r"[\u2500-]{8,}")
 _FRAME = "\u2502\u256d\u256e\u2570\u256f|+ "
 
@@ -71,7 +72,7 @@ def _sentence(box: str) -> str:
     sections = [" ".join(line.strip(_FRAME) for line in part) for part in _sections(box)]
     named = [re.findall(r"--[\w.-]+", part) for part in sections[1:] if part.startswith("Perhaps you meant")]
     hint = f" (perhaps {' or '.join(dict.fromkeys(named[0]))})" if named and named[0] else ""
-    return " ".join(sections[0].split()).rstrip(".") + hint
+    return _WHERE.sub("", " ".join(sections[0].split())).rstrip(".") + hint
 
 
 def _sections(box: str) -> list[list[str]]:

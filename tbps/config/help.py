@@ -1,4 +1,4 @@
-"""What `--help` of a recipe prints: every field with its value and its docstring.
+"""What `--help` of a recipe prints: every field with its value, its docstring and its range.
 
 tyro reads the overrides; its own help takes longer than the half second that a question may cost.
 """
@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+from tbps.config.ranges import ranges_of
+
 WIDTH = 110
 
 
@@ -24,7 +26,7 @@ def help_text(run: Any, *, program: str) -> str:
 
 def _section(part: Any, path: str, about: str) -> Iterator[str]:
     yield f"\n{path.rstrip('.') or 'run'}: {about.splitlines()[0]}"
-    docs = field_docs(type(part))
+    docs, ranges = field_docs(type(part)), ranges_of(type(part))
     nested = []
     for field in fields(part):
         value = getattr(part, field.name)
@@ -32,7 +34,8 @@ def _section(part: Any, path: str, about: str) -> Iterator[str]:
             nested.append((field.name, value))
             continue
         yield f"  --{path}{field.name.replace('_', '-')} {_shown(value)}"
-        yield from textwrap.wrap(docs.get(field.name, ""), WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
+        meaning = docs.get(field.name, "") + (f" [{ranges[field.name]}]" if field.name in ranges else "")
+        yield from textwrap.wrap(meaning, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
     for name, value in nested:
         yield from _section(value, f"{path}{name}.", inspect.getdoc(type(value)) or "")
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from tbps.config.ranges import Count, NotNegative, Positive, PositiveShare, Range, Share, check_ranges
 
 if TYPE_CHECKING:
     from tbps.methods.aga import AgaMethod
@@ -17,12 +19,20 @@ if TYPE_CHECKING:
 class Vit:
     """Vision transformer. Defaults: ViT-B/16."""
 
-    width: int = 768
-    depth: int = 12
-    heads: int = 12
-    patch_px: int = 16
-    init_std: float = 0.02
+    width: Count = 768
+    """Numbers that describe a patch; a multiple of `heads`."""
+    depth: Count = 12
+    """Blocks."""
+    heads: Count = 12
+    """Attention heads of a block."""
+    patch_px: Count = 16
+    """Height and width of a patch; both sides of an image are multiples of it."""
+    init_std: Positive = 0.02
     """Spread of random weights of dense layers; narrow encoders learn faster with about width ** -0.5."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "method.vit")
+        _check_heads("method.vit.width", self.width, "method.vit.heads", self.heads)
 
     def grid(self, image_px: tuple[int, int]) -> tuple[int, int]:
         """Rows and columns of patches of an image."""
@@ -33,55 +43,101 @@ class Vit:
 class Bert:
     """BERT whose last layers (or all) carry cross-attention to the image. Defaults: BERT-base."""
 
-    width: int = 768
-    layers: int = 12
-    heads: int = 12
-    intermediate: int = 3072
-    vocabulary_size: int = 30_522
-    max_positions: int = 512
-    fusion_layer: int = 6
+    width: Count = 768
+    """Numbers that describe a token; a multiple of `heads`."""
+    layers: Count = 12
+    """Layers of text and cross encoder together."""
+    heads: Count = 12
+    """Attention heads of a layer."""
+    intermediate: Count = 3072
+    """Width inside the feed-forward part of a layer."""
+    vocabulary_size: Count = 30_522
+    """Word pieces that the encoder knows; the vocabulary file must have as many."""
+    max_positions: Count = 512
+    """The longest caption in tokens."""
+    fusion_layer: Annotated[int, Range(1, because="the text encoder needs a layer")] = 6
     """The first `fusion_layer` layers are the text encoder; the rest belong to the cross encoder only."""
     full_cross_attention: bool = False
     """Every layer carries cross-attention and the cross encoder runs all of them from token ids (MARS)."""
-    dropout: float = 0.1
-    cls_id: int = 101
+    dropout: Annotated[float, Range(0, below=1)] = 0.1
+    """Share of hidden units and attention weights that a training step leaves out."""
+    cls_id: Annotated[int, Range(1, because="0 is padding")] = 101
     """Token id of [CLS] in the vocabulary (bert-base-uncased: 101)."""
-    mask_id: int = 103
+    mask_id: Annotated[int, Range(1, because="0 is padding")] = 103
     """Token id of [MASK] in the vocabulary (bert-base-uncased: 103)."""
-    init_std: float = 0.02
+    init_std: Positive = 0.02
     """Spread of random weights of dense layers; narrow encoders learn faster with about width ** -0.5."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"method.bert.dropout is {self.dropout}, expected at least 0 and below 1")
+        check_ranges(self, "method.bert")
+        _check_heads("method.bert.width", self.width, "method.bert.heads", self.heads)
+        if self.fusion_layer > self.layers - (not self.full_cross_attention):
+            raise ValueError(
+                f"method.bert.fusion_layer is {self.fusion_layer}, expected at most"
+                f" {self.layers - (not self.full_cross_attention)} of {self.layers} layers: the matching head sees the image"
+                " only through the layers behind it; change method.bert.fusion_layer or method.bert.layers"
+            )
+        for name, found in (("cls_id", self.cls_id), ("mask_id", self.mask_id)):
+            if found >= self.vocabulary_size:
+                raise ValueError(
+                    f"method.bert.{name} is {found}, expected less than method.bert.vocabulary_size ({self.vocabulary_size})"
+                )
+        if self.cls_id == self.mask_id:
+            raise ValueError(
+                f"method.bert.cls_id and method.bert.mask_id are both {self.cls_id}, expected the two ids of the vocabulary"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MaeDecoder:
     """MARS's image decoder with cross-attention to the text."""
 
-    depth: int = 4
-    heads: int = 8
-    mask_ratio: float = 0.75
+    depth: Count = 4
+    """Blocks."""
+    heads: Count = 8
+    """Attention heads of a block; they divide the image encoder's width."""
+    mask_ratio: Annotated[float, Range(above=0, below=1)] = 0.75
+    """Share of an image's patches that are removed and rebuilt."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "method.mae")
+
+
+def _check_heads(width_name: str, width: int, heads_name: str, heads: int) -> None:
+    if width % heads:
+        raise ValueError(f"{width_name} is {width}, expected a multiple of {heads_name} ({heads}); change one of them")
+
+
+def _check_weights(weights: Any) -> None:
+    check_ranges(weights, "method.weights")
+    names = [field.name for field in fields(weights)]
+    if not any(getattr(weights, name) for name in names):
+        raise ValueError(f"every weight in method.weights ({', '.join(names)}) is 0, expected at least one loss to train by")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AlbefWeights:
     """Weights of ALBEF's losses."""
 
-    itc: float = 1.0
-    itm: float = 1.0
+    itc: NotNegative = 1.0
+    itm: NotNegative = 1.0
+
+    def __post_init__(self) -> None:
+        _check_weights(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RasaWeights:
     """Weights of RaSa's losses (RaSa configs; MARS paper, Eq. 17)."""
 
-    cl: float = 0.5
-    pitm: float = 1.0
-    mlm: float = 1.0
-    prd: float = 0.5
-    mrtd: float = 0.5
+    cl: NotNegative = 0.5
+    pitm: NotNegative = 1.0
+    mlm: NotNegative = 1.0
+    prd: NotNegative = 0.5
+    mrtd: NotNegative = 0.5
+
+    def __post_init__(self) -> None:
+        _check_weights(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,13 +148,16 @@ class MarsWeights:
     when all but cl and mae are 0.
     """
 
-    cl: float = 0.5
-    pitm: float = 1.0
-    mlm: float = 1.0
-    prd: float = 0.5
-    mrtd: float = 0.5
-    mae: float = 1.0
-    attribute: float = 2.0
+    cl: NotNegative = 0.5
+    pitm: NotNegative = 1.0
+    mlm: NotNegative = 1.0
+    prd: NotNegative = 0.5
+    mrtd: NotNegative = 0.5
+    mae: NotNegative = 1.0
+    attribute: NotNegative = 2.0
+
+    def __post_init__(self) -> None:
+        _check_weights(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,26 +167,30 @@ class AgaWeights:
     0 leaves a loss out as in MARS: Table I's baseline is mlm = 0.
     """
 
-    cl: float = 0.5
-    pitm: float = 1.0
-    mlm: float = 1.0
-    prd: float = 0.5
-    mrtd: float = 0.5
+    cl: NotNegative = 0.5
+    pitm: NotNegative = 1.0
+    mlm: NotNegative = 1.0
+    prd: NotNegative = 0.5
+    mrtd: NotNegative = 0.5
+
+    def __post_init__(self) -> None:
+        _check_weights(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LaipWeights:
     """Weights of LAIP's losses (Eq. 1 and 12: each counts once). 0 leaves a loss out, with its passes."""
 
-    itc: float = 1.0
-    itm: float = 1.0
-    triplet: float = 1.0
-    bidir: float = 1.0
-    mpm: float = 1.0
-    mlm: float = 0.0
+    itc: NotNegative = 1.0
+    itm: NotNegative = 1.0
+    triplet: NotNegative = 1.0
+    bidir: NotNegative = 1.0
+    mpm: NotNegative = 1.0
+    mlm: NotNegative = 0.0
     """Masked words of the whole caption in place of phrases (Table V)."""
 
     def __post_init__(self) -> None:
+        _check_weights(self)
         if self.itm <= 0:
             raise ValueError(
                 f"method.weights.itm is {self.itm:g}, expected more than 0: without matching, no loss of LAIP trains the"
@@ -142,18 +205,23 @@ class _AlbefFamily:
 
     vit: Vit = Vit()
     bert: Bert = Bert()
-    projection: int = 256
+    projection: Count = 256
     """Width E of the contrastive features."""
-    temperature: float = 0.07
+    temperature: Positive = 0.07
     """Start of the learned temperature, not clamped."""
-    queue_pairs: int = 65_536
-    momentum: float = 0.995
-    alpha: float = 0.4
+    queue_pairs: Annotated[int, Range(1, because="contrast reads the features of past steps")] = 65_536
+    """Past pairs whose momentum features contrast with a step's own."""
+    momentum: Annotated[float, Range(0, below=1)] = 0.995
+    """Share of its old weights that the momentum twin keeps in a step."""
+    alpha: Share = 0.4
     """Weight of the momentum twin's soft targets, ramped from 0 over the first epoch."""
     momentum_dropout: bool = True
     """The momentum BERT runs with dropout, as in the official code; off = evaluation mode."""
     padding: Literal["packed", "official"] = "packed"
     """`packed` computes real tokens only; `official` also computes padding, which leaks into two official losses."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "method")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -178,8 +246,10 @@ class Rasa(_AlbefFamily):
     """RaSa: relation- and sensitivity-aware learning (arXiv 2305.13653)."""
 
     weights: RasaWeights = RasaWeights()
-    mlm_probability: float = 0.15
-    mrtd_probability: float = 0.3
+    mlm_probability: PositiveShare = 0.15
+    """Share of words that MLM masks."""
+    mrtd_probability: PositiveShare = 0.3
+    """Share of words that are masked before the twin fills a caption in for m-RTD."""
     mlm_soft: Literal["vocabulary", "sequence"] = "vocabulary"
     """Soft MLM labels against a softmax over the vocabulary, or over positions (a typo behind the published numbers,
     salesforce/ALBEF issue 58; needs padding = official to be exact)."""
@@ -205,8 +275,10 @@ class Mars(_AlbefFamily):
     bert: Bert = Bert(full_cross_attention=True)
     weights: MarsWeights = MarsWeights()
     mae: MaeDecoder = MaeDecoder()
-    mlm_probability: float = 0.15
-    mrtd_probability: float = 0.3
+    mlm_probability: PositiveShare = 0.15
+    """Share of words that MLM masks."""
+    mrtd_probability: PositiveShare = 0.3
+    """Share of words that are masked before the twin fills a caption in for m-RTD."""
     mlm_soft: Literal["vocabulary", "sequence"] = "vocabulary"
     """As in RaSa."""
     attribute_head: Literal["shared", "own"] = "shared"
@@ -242,33 +314,31 @@ class Aga(_AlbefFamily):
     (Table I)."""
     aggregation: Literal["ema", "mean", "last"] = "ema"
     """How the [CLS] attention of the text layers becomes one (Table IV)."""
-    beta: float = 0.95
+    beta: Annotated[float, Range(0, below=1)] = 0.95
     """Share of the layers below in the moving average over layers (Eq. 7, Table VIII)."""
-    attention_temperature: float = 0.02
+    attention_temperature: Positive = 0.02
     """Of the softmax over words (Eq. 8)."""
-    alpha_1: float = 0.05
+    alpha_1: Annotated[float, Range(-1, 1)] = 0.05
     """Lower bound of a word's probability of being masked (Eq. 9, Table VII); may be negative, the sum is cut at 0."""
-    alpha_2: float = 0.15
-    """Probability that attention adds on average (Eq. 9, times the number of words: see `mask_probability`)."""
-    p_tem: float = 0.3
+    alpha_2: Share = 0.15
+    """Probability that attention adds on average (Eq. 9, times the number of words). So a share of alpha_1 + alpha_2 = 20 %
+    of the words is masked, less what is cut off where a word's probability passes 1; the paper says about 15 %."""
+    masked_share: Annotated[float, Range(0, below=1)] = 0.0
+    """0 = as alpha_1 and alpha_2 give it; else every caption's probabilities are scaled so that their mean is this share:
+    0.15 is the paper's."""
+    p_tem: Share = 0.3
     """How often a caption is replaced by its enriched one (Table V); 0 = no text enrichment."""
-    candidates: int = 5
+    candidates: Annotated[int, Range(2, because="the original may be one of them")] = 5
     """Likeliest words, the original among them, from which a masked word is replaced: k of Table VI."""
-    mlm_probability: float = 0.15
+    mlm_probability: PositiveShare = 0.15
     """Share of words masked by `random` and `picked`."""
-    mrtd_probability: float = 0.3
+    mrtd_probability: PositiveShare = 0.3
+    """Share of words that are masked before the twin fills a caption in for m-RTD."""
 
     def __post_init__(self) -> None:
+        check_ranges(self, "method")
         if self.padding != "packed":
             raise ValueError(f"method.padding is {self.padding!r}, expected 'packed': no official code of AGA is public")
-        if not 0 <= self.beta < 1:
-            raise ValueError(f"method.beta is {self.beta}, expected at least 0 and below 1")
-        if self.attention_temperature <= 0:
-            raise ValueError(f"method.attention_temperature is {self.attention_temperature}, expected more than 0")
-        if not 0 <= self.p_tem <= 1:
-            raise ValueError(f"method.p_tem is {self.p_tem}, expected 0 to 1")
-        if self.candidates < 2:
-            raise ValueError(f"method.candidates is {self.candidates}, expected at least 2: the original may be one of them")
         if self.p_tem and not (self.weights.mlm or self.weights.mrtd):
             raise ValueError(
                 f"method.p_tem is {self.p_tem}, expected 0 where method.weights.mlm and method.weights.mrtd are 0: no word"
@@ -289,6 +359,7 @@ class Aga(_AlbefFamily):
             attention_temperature=self.attention_temperature,
             alpha_1=self.alpha_1,
             alpha_2=self.alpha_2,
+            masked_share=self.masked_share,
             p_tem=self.p_tem,
             candidates=self.candidates,
             mlm_probability=self.mlm_probability,
@@ -304,18 +375,20 @@ class Laip(_AlbefFamily):
     """Under stage 3 weights are released after forward, and backward attention is a gradient taken inside it."""
 
     weights: LaipWeights = LaipWeights()
-    margin: float = 0.6
-    """Of the fusion triplet (Eq. 20, Fig. 6)."""
+    margin: NotNegative = 0.6
+    """By how much the logit of a matching pair must exceed that of each hard negative in the fusion triplet (Eq. 20,
+    Fig. 6)."""
     attention: Literal["both", "forward", "backward"] = "both"
     """What weighs the patches of an image for a phrase (Table IV)."""
     combination: Literal["product", "sum"] = "product"
     """How forward and backward attention become one (Eq. 7 is lost in our copy of the paper)."""
-    attention_layer: int = 3
+    attention_layer: Count = 3
     """Cross layer whose attention is taken, 1 = the first (Fig. 6). At the last one backward attention is zero."""
-    mlm_probability: float = 0.15
+    mlm_probability: PositiveShare = 0.15
     """Share of a caption's words that `mlm` masks."""
 
     def __post_init__(self) -> None:
+        check_ranges(self, "method")
         layers = self.bert.layers - (0 if self.bert.full_cross_attention else self.bert.fusion_layer)
         last = layers if self.attention == "forward" else layers - 1
         if self.padding != "packed":

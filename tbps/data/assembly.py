@@ -81,7 +81,7 @@ def training_encoder(
     return CaptionEncoder(
         vocabulary,
         max_words=captioning.max_words,
-        max_tokens=captioning.max_tokens,
+        max_tokens=captioning.training_tokens,
         punctuation=captioning.punctuation,
         chunker=chunker,
         frequencies=frequencies,

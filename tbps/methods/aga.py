@@ -75,6 +75,7 @@ class AgaMethod(RasaMethod):
         attention_temperature: float,
         alpha_1: float,
         alpha_2: float,
+        masked_share: float,
         p_tem: float,
         candidates: int,
         **rasa: Any,
@@ -83,7 +84,7 @@ class AgaMethod(RasaMethod):
         self.weights = {**self.weights, "masked_ratio": 0.0, "vacuous_share": 0.0}
         self.masking, self.aggregation, self.beta = masking, aggregation, beta
         self.attention_temperature, self.alpha_1, self.alpha_2 = attention_temperature, alpha_1, alpha_2
-        self.p_tem, self.candidates = p_tem, candidates
+        self.masked_share, self.p_tem, self.candidates = masked_share, p_tem, candidates
         self.draw_spec = replace(self.draw_spec, token_numbers=2, pair_numbers=1)
 
     def forward(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
@@ -131,6 +132,7 @@ class AgaMethod(RasaMethod):
             alpha_1=self.alpha_1,
             alpha_2=self.alpha_2,
             temperature=self.attention_temperature,
+            masked_share=self.masked_share,
         )
         return TwinText(hidden_ND=hidden_ND, probability=HostCopy(probability_BL))
 

@@ -42,7 +42,6 @@ def train(run: Run, parts: Parts) -> RunFolder:
     not finite. OSError: a checkpoint cannot be written. StoppedBySignal (exit status 130 or 143) after Ctrl-C, SIGTERM or
     SIGUSR2, with everything saved. Where another process was lost or hangs, this one ends with exit status 75.
     """
-    _check(run)
     accelerator = start_processes(run.loop)
     with StopSignals() as signals, Peers(timeout_s=run.loop.timeout_s, note=RunFolder.of(run).lost):
         with signals.at_once():  # nothing to save yet
@@ -213,17 +212,6 @@ class _Training:
             raise
         finally:
             method.train()
-
-
-def _check(run: Run) -> None:
-    if run.loop.timeout_s < 5:
-        raise ValueError(f"loop.timeout_s is {run.loop.timeout_s}, expected at least 5 seconds")
-    if run.loop.log_steps < 1:
-        raise ValueError(f"loop.log_steps is {run.loop.log_steps}, expected at least 1")
-    if run.loop.save_steps < 0:
-        raise ValueError(f"loop.save_steps is {run.loop.save_steps}, expected at least 1, or 0 to save at evaluations only")
-    if run.loop.keep_checkpoints < 1:
-        raise ValueError(f"loop.keep_checkpoints is {run.loop.keep_checkpoints}, expected at least 1")
 
 
 def _choose_gemm(folder: RunFolder) -> None:

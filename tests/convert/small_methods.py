@@ -9,7 +9,17 @@ from torch import Tensor, nn
 
 from tbps.config.methods import Albef, Bert, MaeDecoder, Mars, Rasa, Vit
 
-BERT = {"width": 16, "layers": 4, "heads": 2, "intermediate": 32, "vocabulary_size": 30, "max_positions": 12, "dropout": 0.0}
+BERT = {
+    "width": 16,
+    "layers": 4,
+    "heads": 2,
+    "intermediate": 32,
+    "vocabulary_size": 30,
+    "max_positions": 12,
+    "dropout": 0.0,
+    "cls_id": 2,
+    "mask_id": 4,
+}
 
 
 def tiny(kind: str = "rasa", *, image_px: tuple[int, int] = (32, 32), seed: int = 0, **changes: Any) -> Any:

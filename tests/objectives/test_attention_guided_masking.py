@@ -12,6 +12,7 @@ from tbps.objectives.attention_guided_masking import (
     Aggregation,
     aggregate_class_attention,
     mask_probability,
+    scale_to_share,
     vacuous_mask_probability,
 )
 
@@ -115,3 +116,36 @@ def test_picked_masks_vacuous_words_alone_and_keeps_the_share() -> None:
     assert found[2].tolist() == pytest.approx([0, 0.15] + [0] * 7)
     assert not found[3].any()  # a caption without one is not masked
     assert vacuous_mask_probability(vacuous, WORDS, probability=0.9).max() == 1
+
+
+@pytest.mark.parametrize("share", [0.05, 0.15, 0.6])
+def test_a_share_of_words_is_kept_by_one_factor(share: float) -> None:
+    attention = attention_rows()[-1] * 3  # sharp: some words become certain
+    given = probabilities(attention)
+    found = mask_probability(attention, WORDS, alpha_1=ALPHA_1, alpha_2=ALPHA_2, temperature=TEMPERATURE, masked_share=share)
+    assert torch.allclose(found.sum(1) / WORDS.sum(1), torch.tensor(share), atol=1e-6)
+    assert not found[~WORDS].any()
+    for caption in range(4):
+        # the factor by bisection
+        low, high = 0.0, 1e6
+        for _ in range(200):
+            factor = (low + high) / 2
+            mean = (factor * given[caption].double()).clamp(max=1).sum() / WORDS[caption].sum()
+            low, high = (factor, high) if mean < share else (low, factor)
+        assert torch.allclose(found[caption].double(), (factor * given[caption].double()).clamp(max=1), atol=1e-5)
+
+
+def test_a_share_that_too_few_words_can_bear_and_a_caption_without_words() -> None:
+    probability = torch.zeros(4, 9)
+    probability[0, 1:3] = torch.tensor([0.2, 1e-3])
+    found = scale_to_share(probability, WORDS, 0.5)
+    assert found[0].tolist() == [0, 1, 1] + [0] * 6
+    assert not found[1:].any()
+    assert not scale_to_share(probability, torch.zeros_like(WORDS), 0.5).any()
+
+
+def test_the_mean_is_both_alphas_less_what_is_cut() -> None:
+    mild = attention_rows()[-1] / 100
+    assert torch.allclose(probabilities(mild).sum(1) / WORDS.sum(1), torch.tensor(ALPHA_1 + ALPHA_2), atol=1e-5)
+    sharp = probabilities(attention_rows()[-1] * 3)
+    assert ((sharp.sum(1) / WORDS.sum(1))[[0, 3]] < 0.19).all() and sharp.max() == 1

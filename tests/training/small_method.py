@@ -12,7 +12,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tbps.config.methods import Albef
+from tbps.config.methods import Albef, Vit
 from tbps.config.run import AdamW, Captioning, Cosine, Data, Evaluation, Loop, Run
 from tbps.data.batch import Batch, Captions, Draws, HostBatch
 from tbps.data.draws import DrawSpec, draw_pair, generator_of, stack_draws
@@ -170,7 +170,7 @@ def small_run(
         recipe="small",
         name="test",
         runs=str(runs),
-        method=Albef(),
+        method=Albef(vit=Vit(patch_px=_PX)),
         data=Data(
             benchmark="cuhk-pedes",
             captioning=Captioning(vocabulary="none", max_words=8, max_tokens=8),

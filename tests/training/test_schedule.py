@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import Literal
 
@@ -62,7 +63,35 @@ def test_the_second_stage_begins_with_the_first_step_at_or_after_its_epoch(
     assert second_stage_step(Cosine(epochs=9, second_stage_epoch=epoch), steps_per_epoch=steps_per_epoch) == step
 
 
-@pytest.mark.parametrize("epoch", [9, 10, -1])
+@pytest.mark.parametrize("epoch", [9, 10])
 def test_a_second_stage_outside_the_schedule_is_refused(epoch: float) -> None:
     with pytest.raises(ValueError, match=rf"schedule.second_stage_epoch is {epoch}, expected more than 0 and less than"):
         Cosine(epochs=9, second_stage_epoch=epoch)
+
+
+def test_a_held_warmup_rises_by_the_official_stairs() -> None:
+    """`warmup_epochs: 2` of the official factories: the scheduler's time is i // 100 after iterations 0, 100 and 200."""
+    schedule = Cosine(epochs=10, min_lr=0.0, warmup_steps=201, warmup_lr=0.2, warmup="hold", warmup_stairs=2, every="epoch")
+    rates = _rates(schedule, 400, 300)
+    time, expected = 0, []
+    for iteration in range(300):
+        expected.append(0.2 + 0.8 * min(time, 2) / 2)
+        if iteration % 100 == 0 and iteration <= 200:
+            time = iteration // 100
+    assert rates[:300] == pytest.approx(expected)
+    assert [rates[100], rates[101], rates[200], rates[201]] == pytest.approx([0.2, 0.6, 0.6, 1.0])
+    assert rates[300] == pytest.approx(0.5 * (1 + math.cos(math.pi / 10)))
+
+
+def test_a_held_warmup_ends_with_its_first_epoch() -> None:
+    rates = _rates(Cosine(epochs=10, warmup_steps=101, warmup_lr=0.1, warmup="hold", every="epoch"), 60, 30)
+    assert rates[:30] == [0.1] * 30
+    assert rates[30] == pytest.approx(0.9755, abs=1e-3)
+
+
+@pytest.mark.parametrize(("warmup", "steps"), [("linear", 201), ("hold", 202), ("hold", 0)])
+def test_stairs_that_cannot_be_climbed_are_refused(warmup: Literal["linear", "hold"], steps: int) -> None:
+    with pytest.raises(
+        ValueError, match=r"schedule.warmup_stairs is 2, expected 1, or schedule.warmup = hold and a divisor"
+    ):
+        Cosine(epochs=1, warmup=warmup, warmup_steps=steps, warmup_stairs=2)
