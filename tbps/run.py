@@ -14,6 +14,7 @@ from typing import Any, Literal, cast
 import torch
 from rich.console import Console
 from torch import nn
+from torch.distributed import DistStoreError
 
 from tbps.config.methods import Aga, Laip, Mars
 from tbps.config.run import Benchmark, Run
@@ -56,11 +57,13 @@ def train_run(run: Run) -> int:
             run = as_launched(run)
             start_processes(run.loop)  # so that preparing the data can be shared out
             folder = train(run, make_parts(run))
-            if first:
-                logger.info("report: %s", report_run(folder.path))
+            logger.info("report: %s", on_main(lambda: report_run(folder.path), doing="writing the report"))
             leave_processes()
     except WorkerLost as error:
         sys.stderr.write(f"{run.recipe}: {error}\n")
+        return LOST_EXIT
+    except DistStoreError as error:
+        sys.stderr.write(f"{run.recipe}: {error}; the same command goes on from the last checkpoint\n")
         return LOST_EXIT
     except (ValueError, OSError) as error:
         sys.stderr.write(f"{run.recipe}: {error}\n")
@@ -305,7 +308,7 @@ def _score(
         write_examples(folder.path, file.stem, method, evaluation_set, marks, image_px=run.data.image_px)
         return results, file
 
-    return on_main(write)
+    return on_main(write, doing="writing results and examples")
 
 
 def _vocabulary(run: Run) -> Vocabulary:

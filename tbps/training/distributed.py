@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -19,6 +20,7 @@ from accelerate.utils import (
 )
 
 from tbps.config.run import Loop, Run
+from tbps.training.waiting import shown_work, wait_for_work
 
 T = TypeVar("T")
 
@@ -101,16 +103,22 @@ def leave_processes() -> None:
         dist.destroy_process_group()
 
 
-def on_main(function: Callable[[], T]) -> T:
-    """Call on the first process, return its result on all. A ValueError or OSError there is raised on all."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+def on_main(function: Callable[[], T], *, doing: str = "working for all") -> T:
+    """Call on the first process, return its result on all. A ValueError or OSError there is raised on all.
+
+    The others wait as long as the first one gets on (see tbps/training/waiting.py); doing: says for what.
+    """
+    if not _are_several():
         return function()
     box: list[object] = [None, None]
     if dist.get_rank() == 0:
         try:
-            box = [function(), None]
+            with shown_work(doing):
+                box = [function(), None]
         except (ValueError, OSError) as error:
             box = [None, error]
+    else:
+        wait_for_work(0)
     if dist.get_rank() == 0 and isinstance(box[1], Exception):
         original = box[1]
         broadcast_object_list([None, type(original)(str(original))])
@@ -121,9 +129,34 @@ def on_main(function: Callable[[], T]) -> T:
     return result  # type: ignore[return-value]
 
 
+def together(function: Callable[[], T], *, doing: str) -> list[T]:
+    """Call on every process, return all results in rank order. `function` may take long, and uses no collective.
+
+    ValueError: a ValueError or OSError of this process's call; or of another's, which is named.
+    """
+    if not _are_several():
+        return [function()]
+    done: tuple[T | None, str] = (None, "")
+    try:
+        with shown_work(doing):
+            done = (function(), "")
+    except (ValueError, OSError) as error:
+        done = (None, str(error) or type(error).__name__)
+    for rank in range(dist.get_world_size()):
+        if rank != dist.get_rank():
+            wait_for_work(rank)
+    everywhere = gather_objects((platform.node(), done))
+    if done[1]:
+        raise ValueError(done[1])
+    for rank, (host, (_, failure)) in enumerate(everywhere):
+        if failure:
+            raise ValueError(f"rank {rank} on {host} failed while {doing}: {failure}")
+    return [result for _, (result, _) in everywhere]  # type: ignore[misc]
+
+
 def gather_objects(value: T) -> list[T]:
     """The values of all processes, in rank order."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    if not _are_several():
         return [value]
     values: list[T | None] = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)
@@ -132,6 +165,10 @@ def gather_objects(value: T) -> list[T]:
 
 def sum_over_processes(vector: torch.Tensor) -> torch.Tensor:
     """Sum a tensor over all processes, in place."""
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+    if _are_several():
         dist.all_reduce(vector)
     return vector
+
+
+def _are_several() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1

@@ -61,7 +61,7 @@ def train(run: Run, parts: Parts) -> RunFolder:
 def _open_folder(run: Run) -> RunFolder:
     """The first process locks the folder and may write; the others know the paths."""
     opened: list[OpenRunFolder] = []
-    on_main(lambda: opened.append(OpenRunFolder(run)))
+    on_main(lambda: opened.append(OpenRunFolder(run)), doing="opening the run folder")
     return opened[0] if opened else RunFolder.of(run)
 
 
@@ -136,7 +136,7 @@ class _Training:
             weights = on_main(lambda: _best_step(self.folder))
         if weights != self.total and on_main(lambda: self.folder.read_evaluation("test", self.total)) is None:
             best = checkpoint.folder_of(self.folder.checkpoints, weights)
-            on_main(lambda: _check_best(best))
+            on_main(lambda: _check_best(best), doing=f"reading {best}")
         self._evaluate("test", self.parts.test, self.total, weights=weights)
 
     def _stop(self, step: int, exit_status: int) -> None:
@@ -160,7 +160,7 @@ class _Training:
         self.journal.sync()
         began = time.perf_counter()
         model, optimiser = self.parallel.model_tensors(), self.parallel.optimiser_tensors()
-        on_main(lambda: self._write_checkpoint(step, model, optimiser))
+        on_main(lambda: self._write_checkpoint(step, model, optimiser), doing="saving a checkpoint")
         on_main(lambda: self._write_timing(save_s=time.perf_counter() - began))
         self.saved = step
         self.journal.progress.resume()
@@ -222,7 +222,7 @@ def _choose_gemm(folder: RunFolder) -> None:
         folder.remember_machine_choice("gemm", chosen)
         return chosen
 
-    torch.set_float32_matmul_precision(on_main(choose))
+    torch.set_float32_matmul_precision(on_main(choose, doing="measuring the processor"))
 
 
 def _best_step(folder: RunFolder) -> int:

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 def start(method: nn.Module, folder: RunFolder, given: Start) -> tuple[int, dict[str, Tensor]]:
     """Fill the method; return the optimiser steps that are done, and the optimiser's state after them."""
-    own = on_main(lambda: checkpoint.newest(folder.checkpoints, set_aside=True))
+    own = on_main(lambda: checkpoint.newest(folder.checkpoints, set_aside=True), doing="checking the checkpoints")
     if own is not None:
         return _resume(method, own)
     if given.weights:
@@ -47,9 +47,9 @@ def _load_weights(method: nn.Module, given: Start) -> None:
     if path.is_dir():
         run = RunFolder(path).read_run()
         grid = run.method.vit.grid(run.data.image_px)
-        path = on_main(lambda: best_checkpoint(path)) / checkpoint.MODEL_FILE
+        path = on_main(lambda: best_checkpoint(path), doing="checking the checkpoints") / checkpoint.MODEL_FILE
     if given.sha256:
-        on_main(lambda: _check_digest(path, given.sha256))
+        on_main(lambda: _check_digest(path, given.sha256), doing=f"reading {path}")
     logger.info("starting from %s: %s", path, load_weights(method, path, old_grid=grid).text())
 
 
