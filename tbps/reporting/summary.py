@@ -12,6 +12,7 @@ from tbps.config.run import Run
 from tbps.reporting.results import final_metrics, read_results, rule_in_words
 from tbps.reporting.table_rows import TableRow, read_rows
 from tbps.training.config_hash import config_hash
+from tbps.training.metrics_log import late_mean
 from tbps.training.run_folder import RunFolder
 
 METRICS = ("rank_1", "rank_5", "rank_10", "mAP", "mINP")
@@ -47,6 +48,8 @@ class Line:
     published: Mapping[str, float]
     """Of PUBLISHED; empty where nothing is, or where it is about another test split than the one scored here."""
     published_by: str
+    masked_ratio: Spread | None = None
+    """Share of words, 0-100, that MLM masked in the last steps; None where the method does not log it (AGA does)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,13 +57,19 @@ class _Scored:
     run: Run
     results: Mapping[str, Any]
     rows: tuple[TableRow, ...]
+    metrics_log: Path
 
 
 def read_summary(runs: Path) -> list[Line]:
     """All scored runs `<runs>/<recipe>/<name>`, tables first. ValueError where there is none or a file is damaged."""
     folders = sorted(file.parent for file in runs.glob("*/*/config.json"))
     found = [
-        _Scored(run=RunFolder(folder).read_run(), results=results, rows=tuple(read_rows(folder)))
+        _Scored(
+            run=RunFolder(folder).read_run(),
+            results=results,
+            rows=tuple(read_rows(folder)),
+            metrics_log=RunFolder(folder).metrics,
+        )
         for folder in folders
         for results in read_results(folder)
         if results["purpose"] not in ("validation", "trial")
@@ -129,8 +138,15 @@ def _common(group: Sequence[_Scored]) -> dict[str, Any]:
         "benchmark": where if results["split"] == "test" else f"{where} {results['split']}",
         "rule": rule_in_words(each[0]),
         "seeds": tuple(one.run.loop.seed for one in group),
+        "masked_ratio": _masked_ratio(group),
         "metrics": {name: spread([float(metrics[name]) for metrics in each]) for name in METRICS},
     }
+
+
+def _masked_ratio(group: Sequence[_Scored]) -> Spread | None:
+    found = [late_mean(one.metrics_log, "loss/masked_ratio") for one in group]
+    values = [100 * value for value in found if value is not None]
+    return spread(values) if values else None
 
 
 def spread(values: Sequence[float]) -> Spread:

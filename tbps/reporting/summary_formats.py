@@ -16,12 +16,28 @@ from tbps.reporting.summary import METRICS, PUBLISHED, Line
 
 _LEGEND = "rank_k, mAP, mINP: mean +- sample standard deviation over seeds; published: rank_1 / mAP on the same test split"
 _COLUMNS = ("run", "test split", "seeds", *METRICS, "ranking", "published", "source")
+_MASKED = "masked words, %"
+"""A column of its own where a method logs it."""
 
 
-def _cells(line: Line) -> list[str]:
+def _columns(lines: Sequence[Line]) -> tuple[str, ...]:
+    return (*_COLUMNS, *((_MASKED,) if any(line.masked_ratio for line in lines) else ()))
+
+
+def _cells(line: Line, columns: Sequence[str]) -> list[str]:
     published = f"{line.published['rank_1']:.2f} / {line.published['mAP']:.2f}" if line.published else "-"
     metrics = [str(line.metrics[name]) for name in METRICS]
-    return [line.label, line.benchmark, str(len(line.seeds)), *metrics, line.rule, published, line.published_by or "-"]
+    masked = [str(line.masked_ratio or "-")] if _MASKED in columns else []
+    return [
+        line.label,
+        line.benchmark,
+        str(len(line.seeds)),
+        *metrics,
+        line.rule,
+        published,
+        line.published_by or "-",
+        *masked,
+    ]
 
 
 def _by_table(lines: Sequence[Line]) -> list[tuple[str, list[Line]]]:
@@ -34,10 +50,11 @@ def as_table(lines: Sequence[Line]) -> str:
     with console.capture() as captured:
         for title, part in _by_table(lines):
             table = Table(title=Text(title))
-            for name in _COLUMNS:
-                table.add_column(name, justify="right" if name in METRICS or name in ("seeds", "published") else "left")
+            for name in _columns(part):
+                right = name in (*METRICS, "seeds", "published", _MASKED)
+                table.add_column(name, justify="right" if right else "left")
             for line in part:
-                table.add_row(*map(Text, _cells(line)))
+                table.add_row(*map(Text, _cells(line, _columns(part))))
             console.print(table)
     return captured.get() + _LEGEND + "\n"
 
@@ -46,8 +63,9 @@ def as_markdown(lines: Sequence[Line]) -> str:
     """Tables under headings."""
     text = []
     for title, part in _by_table(lines):
-        text += [f"## {_one_line(title)}", "", _markdown_row(_COLUMNS), _markdown_row(["---"] * len(_COLUMNS))]
-        text += [*(_markdown_row(_cells(line)) for line in part), ""]
+        columns = _columns(part)
+        text += [f"## {_one_line(title)}", "", _markdown_row(columns), _markdown_row(["---"] * len(columns))]
+        text += [*(_markdown_row(_cells(line, columns)) for line in part), ""]
     return "\n".join([*text, _LEGEND, ""])
 
 
@@ -65,7 +83,17 @@ def as_csv(lines: Sequence[Line]) -> str:
     spreads = [f"{name}_{part}" for name in METRICS for part in ("mean", "std")]
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(
-        ["table", "run", "test_split", "ranking", "seeds", *spreads, *(f"published_{name}" for name in PUBLISHED), "source"]
+        [
+            "table",
+            "run",
+            "test_split",
+            "ranking",
+            "seeds",
+            *spreads,
+            *(f"published_{name}" for name in PUBLISHED),
+            "source",
+            "masked_words_percent",
+        ]
     )
     for line in lines:
         numbers: list[object] = []
@@ -74,7 +102,10 @@ def as_csv(lines: Sequence[Line]) -> str:
             numbers += [f"{value.mean:.4f}", "" if value.std is None else f"{value.std:.4f}"]
         seeds = " ".join(map(str, line.seeds))
         figures = [line.published.get(name, "") for name in PUBLISHED]
-        writer.writerow([line.table, line.label, line.benchmark, line.rule, seeds, *numbers, *figures, line.published_by])
+        masked = "" if line.masked_ratio is None else f"{line.masked_ratio.mean:.2f}"
+        writer.writerow(
+            [line.table, line.label, line.benchmark, line.rule, seeds, *numbers, *figures, line.published_by, masked]
+        )
     return stream.getvalue()
 
 
@@ -82,8 +113,8 @@ def as_html(lines: Sequence[Line]) -> str:
     """A page without scripts or other files."""
     body = []
     for title, part in _by_table(lines):
-        head = "".join(f"<th>{html.escape(name)}</th>" for name in _COLUMNS)
-        rows = ["".join(f"<td>{html.escape(cell)}</td>" for cell in _cells(line)) for line in part]
+        head = "".join(f"<th>{html.escape(name)}</th>" for name in _columns(part))
+        rows = ["".join(f"<td>{html.escape(cell)}</td>" for cell in _cells(line, _columns(part))) for line in part]
         body.append(f"<h2>{html.escape(title)}</h2>\n<table><tr>{head}</tr>")
         body += [*(f"<tr>{row}</tr>" for row in rows), "</table>"]
     style = "body{font-family:sans-serif}table{border-collapse:collapse}th,td{border:1px solid #999;padding:.3em .6em}"

@@ -13,6 +13,7 @@ from tbps.training.atomic_file import write_text
 logger = logging.getLogger(__name__)
 
 Line = dict[str, Any]
+_TAIL_BYTES = 256 * 1024
 
 
 class MetricsLog:
@@ -35,6 +36,25 @@ class MetricsLog:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def late_mean(path: Path, name: str) -> float | None:
+    """Mean of a number over the last training steps that fit into 256 KiB of a log; None where it was not logged."""
+    if not path.exists():
+        return None
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - _TAIL_BYTES))
+        rows = file.read().decode("utf-8", errors="replace").splitlines()[1 if size > _TAIL_BYTES else 0 :]
+    values = [value for row in rows if (value := _number(row, name)) is not None]
+    return sum(values) / len(values) if values else None
+
+
+def _number(row: str, name: str) -> float | None:
+    try:
+        return json.loads(row).get(name)  # type: ignore[no-any-return]
+    except ValueError:  # cut off when the process was killed
+        return None
 
 
 def _rewind(path: Path, step: int) -> None:

@@ -191,3 +191,28 @@ def test_the_command_prints_each_format(tmp_path: Path, scored: dict[str, Any], 
     for name, form in FORMATS.items():
         assert main(["results", str(tmp_path), "--format", name]) == 0
         assert capsys.readouterr().out == form(read_summary(tmp_path))
+
+
+def test_the_share_of_masked_words_stands_in_the_table_where_it_is_logged(tmp_path: Path, scored: dict[str, Any]) -> None:
+    for seed, shares in ((1, (0.1, 0.2)), (2, (0.25, 0.3))):
+        folder = write_run(tmp_path, f"aga {seed}", scored, seed=seed)
+        lines = [{"step": step, "loss/masked_ratio": share} for step, share in enumerate(shares, start=1)]
+        lines.append({"step": 2, "split": "test", "rank_1": 3.0})
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 3, "lo')
+    assert "masked words, %" in FORMATS["table"](read_summary(tmp_path))
+    write_run(tmp_path, "mars", scored, lr=1e-4)
+    aga, mars = sorted(read_summary(tmp_path), key=lambda line: -len(line.seeds))
+    assert (str(aga.masked_ratio), mars.masked_ratio) == ("21.25 +- 8.84", None)
+    rows = list(csv.DictReader(io.StringIO(FORMATS["csv"]([aga, mars]))))
+    assert [row["masked_words_percent"] for row in rows] == ["21.25", ""]
+    assert FORMATS["markdown"]([aga, mars]).count("21.25 +- 8.84 |") == FORMATS["html"]([aga, mars]).count("21.25 +- ") == 1
+    assert "masked words, %" not in FORMATS["table"]([mars])
+
+
+def test_a_long_log_is_read_from_its_end(tmp_path: Path, scored: dict[str, Any]) -> None:
+    folder = write_run(tmp_path, "aga", scored)
+    lines = [{"step": 1, "loss/masked_ratio": share, "fill": "x" * 1000} for share in (0.9, 0.15)]
+    early, late = (json.dumps(line) + "\n" for line in lines)
+    (folder / "metrics.jsonl").write_text(early * 1000 + late * 300)
+    (line,) = read_summary(tmp_path)
+    assert str(line.masked_ratio) == "15.00"
