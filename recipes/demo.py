@@ -40,9 +40,10 @@ def main() -> None:
     if given.data_only:
         return
     without = left_out(*WORD_LOSSES, *MATCHING_LOSSES)
-    train("recipes/pretrain_mals.py", given.processes, "--schedule.epochs", PRETRAIN_EPOCHS, *without)
+    by_similarity = ("--evaluation.rerank-k", "0")  # a matching head that is not trained ranks nothing
+    train("recipes/pretrain_mals.py", given.processes, "--schedule.epochs", PRETRAIN_EPOCHS, *without, *by_similarity)
     pretrained = RUNS / "pretrain_mals" / "tiny"
-    tbps("evaluate", str(pretrained), "--on", "cuhk-pedes", "--root", "demo/cuhk-pedes", "--rerank-k", "0")
+    tbps("evaluate", str(pretrained), "--on", "cuhk-pedes", "--root", "demo/cuhk-pedes")
     epochs = ("--schedule.epochs", FINE_TUNE_EPOCHS, "--evaluation.every-epochs", FINE_TUNE_VALIDATION_EPOCHS)
     settings = (*epochs, *left_out(*WORD_LOSSES))
     train("recipes/mars.py", given.processes, "--name", "tiny-scratch", *settings)

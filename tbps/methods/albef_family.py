@@ -34,6 +34,14 @@ Padding = Literal["packed", "official"]
 class AlbefFamily(nn.Module):
     """Encoders, twin, queue and the steps that every member takes. A member adds heads and `forward`."""
 
+    TRAINERS: Mapping[str, tuple[str, ...]] = {
+        "itm_head.": ("itm", "pitm", "attribute", "triplet"),
+        "online.word_head.": ("mlm", "mpm"),
+        "online.image_projection.": ("itc", "cl", "bidir"),
+        "online.text_projection.": ("itc", "cl", "bidir"),
+    }
+    """Losses that train what other losses, hard negatives or scoring read too."""
+
     def __init__(
         self,
         *,
@@ -77,6 +85,20 @@ class AlbefFamily(nn.Module):
         unused += [layer.cross_attention for layer in text.layers if layer.cross_attention is not None]  # type: ignore[misc]
         for module in unused:
             module.requires_grad_(False)
+
+    def untrained(self, *, reranks: bool) -> list[str]:
+        """Parameters that no loss with a weight moves, though a loss or scoring reads them or they are carried along.
+
+        reranks: the matching head will score.
+        """
+        resting = tuple(head for head, losses in self.TRAINERS.items() if not any(self.weights.get(loss) for loss in losses))
+        # What rests for want of a matching loss, only the matching head's scores would read.
+        unread = ("prd_head.", *(() if reranks else ("itm_head.", "online.text_encoder.")), "twin.")
+        return [
+            name
+            for name, parameter in self.named_parameters()
+            if (not parameter.requires_grad or name.startswith(resting)) and not name.startswith(unread)
+        ]
 
     # -- what the loop calls -------------------------------------------------------------------------------------------
 

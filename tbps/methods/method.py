@@ -42,6 +42,12 @@ class Method(Protocol):
     def forward(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
         """Named, unweighted scalar losses: each a mean over the groups of the batch."""
 
+    def untrained(self, *, reranks: bool) -> list[str]:
+        """Parameters that are read and that no loss with a weight moves: weights to start from must hold them.
+
+        reranks: the matching head will score.
+        """
+
     def advance_momentum(self) -> None:
         """Move the momentum twin one step towards the online weights (once before the first step of a run)."""
 

@@ -79,7 +79,7 @@ class _Training:
         self.method.set_activation_checkpointing(run.loop.activation_checkpointing)
         if run.loop.compile:
             compile_image_blocks(self.method, accelerator.device)
-        self.first, optimiser_tensors = start(self.method, folder, run.start)
+        self.first, optimiser_tensors = start(self.method, folder, run.start, reranks=_reranks(run))
         on_main(lambda: folder.forget_evaluations_after(self.first))
         self.saved = self.first
         self.batches = parts.make_batches(
@@ -212,6 +212,11 @@ class _Training:
             raise
         finally:
             method.train()
+
+
+def _reranks(run: Run) -> bool:
+    """Whether the matching head scores anything in this run."""
+    return run.evaluation.rerank_k > 0 and (run.evaluation.test or run.evaluation.validation_rerank)
 
 
 def _choose_gemm(folder: RunFolder) -> None:

@@ -17,17 +17,23 @@ from tbps.training.selection import best_checkpoint
 logger = logging.getLogger(__name__)
 
 
-def start(method: nn.Module, folder: RunFolder, given: Start) -> tuple[int, dict[str, Tensor]]:
-    """Fill the method; return the optimiser steps that are done, and the optimiser's state after them."""
+def start(method: nn.Module, folder: RunFolder, given: Start, *, reranks: bool = True) -> tuple[int, dict[str, Tensor]]:
+    """Fill the method; return the optimiser steps that are done, and the optimiser's state after them.
+
+    reranks: the run's evaluations score by the matching head. ValueError where what the run reads would stay random: it is
+    not in the start weights, and no loss trains it.
+    """
     own = on_main(lambda: checkpoint.newest(folder.checkpoints, set_aside=True), doing="checking the checkpoints")
     if own is not None:
         return _resume(method, own)
+    held: set[str] = set()
     if given.weights:
-        _load_weights(method, given)
+        held = _load_weights(method, given)
     elif given.bert or given.vit:
-        _load_encoders(method, given)
+        held = _load_encoders(method, given)
     else:
         logger.info("starting from random weights")
+    _check_untrained(method, held, given, reranks=reranks)
     # The official code advances the twin inside forward, so the first step already sees a twin that moved once.
     method.advance_momentum()  # type: ignore[operator]
     return 0, {}
@@ -40,7 +46,21 @@ def _resume(method: nn.Module, folder: Path) -> tuple[int, dict[str, Tensor]]:
     return step, checkpoint.read_tensors(folder / checkpoint.OPTIMISER_FILE)
 
 
-def _load_weights(method: nn.Module, given: Start) -> None:
+def _check_untrained(method: nn.Module, held: set[str], given: Start, *, reranks: bool) -> None:
+    names: list[str] = method.untrained(reranks=reranks)  # type: ignore[operator]
+    random = [name for name in names if name not in held]
+    if random:
+        source = given.weights or " and ".join(filter(None, (given.vit, given.bert))) or "random weights"
+        raise ValueError(
+            f"starting from {source}: {', '.join(random[:3])}{', ...' if len(random) > 3 else ''} would stay random, because"
+            " the start weights lack what this run reads and no loss with a weight trains; expected one of the two: start"
+            " from weights that hold it, or give a loss that trains it a weight (for an image-text matching head: or set"
+            " evaluation.rerank_k 0)"
+        )
+
+
+def _load_weights(method: nn.Module, given: Start) -> set[str]:
+    """Names of what was placed."""
     from tbps.convert.weights import load_weights
 
     path, grid = Path(given.weights).expanduser(), None
@@ -50,7 +70,9 @@ def _load_weights(method: nn.Module, given: Start) -> None:
         path = on_main(lambda: best_checkpoint(path), doing="checking the checkpoints") / checkpoint.MODEL_FILE
     if given.sha256:
         on_main(lambda: _check_digest(path, given.sha256), doing=f"reading {path}")
-    logger.info("starting from %s: %s", path, load_weights(method, path, old_grid=grid).text())
+    report = load_weights(method, path, old_grid=grid)
+    logger.info("starting from %s: %s", path, report.text())
+    return set(report.placed)
 
 
 def _check_digest(path: Path, expected: str) -> None:
@@ -65,9 +87,13 @@ def _check_digest(path: Path, expected: str) -> None:
         )
 
 
-def _load_encoders(method: nn.Module, given: Start) -> None:
+def _load_encoders(method: nn.Module, given: Start) -> set[str]:
     from tbps.convert.pretrained import load_bert, load_vit
 
+    placed: set[str] = set()
     for name, load in ((given.vit, load_vit), (given.bert, load_bert)):
         if name:
-            logger.info("starting from %s: %s", name, load(method, name).text())
+            report = load(method, name)
+            logger.info("starting from %s: %s", name, report.text())
+            placed.update(report.placed)
+    return placed

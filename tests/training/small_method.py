@@ -58,7 +58,11 @@ class SmallMethod(nn.Module):
         self.prd_head = nn.Linear(_WIDTH, 2)
         self.queue = FeatureQueue(num_pairs=24, width=_WIDTH)
         self.twin = momentum_copy(self.online)
+        self.frozen: tuple[str, ...] = ()
         self._pending: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def untrained(self, *, reranks: bool) -> list[str]:
+        return [name for name, parameter in self.named_parameters() if name in self.frozen]
 
     def set_activation_checkpointing(self, on: bool) -> None:
         assert not on

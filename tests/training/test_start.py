@@ -48,6 +48,23 @@ def test_given_weights_are_placed_and_their_digest_checked(tmp_path: Path, caplo
         _start(tmp_path, Start(weights=str(tmp_path / "absent"), sha256="00ff"))
 
 
+def test_what_is_in_no_start_weights_and_is_never_trained_is_refused(tmp_path: Path) -> None:
+    """Whatever the method: here, by name."""
+    method = SmallMethod()
+    method.frozen = ("online.words.weight", "online.text.weight", "online.text.bias")
+    whole = method.state_dict()
+    sentence = r"starting from {}: {} would stay random, because the start weights lack what this run reads and no loss"
+    with pytest.raises(
+        ValueError, match=sentence.format("random weights", r"online\.words\.weight, .*, online\.text\.bias")
+    ):
+        start(method, RunFolder(tmp_path), Start())
+    save_file({name: whole[name] for name in whole if name != "online.text.bias"}, tmp_path / "part.safetensors")
+    with pytest.raises(ValueError, match=sentence.format(r".*part\.safetensors", r"online\.text\.bias")):
+        start(method, RunFolder(tmp_path), Start(weights=str(tmp_path / "part.safetensors")))
+    save_file(whole, tmp_path / "whole.safetensors")
+    assert start(method, RunFolder(tmp_path), Start(weights=str(tmp_path / "whole.safetensors")))[0] == 0
+
+
 def test_the_own_checkpoint_comes_before_given_weights(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     source = SmallMethod()
     optimiser = make_optimiser(source, OPTIM)
