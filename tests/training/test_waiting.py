@@ -8,14 +8,16 @@ import platform
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
 
-from tbps.config.run import Loop
-from tbps.training.distributed import on_main, start_processes, together
+from tbps.training.distributed import on_main, together
 
 PATIENCE_S = 2.0
 
@@ -44,7 +46,7 @@ def _fail_on_the_second() -> int:
 
 
 def _child(folder: Path) -> None:
-    start_processes(Loop(timeout_s=PATIENCE_S / 2))
+    Accelerator(cpu=True, kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=PATIENCE_S))])
     report: dict[str, Any] = {}
     _attempt(report, "main_at_work", lambda: on_main(lambda: _work(1.5 * PATIENCE_S), doing="counting sheep"))
     _attempt(report, "second_at_work", lambda: together(lambda: _work(1.5 * PATIENCE_S * dist.get_rank()), doing="counting"))
