@@ -21,7 +21,8 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 from launch.job_record import JobRecord, write_record
 from launch.planned_run import PlannedRun
 from launch.requeue import BATCH_LINE
-from launch.site import Site, check_printable, minutes_of
+from launch.site import Site, minutes_of
+from tbps.config.names import check_printable
 
 
 class RecipeJob:

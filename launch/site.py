@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from launch.accelerate_settings import settings_file
+from tbps.config.names import check_printable
 
 CLUSTERS = Path(__file__).parent / "clusters"
 
@@ -104,12 +105,6 @@ def _sbatch(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _names(folder: Path) -> str:
     return ", ".join(sorted(file.stem for file in folder.glob("*.yaml"))) or "none yet"
-
-
-def check_printable(name: str, text: str) -> None:
-    """A newline would end the line of the script that the text stands in, and begin one that nobody wrote."""
-    if not text.isprintable():
-        raise ValueError(f"{name} is {text!r}, expected one line of printable characters")
 
 
 _TIME = re.compile(r"(?:(?P<days>\d+)-(?P<rest>\d+(?::\d+){0,2}))|(?P<plain>\d+(?::\d+){0,2})")

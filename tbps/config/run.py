@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from tbps.config.consistency import check_consistency
 from tbps.config.methods import Aga, Albef, Laip, Mars, Rasa
+from tbps.config.names import check_folder, check_name
 from tbps.config.ranges import (
     Count,
     CountOrNone,
@@ -253,6 +254,9 @@ class Run:
     evaluation: Evaluation = Evaluation()
 
     def __post_init__(self) -> None:
+        check_name("the recipe's name", self.recipe)
+        check_name("the run's name", self.name)
+        check_folder("the folder of runs", self.runs)
         check_consistency(self)
 
     def check_zero_stage(self, stage: int) -> None:

@@ -85,7 +85,7 @@ def read_summary(runs: Path) -> list[Line]:
 
 def _what_is_equal(one: _Scored) -> tuple[Any, ...]:
     """Everything that decides the numbers, but for the seed and the name."""
-    seedless = replace(one.run, name="", loop=replace(one.run.loop, seed=0))
+    seedless = replace(one.run, name="any", loop=replace(one.run.loop, seed=0))
     results = one.results
     what = (results["purpose"], results["benchmark"], results["split"], *results["size"].values())
     return (config_hash(seedless), *what, rule_in_words(final_metrics(dict(results))))

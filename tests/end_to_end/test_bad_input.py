@@ -190,6 +190,30 @@ def test_wrong_settings(
     assert_one_sentence(capsys.readouterr().err, "mars: ", *parts)
 
 
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--name", ""], "the run's name is '', expected the name of a folder"),
+        (["--name", "../../esc"], "the run's name is '../../esc', expected the name of a folder"),
+        (["--name", ".."], "the run's name is '..', expected"),
+        (["--name", "a "], "the run's name is 'a ', expected the name of a folder without / or spaces at its ends"),
+        (["--name", "a\nb"], "the run's name is 'a\\nb', expected one line of printable characters"),
+        (["--name", "50%j"], "the run's name is '50%j'; Slurm gives % and \\ a meaning in file names"),
+        (["--recipe", "../mars"], "the recipe's name is '../mars', expected the name of a folder"),
+        (["--runs", ""], "the folder of runs is '', expected a folder; a dot means the current one"),
+        (["--runs", "a\tb"], "the folder of runs is 'a\\tb', expected one line"),
+        (["--runs", "~no-such-user/runs"], "and ~no-such-user is no user of this machine; name the folder in full"),
+    ],
+)
+def test_a_name_is_one_folder_however_the_run_is_started(
+    words: list[str], sentence: str, world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [*world.overrides(tmp_path / "inside" / "runs", max_steps=1), *words]
+    assert run_recipe("mars", "tiny", *given) == 2
+    assert_one_sentence(capsys.readouterr().err, sentence)
+    assert not any(tmp_path.iterdir())
+
+
 def test_wrong_words_to_evaluate(world: World, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words, part in (
         ([str(trained), "--split", "nope"], "has no split 'nope': it has train, val, test; choose one of them"),

@@ -33,7 +33,7 @@ def small_run() -> Run:
     captioning = Captioning(vocabulary="bert-base-uncased", max_words=70, max_tokens=70)
     return Run(
         recipe="mars",
-        name='first <b>"run"</b>',
+        name='first <b>"run"<b>',
         method=Mars(),
         data=Data(benchmark="cuhk-pedes", captioning=captioning, image_px=(384, 384), batch_pairs=8, group_pairs=8),
         optim=AdamW(lr=1e-5, head_lr=1e-4),

@@ -64,7 +64,7 @@ def test_captions_paths_and_names_are_text_whatever_they_hold(run_folder: Path, 
     shown = [text for text in page.text if text == HOSTILE]
     # 3 reconstructions and at least one searched caption.
     assert len(shown) > 3
-    assert 'mars / first <b>"run"</b>' in page.text
+    assert 'mars / first <b>"run"<b>' in page.text
     assert "b" not in {tag for tag, attributes in page.tags if attributes}
     titles = [attributes["title"] for tag, attributes in page.tags if tag == "img" and "title" in attributes]
     assert titles
