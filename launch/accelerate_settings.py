@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 FOLDER = Path(__file__).parent / "accelerate"
@@ -18,6 +19,11 @@ def settings_file(name: str) -> Path:
         return Path(name)
     names = ", ".join(sorted(file.stem for file in FOLDER.glob("*.yaml")))
     raise ValueError(f"Accelerate settings {name!r} not found; expected a file, or one of {names}")
+
+
+def launch_environment(before: Mapping[str, str], name: str, *, num_processes: int = 1) -> dict[str, str]:
+    """`before` with what the settings `name` set on top; unchanged where there is no name."""
+    return {**before, **(settings_environment(settings_file(name), num_processes=num_processes) if name else {})}
 
 
 def settings_environment(file: Path, *, num_processes: int) -> dict[str, str]:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import fcntl
 import importlib.util
+import os
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from launch.accelerate_settings import settings_environment, settings_file
-from launch.site import check_printable
+from launch.accelerate_settings import launch_environment
 from tbps.config.command import Variants, read_overrides
+from tbps.config.names import check_slurm_path
 from tbps.config.run import Data, Run
 from tbps.data.order import BatchOrder
-from tbps.training.config_hash import difference
+from tbps.training.distributed import as_launched
 from tbps.training.run_folder import RunFolder
 
 
@@ -39,13 +40,17 @@ class PlannedRun:
         return RunFolder.of(self.run)
 
 
-def plan_run(recipe: str, variant: str, overrides: Sequence[str]) -> PlannedRun:
-    """Read everything. ValueError, or one sentence and SystemExit for an override, says what is wrong."""
+def plan_run(recipe: str, variant: str, overrides: Sequence[str], *, accelerate: str = "") -> PlannedRun:
+    """Read everything, as it will be trained under the launch settings `accelerate` (see `launch.rank.run_task`).
+
+    ValueError, or one sentence and SystemExit for an override, says what is wrong.
+    """
     variants = read_variants(recipe)
     if variant not in variants:
         raise ValueError(f"{recipe} has no variant {variant!r}, expected one of {', '.join(variants)}")
     run = read_overrides(variants[variant], list(overrides), program=f"{recipe} {variant}")
-    _check_names(run)
+    check_slurm_path("the folder of runs", str(Path(run.runs).expanduser().absolute()))
+    run = as_launched(run, launch_environment(os.environ, accelerate))
     return PlannedRun(recipe=recipe, variant=variant, overrides=tuple(overrides), run=run)
 
 
@@ -65,16 +70,6 @@ def read_variants(recipe: str) -> Variants:
     return variants
 
 
-def _check_names(run: Run) -> None:
-    """The run's name is a folder's and a job's; Slurm replaces % and drops \\ in the names of log files."""
-    for what, text in (("the run's name", run.name), ("the folder of runs", str(Path(run.runs).expanduser().absolute()))):
-        check_printable(what, text)
-        if "%" in text or "\\" in text:
-            raise ValueError(f"{what} is {text!r}; Slurm gives % and \\ a meaning in file names, choose another")
-    if "/" in run.name or run.name in ("", ".", "..") or run.name != run.name.strip():
-        raise ValueError(f"the run's name is {run.name!r}, expected the name of a folder without / or spaces at its ends")
-
-
 def check_batch(data: Data, num_processes: int) -> None:
     """ValueError where the processes cannot share out a batch evenly."""
     try:
@@ -90,21 +85,11 @@ def check_batch(data: Data, num_processes: int) -> None:
         )
 
 
-def check_stage(run: Run, accelerate: str) -> None:
-    """ValueError where the run cannot train under the stage of ZeRO that the launch settings name."""
-    if accelerate:
-        settings = settings_environment(settings_file(accelerate), num_processes=1)
-        run.check_zero_stage(int(settings.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "0")))
-
-
 def check_folder(planned: PlannedRun) -> None:
     """ValueError where the run's folder belongs to another config, or another process works in it."""
     folder = planned.folder
-    if folder.config.exists() and (changes := difference(folder.read_run(), planned.run)):
-        raise ValueError(
-            f"{folder.path} was started with another config ({'; '.join(changes)}); restore the old values to go on, or"
-            " choose another name with --name"
-        )
+    if folder.config.exists():
+        folder.check_same(planned.run)
     if holder := holder_of(folder):
         raise ValueError(
             f"{folder.path} is in use by another process ({holder}); wait until it ends, or choose another name with --name"

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from launch.accelerate_settings import settings_environment, settings_file
+from launch.accelerate_settings import launch_environment
 from launch.slurm_job import SlurmJob, address_of_first_node
 from tbps.config.command import read_overrides, recipe_command
 from tbps.training.stop_signals import LOST_EXIT, TERMINATE_EXIT, StopSignals
@@ -77,9 +77,8 @@ def rank_environment(slurm: Mapping[str, str], accelerate: str = "") -> dict[str
     job, world_size = int(slurm["SLURM_JOB_ID"]), int(slurm["SLURM_STEP_NUM_TASKS"])
     # The restart before may still hold its port; neighbouring jobs are too far away to be met by a few restarts.
     port = _PORTS[(job * 13 + int(slurm.get("SLURM_RESTART_COUNT", "0"))) % len(_PORTS)]
-    settings = settings_environment(settings_file(accelerate), num_processes=world_size) if accelerate else {}
     return {
-        **settings,
+        **launch_environment({}, accelerate, num_processes=world_size),
         "RANK": slurm["SLURM_PROCID"],
         "LOCAL_RANK": local_rank(slurm),
         "WORLD_SIZE": str(world_size),

@@ -13,7 +13,7 @@ from pathlib import Path
 from launch.follow import follow
 from launch.job import RecipeJob, check_job_name, make_executor, record_for, submit
 from launch.job_record import read_record
-from launch.planned_run import PlannedRun, check_batch, check_folder, check_stage, plan_run
+from launch.planned_run import PlannedRun, check_batch, check_folder, plan_run
 from launch.site import Site, add_options, minutes_of, site_from
 from launch.slurm import NoSlurm, Queue, check_request, partitions, queue
 
@@ -38,10 +38,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _submit(given: argparse.Namespace, overrides: list[str]) -> int:
-    planned = plan_run(given.recipe, given.variant, overrides)
     site = site_from(given)
+    planned = plan_run(given.recipe, given.variant, overrides, accelerate=site.accelerate)
     check_batch(planned.run.data, site.num_processes)
-    check_stage(planned.run, site.accelerate)
     executor = make_executor(
         site,
         folder=logs_of(planned),

@@ -21,7 +21,7 @@ from rich.table import Table
 
 from launch.eager import run_here
 from launch.job import RecipeJob, check_job_name, make_executor, record_for, submit
-from launch.planned_run import check_batch, check_folder, check_stage
+from launch.planned_run import check_batch, check_folder
 from launch.run_state import RunState, state_of
 from launch.site import Site, add_options, given_options, site_from
 from launch.slurm import NoSlurm, Queue, check_request, partitions, queue
@@ -64,11 +64,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _sweep(given: argparse.Namespace, overrides: list[str]) -> int:
     _check_options(given)
-    sweep = read_sweep(given.sweep, overrides)
     site = Site(gpus_per_node=given.gpus_per_node or 1) if given.eager else site_from(given)
+    sweep = read_sweep(given.sweep, overrides, accelerate=site.accelerate)
     for one in sweep.points:
         _name_row(one, lambda point: check_batch(point.planned.run.data, site.num_processes))
-        _name_row(one, lambda point: check_stage(point.planned.run, site.accelerate))
     folder = Path(sweep.points[0].planned.run.runs).expanduser().absolute() / ".sweeps" / sweep.name
     executor = make_executor(site, folder=folder, job_name=check_job_name(sweep.name), at_most=given.at_most)
     if given.dry_run:

@@ -95,15 +95,18 @@ class Sweep:
     points: tuple[PlannedPoint, ...]
 
 
-def read_sweep(file: str, overrides: Sequence[str] = ()) -> Sweep:
-    """Every point with `overrides` added. ValueError, or one sentence and SystemExit for an override, says what is wrong."""
+def read_sweep(file: str, overrides: Sequence[str] = (), *, accelerate: str = "") -> Sweep:
+    """Every point with `overrides` added, as it is trained under the launch settings `accelerate`.
+
+    ValueError, or one sentence and SystemExit for an override, says what is wrong.
+    """
     module = _load(Path(file))
     points: Sequence[Point] = tuple(getattr(module, "POINTS", ()))
     if not points or not all(isinstance(point, Point) for point in points):
         raise ValueError(f"{file} has no POINTS; expected a list of launch.sweep_points.Point, such as grid(...) makes")
     title = str(getattr(module, "TITLE", Path(file).stem))
     rows = list(dict.fromkeys(point.row for point in points))
-    planned = tuple(_plan(point, overrides, title=title, place=rows.index(point.row)) for point in points)
+    planned = tuple(_plan(point, overrides, accelerate, title=title, place=rows.index(point.row)) for point in points)
     _check_distinct(planned)
     return Sweep(name=Path(file).stem, title=title, points=planned)
 
@@ -117,11 +120,14 @@ def _load(path: Path) -> Any:
     return module
 
 
-def _plan(point: Point, overrides: Sequence[str], *, title: str, place: int) -> PlannedPoint:
+def _plan(point: Point, overrides: Sequence[str], accelerate: str, *, title: str, place: int) -> PlannedPoint:
     words = (*point.overrides, *overrides, "--loop.seed", str(point.seed))
     if any(word.split("=")[0] == "--name" for word in words):
         raise ValueError(f"row {point.row!r} sets --name; a sweep names its runs itself, by what they compute")
-    unnamed = plan_run(point.recipe, point.variant, words)
+    try:
+        unnamed = plan_run(point.recipe, point.variant, words, accelerate=accelerate)
+    except ValueError as error:
+        raise ValueError(f"row {point.row!r}: {error}") from error
     name = name_of(unnamed.run, read_variants(point.recipe)[point.variant](), variant=point.variant)
     planned = replace(unnamed, overrides=(*words, "--name", name), run=replace(unnamed.run, name=name))
     benchmark = next(iter(point.also_on), planned.run.data.benchmark)
@@ -135,7 +141,7 @@ def name_of(run: Run, default: Run, *, variant: str) -> str:
     So a configuration has one run folder however its overrides are spelled, in however many sweeps it stands, and two
     configurations never share one. Where data lie or how much is accumulated does not change the name.
     """
-    values, before = (_flat(to_json(replace(one, name=""), place=False)) for one in (run, default))
+    values, before = (_flat(to_json(one, place=False)) | {"name": ""} for one in (run, default))
     changed = [
         f"{key.rpartition('.')[2]}={value}"
         for key, value in values.items()

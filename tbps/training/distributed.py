@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from typing import TypeVar
@@ -53,23 +53,24 @@ def start_processes(loop: Loop) -> Accelerator:
     )
 
 
-def as_launched(run: Run) -> Run:
-    """The run with the precision that `accelerate launch` was given, where it was given one.
+def as_launched(run: Run, environment: Mapping[str, str] = os.environ) -> Run:
+    """The run as it is trained in an environment that Accelerate's settings have made: in their precision, if they name one.
 
-    ValueError: a precision that does not exist here, or a stage of ZeRO under which the run cannot train.
+    Whoever asks what a run is (training, and whatever plans, names or compares runs) asks here. ValueError: a precision that
+    does not exist here, or a stage of ZeRO under which the run cannot train.
     """
-    if _uses_zero():
-        run.check_zero_stage(int(os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")))
-    asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if _uses_zero(environment):
+        run.check_zero_stage(int(environment.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")))
+    asked = environment.get("ACCELERATE_MIXED_PRECISION", "no")
     if asked == "no":
         return run
     if asked != "bf16":
-        raise ValueError(f"accelerate launch asks for mixed precision {asked!r}, expected no or bf16: change its settings")
+        raise ValueError(f"the launch settings ask for mixed precision {asked!r}, expected no or bf16: change them")
     return replace(run, loop=replace(run.loop, precision="bf16"))
 
 
-def _uses_zero() -> bool:
-    return os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
+def _uses_zero(environment: Mapping[str, str] = os.environ) -> bool:
+    return environment.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
 
 
 def _prepare_deepspeed(*, cpu: bool) -> None:

@@ -59,6 +59,16 @@ class RunFolder:
         """The run that this folder belongs to."""
         return run_from_json(self.read_config()["run"])
 
+    def check_same(self, run: Run) -> None:
+        """ValueError where `run`, as launched, would give another result than what was started here."""
+        if changes := difference(self.read_run(), run):
+            precision = " (loop.precision also comes from launch settings: give --accelerate or --loop.precision as then)"
+            also = precision if any(change.startswith("loop.precision:") for change in changes) else ""
+            raise ValueError(
+                f"{self.path} was started with another config ({'; '.join(changes)}); restore the old values{also} to go on,"
+                " or choose another name with --name"
+            )
+
     def machine_choice(self, name: str) -> str | None:
         """What was chosen at the first start by measuring the machine, and changes bits."""
         choice: str | None = self.read_config()["machine"].get(name)
@@ -118,12 +128,8 @@ class OpenRunFolder(RunFolder):
         self._lock.close()
 
     def _check(self, run: Run) -> None:
+        self.check_same(run)
         config = self.read_config()
-        if changes := difference(run_from_json(config["run"]), run):
-            raise ValueError(
-                f"{self.path} was started with another config ({'; '.join(changes)}); restore the old values to go on,"
-                " or choose another name"
-            )
         for library, now in _versions().items():
             before = config["versions"].get(library)
             if before != now:
