@@ -78,6 +78,21 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     shard.add_argument("--workers", type=int, default=2)
     shard.set_defaults(run=_shard)
 
+    index = commands.add_parser(
+        "index", help="index tar shards of other webdataset tools, or our older ones, where they lie"
+    )
+    index.add_argument("root", type=Path, help="folder of the tars; they stay as they are")
+    index.add_argument("--benchmark", choices=BENCHMARKS, help="what they hold (not for our own shards)")
+    index.add_argument("--split", default="train", help="which split they are; call again for another one")
+    index.add_argument("--tars", default="*.tar", metavar="PATTERN", help="which files below the folder")
+    index.add_argument(
+        "--image-key", action="append", default=[], metavar="EXT", help="extension of images (repeat for more)"
+    )
+    index.add_argument("--caption-key", default="txt", metavar="EXT[:FIELD]", help="txt, or a field of JSON: json:caption")
+    index.add_argument("--identity-key", default="", metavar="EXT[:FIELD]", help="whom an image shows: json:id")
+    index.add_argument("--workers", type=int, default=2)
+    index.set_defaults(run=_index)
+
     verify = commands.add_parser("verify", help="compare shards with the sha256 in their index")
     verify.add_argument("root", type=Path)
     verify.set_defaults(run=_verify)
@@ -131,6 +146,24 @@ def _shard(given: argparse.Namespace) -> None:
     )
     for name, split in index.items():
         sys.stdout.write(f"{given.out}: {name}: {split.num_pairs} pairs in {len(split.shards)} shards\n")
+
+
+def _index(given: argparse.Namespace) -> None:
+    from tbps.data.tar_index import IMAGE_KEYS, Keys, index_tars, upgrade
+
+    if given.benchmark is None:
+        upgraded = upgrade(given.root)
+        sys.stdout.write(
+            f"{given.root}: {', '.join(upgraded) + ' indexed anew' if upgraded else 'the index is up to date'}\n"
+        )
+        return
+    image = tuple(key.lstrip(".").lower() for key in given.image_key) or IMAGE_KEYS
+    keys = Keys(image=image, caption=given.caption_key, identity=given.identity_key)
+    split = index_tars(given.root, given.benchmark, split=given.split, tars=given.tars, keys=keys, workers=given.workers)
+    sys.stdout.write(
+        f"{given.root}: {given.split}: {split.num_pairs} pairs of {split.num_images} images,"
+        f" {split.num_identities} identities, in {len(split.shards)} shards\n"
+    )
 
 
 def _verify(given: argparse.Namespace) -> int:

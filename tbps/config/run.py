@@ -66,7 +66,7 @@ class Data:
     root: str = field(default="", metadata=PLACE)
     """Folder with the annotation file and images as published, or a folder / http(s) / s3 URL of shards with an index."""
     cache: str = field(default="~/.cache/tbps/shards", metadata=PLACE)
-    """Where remote shards are kept."""
+    """Where remote shards are kept; the annotations of large data sets, read once, lie in `annotations` beside it."""
     captioning: Captioning
     image_px: Annotated[tuple[int, int], Range(1)]
     """Height and width an image is resized to."""

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tbps.config.run import Captioning, Data
-from tbps.data.annotations import read_annotations
+from tbps.data.annotation_cache import mapped_annotations
 from tbps.data.captions import CaptionEncoder, clean_caption
 from tbps.data.chunk_cache import ChunkCache, build_chunk_cache
 from tbps.data.chunks import chunk_frequencies, make_chunker
 from tbps.data.pairs import PairSource
 from tbps.data.remote import PATIENCE_S, is_remote
-from tbps.data.shards import INDEX_NAME, read_index
+from tbps.data.shard_index import INDEX_NAME, read_index
 from tbps.data.vocabulary import Vocabulary, load_tokenizer
 
 OnMain = Callable[[Callable[[], object]], object]
@@ -27,7 +27,7 @@ def splits_of(data: Data, *, patience_s: float = PATIENCE_S) -> tuple[str, ...]:
         return tuple(read_index(data.root, cache=cache, patience_s=patience_s))
     if (root / INDEX_NAME).is_file():
         return tuple(read_index(str(root), cache=cache))
-    return tuple(read_annotations(root, data.benchmark).splits)
+    return tuple(mapped_annotations(root, data.benchmark, cache=cache.parent / "annotations").splits)
 
 
 def open_vocabulary(captioning: Captioning, *, size: int, cls_id: int, mask_id: int) -> Vocabulary:

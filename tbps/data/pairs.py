@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tbps.config.run import Benchmark, Data
-from tbps.data.annotations import LAYOUTS, Split, find_image, read_annotations
+from tbps.data.annotation_cache import mapped_annotations
+from tbps.data.annotations import LAYOUTS, Split, find_image
 from tbps.data.remote import PATIENCE_S, is_remote
 
 
@@ -150,7 +151,8 @@ def open_pairs(data: Data, split: str = "train", *, patience_s: float = PATIENCE
     `data.limit_pairs` applies to the training split only. patience_s: seconds in which a server may send nothing.
     ValueError: wrong root or unknown split, or nothing came from a server.
     """
-    from tbps.data.shards import INDEX_NAME, ShardPairs
+    from tbps.data.shard_index import INDEX_NAME
+    from tbps.data.shards import ShardPairs
 
     if not data.root:
         raise ValueError(f"data.root is empty, expected the folder of {data.benchmark} or its shards; set --data.root")
@@ -160,4 +162,5 @@ def open_pairs(data: Data, split: str = "train", *, patience_s: float = PATIENCE
         return ShardPairs(data.root, split, cache=Path(data.cache).expanduser(), limit_pairs=limit, patience_s=patience_s)
     if (root / INDEX_NAME).is_file():
         return ShardPairs(str(root), split, cache=Path(data.cache).expanduser(), limit_pairs=limit)
-    return FolderPairs(root, data.benchmark, read_annotations(root, data.benchmark).split(split), limit_pairs=limit)
+    annotations = mapped_annotations(root, data.benchmark, cache=Path(data.cache).expanduser().parent / "annotations")
+    return FolderPairs(root, data.benchmark, annotations.split(split), limit_pairs=limit)

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import logging
 import os
-import platform
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import IO
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from tbps.data.transfer import IDLE_S, Failed, Refused, copy_http, copy_s3
+from tbps.data.turns import one_at_a_time, size_of
 
 logger = logging.getLogger(__name__)
 
@@ -29,9 +26,6 @@ FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 30.0
 PROGRESS_BYTES = 1 << 16
 """What an attempt must add to count as progress."""
-_POLL_S = 0.1
-_FIRST_WORD_S, _NEXT_WORD_S = 10.0, 60.0
-"""Waits of another process after which it is said for whom it waits."""
 
 
 def is_remote(root: str) -> bool:
@@ -76,7 +70,7 @@ def fetch(url: str, *, cache: Path, sha256: str, num_bytes: int, patience_s: flo
     if _complete(path, num_bytes):
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _turn(path, url, patience_s=patience_s):
+    with _turn(path, url, patience_s):
         if not _complete(path, num_bytes):
             partial = path.with_suffix(".partial")
             _try_again(url, partial, lambda: _difference(partial, sha256, num_bytes), patience_s=patience_s)
@@ -87,7 +81,7 @@ def fetch(url: str, *, cache: Path, sha256: str, num_bytes: int, patience_s: flo
 def forget_damaged(url: str, *, cache: Path, sha256: str, patience_s: float = PATIENCE_S) -> None:
     """Remove the cached file of `url` where it has another content than it should, so that it is fetched once more."""
     path = cache / sha256[:2] / sha256
-    with _turn(path, url, patience_s=patience_s):
+    with _turn(path, url, patience_s):
         if path.exists() and sha256_of(path) != sha256:
             logger.warning("the copy of %s in %s was damaged: fetching it once more", shown(url), cache)
             path.unlink()
@@ -108,58 +102,18 @@ def _complete(path: Path, num_bytes: int) -> bool:
     return path.is_file() and path.stat().st_size == num_bytes
 
 
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
-
-
 def _difference(path: Path, sha256: str, num_bytes: int) -> str:
-    if (found := _size(path)) != num_bytes:
+    if (found := size_of(path)) != num_bytes:
         return f"got {found} bytes, expected {num_bytes}"
     if (digest := sha256_of(path)) != sha256:
         return f"got sha256 {digest[:12]}, expected {sha256[:12]}"
     return ""
 
 
-# -- one process downloads, the others wait for it ------------------------------------------------------------------------
-
-
-@contextmanager
-def _turn(path: Path, url: str, *, patience_s: float) -> Iterator[None]:
-    """One process at a time; whoever waits says for whom, and gives up when that one makes no progress."""
-    with path.with_suffix(".lock").open("a+") as lock:
-        _wait_for_lock(lock, path.with_suffix(".partial"), url, patience_s=patience_s)
-        with contextlib.suppress(OSError):  # the name is for messages only; the disk may be full
-            os.ftruncate(lock.fileno(), 0)
-            os.write(lock.fileno(), f"process {os.getpid()} on {platform.node()}".encode())
-        yield
-
-
-def _wait_for_lock(lock: IO[str], partial: Path, url: str, *, patience_s: float) -> None:
-    began = moved = time.monotonic()
-    size, next_word_s = _size(partial), _FIRST_WORD_S
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(_POLL_S)
-        else:
-            return
-        now = time.monotonic()
-        if (found := _size(partial)) != size:
-            size, moved = found, now
-        if now - began > next_word_s:
-            next_word_s += _NEXT_WORD_S
-            logger.warning("waiting for %s, which fetches %s (%d bytes so far)", _holder(lock), shown(url), size)
-        if now - moved > 2 * patience_s:  # the other one gives up after half of that, if it lives
-            raise ValueError(
-                f"{shown(url)}: {_holder(lock)} fetches it, but nothing came for {now - moved:.0f} s; end that process"
-                f" and start again"
-            )
-
-
-def _holder(lock: IO[str]) -> str:
-    lock.seek(0)
-    return lock.read() or "another process"
+def _turn(path: Path, url: str, patience_s: float) -> AbstractContextManager[None]:
+    # Another one gives up after half of this, if it lives.
+    growing, doing = path.with_suffix(".partial"), f"fetches {shown(url)}"
+    return one_at_a_time(path.with_suffix(".lock"), doing=doing, growing=growing, patience_s=2 * patience_s)
 
 
 # -- attempts -------------------------------------------------------------------------------------------------------------
@@ -169,7 +123,7 @@ def _try_again(url: str, target: Path, difference: Callable[[], str], *, patienc
     """Download `url` to `target`, in as many attempts as make progress; `difference` says what is wrong with the content."""
     copy = copy_s3 if url.startswith("s3://") else copy_http
     idle_s = min(IDLE_S, patience_s / 2)
-    moved, size, wrong, pause_s = time.monotonic(), _size(target), 0, FIRST_PAUSE_S
+    moved, size, wrong, pause_s = time.monotonic(), size_of(target), 0, FIRST_PAUSE_S
     while True:
         asked_s = 0.0
         try:
@@ -183,8 +137,8 @@ def _try_again(url: str, target: Path, difference: Callable[[], str], *, patienc
             raise ValueError(f"{shown(url)}: {error}; check the address and your credentials") from None
         except Failed as error:
             problem, asked_s = str(error), error.retry_after_s
-        if not wrong and _size(target) >= size + PROGRESS_BYTES:
-            moved, size, pause_s = time.monotonic(), _size(target), FIRST_PAUSE_S
+        if not wrong and size_of(target) >= size + PROGRESS_BYTES:
+            moved, size, pause_s = time.monotonic(), size_of(target), FIRST_PAUSE_S
         if wrong == WRONG_COPIES:
             raise ValueError(f"{shown(url)}: {problem}, {wrong} times; {_WRONG_CONTENT}")
         wait_s = max(pause_s, asked_s)

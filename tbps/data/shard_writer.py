@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import os
@@ -18,8 +17,7 @@ import numpy as np
 
 from tbps.config.run import Benchmark
 from tbps.data.annotations import Split, find_image, read_annotations
-from tbps.data.remote import sha256_of
-from tbps.data.shards import FORMAT_VERSION, INDEX_NAME, MemberTable, ShardSplit, StoredFile, member_name
+from tbps.data.shard_index import MemberTable, ShardSplit, StoredFile, write_index, write_table
 
 logger = logging.getLogger(__name__)
 
@@ -36,12 +34,12 @@ class _Image:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Members:
-    """What one written shard holds; one entry per image, in order."""
+    """Where one written shard holds each image, in order."""
 
     file: StoredFile
-    starts: list[tuple[int, int]]
-    sizes: list[tuple[int, int]]
-    crcs: list[tuple[int, int]]
+    starts: list[int]
+    sizes: list[int]
+    crcs: list[int]
 
 
 def write_shards(
@@ -65,16 +63,11 @@ def write_shards(
         index = {
             split.name: _write_split(root, benchmark, split, partial, shard_mb=shard_mb, workers=workers) for split in chosen
         }
-        content = {"format": FORMAT_VERSION, "benchmark": benchmark, "splits": _as_json(index)}
-        (partial / INDEX_NAME).write_text(json.dumps(content, indent=1), encoding="utf-8")
+        write_index(partial, benchmark, index)
         os.rename(partial, out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return index
-
-
-def _as_json(index: dict[str, ShardSplit]) -> dict[str, object]:
-    return {name: dataclasses.asdict(split) for name, split in index.items()}
 
 
 def _write_split(root: Path, benchmark: Benchmark, split: Split, out: Path, *, shard_mb: int, workers: int) -> ShardSplit:
@@ -88,23 +81,16 @@ def _write_split(root: Path, benchmark: Benchmark, split: Split, out: Path, *, s
     logger.info("%s: %d images in %d shards", split.name, len(split.image_path), len(written))
     table = MemberTable(
         shard_I=np.repeat(np.arange(len(batches), dtype=np.int32), [len(batch) for batch in batches]),
-        start_I2=np.array([pair for shard in written for pair in shard.starts], dtype=np.int64),
-        size_I2=np.array([pair for shard in written for pair in shard.sizes], dtype=np.int64),
-        crc_I2=np.array([pair for shard in written for pair in shard.crcs], dtype=np.uint32),
-        extension_I=np.array([_extension(image.file) for batch in batches for image in batch]),
+        start_I=np.array([start for shard in written for start in shard.starts], dtype=np.int64),
+        size_I=np.array([size for shard in written for size in shard.sizes], dtype=np.int64),
+        crc_I=np.array([crc for shard in written for crc in shard.crcs], dtype=np.uint32),
+        image_path=split.image_path,
         identity_I=split.image_identity_I,
         image_N=split.image_N,
         caption_number_N=split.caption_number_N,
+        caption=split.caption,
     )
-    index_file = out / f"{split.name}-index.npz"
-    np.savez(index_file, **{one.name: getattr(table, one.name) for one in dataclasses.fields(table)})
-    return ShardSplit(
-        index=_describe(index_file),
-        shards=tuple(shard.file for shard in written),
-        num_pairs=len(split.caption),
-        num_images=len(split.image_path),
-        num_identities=split.num_identities,
-    )
+    return write_table(out, split.name, table, tuple(shard.file for shard in written))
 
 
 def _list_images(root: Path, benchmark: Benchmark, split: Split) -> list[_Image]:
@@ -144,27 +130,24 @@ def _write_shard(job: tuple[Path, list[_Image]]) -> _Members:
     crcs = []
     with TarWriter(str(path), encoder=False, mtime=0) as writer:
         for image in images:
-            content, row = image.file.read_bytes(), image.row.encode()
-            crcs.append((zlib.crc32(content), zlib.crc32(row)))
-            key = member_name(image.number, "").rstrip(".")
-            writer.write({"__key__": key, _extension(image.file): content, "json": row})
+            content = image.file.read_bytes()
+            crcs.append(zlib.crc32(content))
+            writer.write({"__key__": _key(image), _extension(image.file): content, "json": image.row.encode()})
     with tarfile.open(path) as tar:
         members = {member.name: (member.offset_data, member.size) for member in tar}
-    places = [
-        (members[member_name(image.number, _extension(image.file))], members[member_name(image.number, "json")])
-        for image in images
-    ]
+    places = [members[f"{_key(image)}.{_extension(image.file)}"] for image in images]
     return _Members(
-        file=_describe(path),
-        starts=[(first[0], second[0]) for first, second in places],
-        sizes=[(first[1], second[1]) for first, second in places],
+        file=StoredFile.of(path, below=path.parent),
+        starts=[start for start, _ in places],
+        sizes=[size for _, size in places],
         crcs=crcs,
     )
 
 
+def _key(image: _Image) -> str:
+    """Names the members of an image: its number in the split."""
+    return f"{image.number:09d}"
+
+
 def _extension(file: Path) -> str:
     return file.suffix.lstrip(".").lower() or "jpg"
-
-
-def _describe(path: Path) -> StoredFile:
-    return StoredFile(name=path.name, num_bytes=path.stat().st_size, sha256=sha256_of(path))

@@ -139,16 +139,15 @@ def _cut_shard(shards: Path) -> None:
     os.truncate(tar, tar.stat().st_size // 2)
 
 
-def _swap_members(shards: Path) -> None:
-    """The first two images change places, with their headers: a good tar of the same size, with other content."""
+def _change_image(shards: Path) -> None:
+    """A bit of the first image."""
     tar = bytearray((shards / "train-0000.tar").read_bytes())
-    start = tar.index(b"000000000.jpg\0") if b"000000000.jpg\0" in tar else tar.index(b"000000000.png\0")
-    tar[start : start + 9], tar[start + 8 : start + 9] = b"000000001", b"1"
+    tar[600] ^= 1
     (shards / "train-0000.tar").write_bytes(tar)
 
 
 @pytest.mark.parametrize(
-    ("spoil", "part"), [(_cut_shard, "shard train-0000.tar: "), (_swap_members, "is '000000001.jpg'; the shard was changed")]
+    ("spoil", "part"), [(_cut_shard, "shard train-0000.tar: "), (_change_image, "has other content than its index says")]
 )
 def test_spoiled_shards(
     spoil: Callable[[Path], None], part: str, world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
