@@ -4,7 +4,9 @@ Run      accelerate launch recipes/pretrain_mals.py mals --data.root shards/mals
 Then     accelerate launch recipes/mars.py cuhk-pedes --start.weights runs/pretrain_mals/mals
 Paper    no figure for the pretrained model itself; fine-tuned: see recipes/mars.py, MARS++
 Ours     not yet run on the real data set; checked with `tiny` on a CPU
-Differs  the MARS paper does not say how it pretrained; the schedule here is APTM's, scaled to MARS's batch
+Differs  the MARS paper does not say how it pretrained. From APTM's pretraining are epochs, rate, warm-up steps, betas and
+         weight decay. Not so: the rate falls by a cosine (APTM: linearly to 0); cross-attention has the rate of the rest
+         (APTM: twice); 512 pairs a step (APTM: 150 on each of 4 GPUs); flips alone; no attribute prompts, MARS's losses
 """
 
 from __future__ import annotations
@@ -38,10 +40,11 @@ def mals() -> Run:
             lr=1e-4,  # APTM configs/pretrain.yaml
             head_lr=1e-4,
             weight_decay=0.01,  # APTM configs/pretrain.yaml
+            betas=(0.9, 0.98),  # APTM's optimiser
         ),
         schedule=Cosine(
             epochs=32,  # APTM: 32
-            min_lr=1e-6,  # ours
+            min_lr=1e-6,  # ours; APTM's rate falls linearly
             warmup_steps=2600,  # APTM configs/pretrain.yaml
             warmup_lr=1e-6,  # ours
         ),

@@ -2,8 +2,8 @@
 
 Run      python -m launch.sweep launch/sweeps/aga_table3.py --cluster NAME --at-most 8 --data.root DIR --start.weights FILE
 Then     tbps results runs
-The text measures AGM and TEM against Table I's "Random" (76.51), not against the baseline printed here: so TEM alone keeps
-MLM, with random masks.
+The text measures AGM and TEM against Table I's "Random" (76.51, RaSa's published figure), not against the baseline printed
+here: so TEM alone keeps MLM, with random masks.
 """
 
 from __future__ import annotations

@@ -383,7 +383,8 @@ class Laip(_AlbefFamily):
     combination: Literal["product", "sum"] = "product"
     """How forward and backward attention become one (Eq. 7 is lost in our copy of the paper)."""
     attention_layer: Count = 3
-    """Cross layer whose attention is taken, 1 = the first (Fig. 6). At the last one backward attention is zero."""
+    """Cross layer whose attention is taken, 1 = the first (Fig. 6; which is best there is lost in our copy of the paper). At
+    the last one backward attention is zero."""
     mlm_probability: PositiveShare = 0.15
     """Share of a caption's words that `mlm` masks."""
 

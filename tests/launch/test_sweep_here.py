@@ -16,6 +16,7 @@ from launch.site import Site
 from launch.slurm import Queued
 from launch.sweep import main, plan_points, smaller_micro_batch
 from launch.sweep_points import PlannedPoint, Sweep, name_of, read_sweep
+from tbps.reporting.published import PUBLISHED
 from tbps.reporting.table_rows import TableRow, read_rows, write_row
 
 SWEEPS = sorted((REPOSITORY / "launch/sweeps").glob("*_table*.py"))
@@ -34,8 +35,8 @@ NUM_ROWS = {
     "laip_table5": 3,
     "laip_table6": 4,
 }
-NO_FIGURES = {"alpha_1 -0.05", "alpha_1 0", "alpha_1 0.1"}
-"""Rows of AGA's Table VII, whose figures are a slip."""
+NO_FIGURES = {"alpha_1 -0.05", "alpha_1 0", "alpha_1 0.1", "Random"}
+"""Rows of AGA's Table VII, whose figures are a slip, and of its Table I, whose figures are RaSa's."""
 HEAD = "from launch.sweep_points import Row, grid\n"
 
 
@@ -72,6 +73,18 @@ def runs_of(name: str) -> dict[str, set[str]]:
     for one in read_sweep(f"launch/sweeps/{name}.py").points:
         found.setdefault(one.point.row, set()).add(str(one.planned.folder.path))
     return found
+
+
+def test_a_row_of_a_table_bears_no_figure_of_another_system() -> None:
+    """AGA's Table I prints RaSa's published figures, of another augmentation, as its own row "Random"."""
+    rasa = next(figure for figure in PUBLISHED if (figure.system, figure.benchmark) == ("RaSa", "cuhk-pedes"))
+    shown = {
+        (one.point.recipe, one.table_row.row)
+        for file in SWEEPS
+        for one in read_sweep(str(file)).points
+        if one.table_row.published.get("rank_1") == rasa.rank_1 and one.table_row.published.get("mAP") == rasa.mAP
+    }
+    assert shown == {("recipes/rasa.py", "Baseline (RaSa)")}
 
 
 def test_a_configuration_in_several_tables_is_trained_once() -> None:
