@@ -1,9 +1,13 @@
-"""Files that are either whole or not there, also after a power cut: write aside, fsync, rename, fsync the folder."""
+"""Files that are either whole or not there, also after a power cut: write aside, fsync, rename, fsync the folder.
+
+Every error names the file: a system's own words for a full disk, or a JSON parser's for half a file, do not.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +30,30 @@ def write_text(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         aside.rename(path)
+        fsync_path(path.parent)
+    except OSError as error:
+        raise OSError(
+            f"{path} could not be written: {words_of(error)}; make room or give access, and run the same command again"
+        ) from error
     finally:
-        aside.unlink(missing_ok=True)
-    fsync_path(path.parent)
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
+
+
+def read_json(path: Path, *, advice: str) -> Any:
+    """A JSON value. ValueError names the file where it cannot be read, and ends with what to do."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({words_of(error)}); {advice}") from error
+    except ValueError as error:
+        why = "it is empty" if not path.stat().st_size else str(error)
+        raise ValueError(f"{path} cannot be read ({why}); {advice}") from error
+
+
+def words_of(error: OSError) -> str:
+    """Why it failed, without the number and the names of files: `No space left on device`."""
+    return error.strerror or str(error)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from tbps.training.atomic_file import fsync_path, write_json
+from tbps.training.atomic_file import fsync_path, read_json, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +29,7 @@ OPTIMISER_FILE = "optimiser.safetensors"
 PROGRESS_FILE = "progress.json"
 MANIFEST_FILE = "manifest.json"
 
+_COPY = "copy the checkpoint from a backup, or remove it to go on from the one before"
 _FOLDER = re.compile(r"step-(\d{8,})")
 _TEMPORARY = ".tmp-"
 _BROKEN = "broken-"
@@ -126,13 +127,13 @@ def remove_temporary(parent: Path) -> None:
 
 def model_sha256(folder: Path) -> str:
     """Digest of the weights file, as the manifest says."""
-    manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+    manifest = read_json(folder / MANIFEST_FILE, advice=_COPY)
     return str(manifest["files"][MODEL_FILE]["sha256"])
 
 
 def read_progress(folder: Path) -> dict[str, Any]:
     """What `save` was given as `progress`."""
-    progress: dict[str, Any] = json.loads((folder / PROGRESS_FILE).read_text(encoding="utf-8"))
+    progress: dict[str, Any] = read_json(folder / PROGRESS_FILE, advice=_COPY)
     return progress
 
 

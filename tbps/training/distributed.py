@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TypeVar
 
@@ -104,10 +105,16 @@ def leave_processes() -> None:
         dist.destroy_process_group()
 
 
-def on_main(function: Callable[[], T], *, doing: str = "working for all") -> T:
-    """Call on the first process, return its result on all. A ValueError or OSError there is raised on all.
+class FailedOnMain(Exception):
+    """What all others raise where the first process raised an exception that no user causes; its traceback is there."""
 
-    The others wait as long as the first one gets on (see tbps/training/waiting.py); doing: says for what.
+
+def on_main(function: Callable[[], T], *, doing: str = "working for all") -> T:
+    """Call on the first process, return its result on all. Whatever it raises there ends the call on all.
+
+    The others wait as long as the first one gets on (see tbps/training/waiting.py); doing: says for what. They raise a
+    ValueError, OSError or SystemExit of the same words, `errno`, file names and exit status; for any other exception
+    FailedOnMain.
     """
     if not _are_several():
         return function()
@@ -116,18 +123,40 @@ def on_main(function: Callable[[], T], *, doing: str = "working for all") -> T:
         try:
             with shown_work(doing):
                 box = [function(), None]
-        except (ValueError, OSError) as error:
-            box = [None, error]
+        except BaseException as error:
+            with suppress(RuntimeError):  # of a collective: the others have ended first
+                broadcast_object_list([None, _told(error)])
+            raise
     else:
         wait_for_work(0)
-    if dist.get_rank() == 0 and isinstance(box[1], Exception):
-        original = box[1]
-        broadcast_object_list([None, type(original)(str(original))])
-        raise original
     result, error_of_main = broadcast_object_list(box)
-    if isinstance(error_of_main, Exception):
-        raise error_of_main
+    if isinstance(error_of_main, _Told):
+        raise error_of_main.error()
     return result  # type: ignore[return-value]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Told:
+    """An exception as another process can be told of it. Rebuilt by its own class, many fail or say something else."""
+
+    kind: type[Exception] | type[SystemExit]
+    arguments: tuple[object, ...]
+
+    def error(self) -> BaseException:
+        return self.kind(*self.arguments)
+
+
+def _told(error: BaseException) -> _Told:
+    if isinstance(error, OSError):
+        # OSError finds the class of an errno by itself, FileNotFoundError for 2.
+        arguments = (error.errno, error.strerror, error.filename, None, error.filename2)
+        known = error.errno is not None and str(OSError(*arguments)) == str(error)
+        return _Told(kind=OSError, arguments=arguments if known else (str(error),))
+    if isinstance(error, ValueError):
+        return _Told(kind=ValueError, arguments=(str(error),))
+    if isinstance(error, SystemExit):
+        return _Told(kind=SystemExit, arguments=(error.code if isinstance(error.code, int | None) else 1,))
+    return _Told(kind=FailedOnMain, arguments=(f"the first process failed with {type(error).__name__}: {error}",))
 
 
 def together(function: Callable[[], T], *, doing: str) -> list[T]:

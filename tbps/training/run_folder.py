@@ -16,7 +16,7 @@ from typing import IO, Any
 from tbps.config.run import Run
 from tbps.config.serialise import run_from_json, to_json
 from tbps.training import checkpoint
-from tbps.training.atomic_file import write_json
+from tbps.training.atomic_file import read_json, write_json
 from tbps.training.config_hash import config_hash, difference
 
 logger = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ class RunFolder:
         file = self._evaluation(split, step)
         if not file.exists():
             return None
-        values: dict[str, float] = json.loads(file.read_text(encoding="utf-8"))
+        values: dict[str, float] = read_json(file, advice="remove it, and the same command evaluates again")
         return values
 
     def write_evaluation(self, split: str, step: int, values: dict[str, float]) -> None:

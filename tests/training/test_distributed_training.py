@@ -110,6 +110,13 @@ def test_an_error_of_the_first_process_reaches_all(tmp_path: Path) -> None:
     process = _launch(tmp_path / "runs", {"steps": 4, "lr": 0.5}, {})
     assert _finish(process, tmp_path / "runs") != 0
     assert log_of(tmp_path / "runs").count("was started with another config") == 2
+    evaluation = tmp_path / "runs/small/test/evaluations/val-00000000.json"
+    evaluation.parent.mkdir(exist_ok=True)
+    evaluation.touch()  # a full disk left it empty, and the first save looks for the best one
+    process = _launch(tmp_path / "runs", {"steps": 4}, {})
+    assert _finish(process, tmp_path / "runs") != 0
+    told = f"ValueError: {evaluation} cannot be read (it is empty); remove it, and the same command evaluates again"
+    assert log_of(tmp_path / "runs").count(told) == 2, log_of(tmp_path / "runs")
 
 
 def test_a_launcher_that_started_too_few_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
