@@ -66,7 +66,9 @@ def train_run(run: Run) -> int:
         sys.stderr.write(f"{run.recipe}: {error}; the same command goes on from the last checkpoint\n")
         return LOST_EXIT
     except (ValueError, OSError) as error:
-        sys.stderr.write(f"{run.recipe}: {error}\n")
+        # The operating system's own words hold no advice.
+        advice = "; once that is mended, the same command goes on" if isinstance(error, OSError) and error.errno else ""
+        sys.stderr.write(f"{run.recipe}: {error}{advice}\n")
         return 2
     return 0
 

@@ -1,5 +1,7 @@
 """Files that are either whole or not there, also after a power cut: write aside, fsync, rename, fsync the folder.
 
+Where a file grows, what is appended is whole or not there, too.
+
 Every error names the file: a system's own words for a full disk, or a JSON parser's for half a file, do not.
 """
 
@@ -32,9 +34,7 @@ def write_text(path: Path, text: str) -> None:
         aside.rename(path)
         fsync_path(path.parent)
     except OSError as error:
-        raise OSError(
-            f"{path} could not be written: {words_of(error)}; make room or give access, and run the same command again"
-        ) from error
+        raise OSError(error.errno, words_of(error), str(path)) from error
     finally:
         with suppress(OSError):
             aside.unlink(missing_ok=True)
@@ -59,3 +59,30 @@ def words_of(error: OSError) -> str:
 def write_json(path: Path, value: Any) -> None:
     """Replace `path` by `value` as indented JSON."""
     write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+class WholeAppends:
+    """A file that grows by whole pieces: a piece for which there is no room leaves nothing behind."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+
+    def append(self, piece: bytes) -> None:
+        """Hand `piece` to the operating system, so that a killed process loses nothing. OSError: no room for all of it."""
+        before = os.fstat(self._descriptor).st_size
+        rest = memoryview(piece)
+        try:
+            while rest:
+                rest = rest[os.write(self._descriptor, rest) :]
+        except OSError:
+            os.ftruncate(self._descriptor, before)
+            raise
+
+    def sync(self) -> None:
+        """Wait until everything is on the disk."""
+        os.fsync(self._descriptor)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._descriptor)

@@ -6,6 +6,7 @@ Tensors are safetensors, the rest JSON: reading one runs no code from it.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import logging
 import re
@@ -18,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from tbps.training.atomic_file import fsync_path, read_json, write_json
+from tbps.training.atomic_file import fsync_path, read_json, words_of, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -52,22 +53,21 @@ def save(
     parent: Path, *, step: int, model: Mapping[str, Tensor], optimiser: Mapping[str, Tensor], progress: dict[str, Any]
 ) -> Path:
     """Write a checkpoint and return its folder. OSError says what could not be written; earlier ones are untouched."""
-    parent.mkdir(parents=True, exist_ok=True)
     target = folder_of(parent, step)
-    aside = parent / f"{_TEMPORARY}{target.name}"
-    shutil.rmtree(aside, ignore_errors=True)
+    aside = _free_name(parent / f"{_TEMPORARY}{target.name}")
     try:
+        parent.mkdir(parents=True, exist_ok=True)
         aside.mkdir()
         _write_files(aside, step, model, optimiser, progress)
         if target.exists():  # a broken one of the same step: `newest` would have resumed from it otherwise
-            target.rename(parent / f"{_TEMPORARY}replaced-{target.name}")
+            target.rename(_free_name(parent / f"{_TEMPORARY}replaced-{target.name}"))
         aside.rename(target)
         fsync_path(parent)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(aside, ignore_errors=True)
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        why = words_of(error) if isinstance(error, OSError) else str(error)
         raise OSError(
-            f"checkpoint {target} could not be written: {reason}; {_kept(parent)}; make room and run the same command again"
+            f"checkpoint {target} could not be written: {why}; {_kept(parent)}; make room and run the same command again"
         ) from error
     remove_temporary(parent)
     return target
@@ -108,21 +108,40 @@ def newest(parent: Path, *, set_aside: bool = False) -> Path | None:
         logger.warning("checkpoint %s is broken and skipped: %s", folder, reason)
         if set_aside:
             shutil.rmtree(parent / f"{_BROKEN}{folder.name}", ignore_errors=True)
-            folder.rename(parent / f"{_BROKEN}{folder.name}")
+            folder.rename(_free_name(parent / f"{_BROKEN}{folder.name}"))
     return None
 
 
 def prune(parent: Path, *, keep: int, best: int | None) -> None:
-    """Remove all but the newest `keep` checkpoints and that of step `best`."""
+    """Remove all but the newest `keep` checkpoints and that of step `best`; what cannot be removed is tried again later."""
     for step in steps_in(parent)[:-keep]:
         if step != best:
-            shutil.rmtree(folder_of(parent, step))
+            folder, aside = folder_of(parent, step), _free_name(parent / f"{_TEMPORARY}old-step-{step:08d}")
+            try:
+                folder.rename(aside)  # in one move, so that half of it is never taken for a checkpoint
+                shutil.rmtree(aside)
+            except OSError as error:
+                _warn_of_rest(folder, error)
 
 
 def remove_temporary(parent: Path) -> None:
-    """Remove what saves that were killed left behind."""
+    """Remove what saves that were killed left behind, and what could not be pruned; a warning where that fails again."""
     for entry in parent.glob(f"{_TEMPORARY}*"):
-        shutil.rmtree(entry)
+        try:
+            shutil.rmtree(entry)
+        except OSError as error:
+            _warn_of_rest(entry, error)
+
+
+def _warn_of_rest(folder: Path, error: OSError) -> None:
+    """An old checkpoint that stays costs room, never the run. (NFS keeps the names of files that somebody still reads.)"""
+    logger.warning("%s could not be removed (%s): it is tried again at the next save", folder, words_of(error))
+
+
+def _free_name(path: Path) -> Path:
+    """`path`, or with a number behind it where something of that name could not be removed."""
+    names = (path if number == 0 else path.with_name(f"{path.name}-{number}") for number in itertools.count())
+    return next(name for name in names if not name.exists())
 
 
 def model_sha256(folder: Path) -> str:

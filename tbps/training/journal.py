@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import math
+from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
 
 from tbps.config.run import Run
 from tbps.config.serialise import to_json
-from tbps.training.atomic_file import write_json
+from tbps.training.atomic_file import words_of, write_json
 from tbps.training.distributed import gather_objects, on_main
 from tbps.training.metrics_log import Line, MetricsLog
 from tbps.training.progress import Progress
@@ -30,14 +32,15 @@ class Journal:
         self.last_pairs_per_s = 0.0
         """Speed at the last line that was shown; 0 before the first."""
         self._lines: list[Line] = []
-        self._log: MetricsLog | None = None
-        self._trackers: list[TensorBoard | WandB] = []
+        self._places: list[_Place] = []
+        """None but on the first process."""
         if accelerator.is_main_process:
-            self._log = MetricsLog(folder.metrics, step=step)
+            self._places.append(_Place(MetricsLog(folder.metrics, step=step), str(folder.metrics)))
             if run.loop.tensorboard:
-                self._trackers.append(TensorBoard(folder.path, step=step))
+                self._places.append(_Place(TensorBoard(folder.path, step=step), f"TensorBoard's file in {folder.path}"))
             if run.loop.wandb:
-                self._trackers.append(WandB(folder.path, config=to_json(run), project=run.recipe, name=run.name))
+                tracker = WandB(folder.path, config=to_json(run), project=run.recipe, name=run.name)
+                self._places.append(_Place(tracker, f"Weights & Biases in {folder.path}"))
 
     def add(self, line: Line) -> None:
         """Take the line of a step; every `log_steps` steps write and show."""
@@ -47,36 +50,78 @@ class Journal:
             line["pairs_per_s"] = round(pairs_per_s, 2)
             self.last_pairs_per_s = pairs_per_s
             self.flush()
-            if self._log is not None:
+            if self._places:
                 logger.info("%s", self.progress.sentence(line, pairs_per_s))
 
     def add_evaluation(self, split: str, step: int, values: dict[str, float]) -> None:
         """Write and show the result of an evaluation."""
         self._lines.append({"step": step, "split": split, **values})
         self.flush()
-        if self._log is not None:
+        if self._places:
             shown = "  ".join(f"{name} {value:.2f}" for name, value in values.items() if name != "weights_of_step")
             logger.info("%s with the weights of step %d: %s", split, values["weights_of_step"], shown)
 
     def flush(self) -> None:
         """Write all lines."""
-        if self._log is not None:
-            self._log.write(self._lines)
-            for tracker in self._trackers:
-                tracker.write(self._lines)
+        for place in self._places:
+            place.write(self._lines)
         self._lines = []
 
     def sync(self) -> None:
         """Write all lines and wait until they are on the disk."""
         self.flush()
-        if self._log is not None:
-            self._log.sync()
+        for place in self._places:
+            place.sync()
 
     def close(self) -> None:
         """Write the rest and close everything."""
         self.flush()
-        for closing in (*self._trackers, *([self._log] if self._log is not None else [])):
-            closing.close()
+        for place in reversed(self._places):
+            place.close()
+
+
+class _Place:
+    """Where lines are written. While it takes none (a full disk), they wait in memory: numbers never end a training."""
+
+    def __init__(self, place: MetricsLog | TensorBoard | WandB, name: str) -> None:
+        self._place, self._name = place, name
+        self._waiting: list[Line] = []
+        self._failed = False
+
+    def write(self, lines: list[Line]) -> None:
+        """Write what waits and `lines`, in order."""
+        self._waiting += lines
+        try:
+            self._place.write(self._waiting)
+        except OSError as error:
+            self._warn("its lines wait in memory and are written when it takes them again: make room", error)
+            return
+        if self._failed:
+            logger.info("%s: %d lines that had waited are written", self._name, len(self._waiting))
+        self._waiting, self._failed = [], False
+
+    def sync(self) -> None:
+        """Wait until what was written is on the disk, where that is a matter of this place."""
+        if isinstance(self._place, MetricsLog):
+            try:
+                self._place.sync()
+            except OSError as error:
+                self._warn("a power cut might take its last lines", error)
+
+    def close(self) -> None:
+        """Close the place, whatever it says."""
+        if self._waiting:
+            logger.warning("%s: %d lines could not be written and are lost", self._name, len(self._waiting))
+        try:
+            self._place.close()
+        except OSError as error:
+            self._warn("its last lines may be missing", error)
+
+    def _warn(self, what: str, error: OSError) -> None:
+        """Once, until it works again."""
+        if not self._failed:
+            logger.warning("%s cannot be written (%s): %s", self._name, words_of(error), what)
+        self._failed = True
 
 
 def check_finite(numbers: dict[str, float], *, step: int, keys: tuple[str, ...], folder: RunFolder) -> None:
@@ -87,12 +132,21 @@ def check_finite(numbers: dict[str, float], *, step: int, keys: tuple[str, ...],
     all_keys = [key for part in gather_objects(keys) for key in part]
     file = folder.path / "failed_step.json"
     shown = {name: value if math.isfinite(value) else str(value) for name, value in numbers.items()}
-    on_main(lambda: write_json(file, {"step": step, "numbers": shown, "pairs": all_keys}))
+    where = on_main(lambda: _write_failed_step(file, {"step": step, "numbers": shown, "pairs": all_keys}))
     pairs = ", ".join(all_keys[:_KEYS_SHOWN])
     if len(all_keys) > _KEYS_SHOWN:
         pairs += f" and {len(all_keys) - _KEYS_SHOWN} more"
     raise ValueError(
-        f"{wrong[0].replace('/', ' ')} is {numbers[wrong[0]]} in step {step} (pairs {pairs}, all in {file});"
+        f"{wrong[0].replace('/', ' ')} is {numbers[wrong[0]]} in step {step} (pairs {pairs}, {where});"
         " this update was not applied and the last checkpoint is as it was: look at these pairs, or lower optim.lr in a"
         " new run"
     )
+
+
+def _write_failed_step(file: Path, content: dict[str, Any]) -> str:
+    """Where to find all pairs; the number that is not finite must be told though there may be no room for the file."""
+    try:
+        write_json(file, content)
+    except OSError as error:
+        return f"the list of all could not be written to {file}: {words_of(error)}"
+    return f"all in {file}"

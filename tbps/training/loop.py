@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tbps.config.run import Run
 from tbps.training import checkpoint
-from tbps.training.atomic_file import write_json
+from tbps.training.atomic_file import words_of, write_json
 from tbps.training.compilation import compile_image_blocks
 from tbps.training.distributed import on_main, start_processes
 from tbps.training.journal import Journal, check_finite
@@ -178,7 +178,12 @@ class _Training:
     def _write_timing(self, *, save_s: float) -> None:
         """For `tbps doctor`: how long a signal waits at most."""
         step_s = self.run.data.batch_pairs / self.journal.last_pairs_per_s if self.journal.last_pairs_per_s else 0.0
-        write_json(self.folder.timing, {"step_s": round(step_s, 3), "save_s": round(save_s, 3)})
+        try:
+            write_json(self.folder.timing, {"step_s": round(step_s, 3), "save_s": round(save_s, 3)})
+        except OSError as error:  # the checkpoint is good, and the next save writes it again
+            logger.warning(
+                "%s could not be written (%s): it is tried again at the next save", self.folder.timing, words_of(error)
+            )
 
     def _validate_if_due(self, step: int) -> None:
         every = self.run.evaluation.every_epochs * self.steps_per_epoch

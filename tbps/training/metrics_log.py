@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
-from tbps.training.atomic_file import write_text
+from tbps.training.atomic_file import WholeAppends, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -22,16 +21,15 @@ class MetricsLog:
     def __init__(self, path: Path, *, step: int) -> None:
         """Open `path` as it was when `step` steps were done, its evaluations of that step not yet written."""
         _rewind(path, step)
-        self._file = path.open("a", encoding="utf-8")
+        self._file = WholeAppends(path)
 
     def write(self, lines: list[Line]) -> None:
-        """Append lines and hand them to the operating system, so that a killed process loses none."""
-        self._file.write("".join(json.dumps(line) + "\n" for line in lines))
-        self._file.flush()
+        """Append lines, so that a killed process loses none; OSError: none of them."""
+        self._file.append("".join(json.dumps(line) + "\n" for line in lines).encode())
 
     def sync(self) -> None:
         """Wait until everything is on the disk: a checkpoint must not know more than the log."""
-        os.fsync(self._file.fileno())
+        self._file.sync()
 
     def close(self) -> None:
         """Close the file."""

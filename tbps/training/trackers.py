@@ -2,33 +2,56 @@
 
 from __future__ import annotations
 
+import io
 import netrc
 import os
+import platform
+import time
 from pathlib import Path
 from typing import Any
 
+from tbps.training.atomic_file import WholeAppends
 from tbps.training.metrics_log import Line
 
 
 class TensorBoard:
-    """Writes event files to `tensorboard/` in the run folder."""
+    """Writes an event file to `tensorboard/` in the run folder.
+
+    Ours, not `SummaryWriter`: its thread dies at a full disk, and with it what it had not written.
+    """
 
     def __init__(self, folder: Path, *, step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        # purge_step hides what an earlier start wrote beyond the checkpoint that this one goes on from
-        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+        self._folder, self._step = folder / "tensorboard", step
+        self._file: WholeAppends | None = None
 
     def write(self, lines: list[Line]) -> None:
-        """Every number of every line, under its name."""
+        """Every number of every line, under its name; OSError: none of them."""
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        events = []
+        if self._file is None:
+            # Hides what an earlier start wrote beyond the checkpoint that this one goes on from.
+            begun = SessionLog(status=SessionLog.START)
+            events = [Event(file_version="brain.Event:2"), Event(step=self._step + 1, session_log=begun)]
         for line in lines:
-            for name, value in _numbers(line).items():
-                self._writer.add_scalar(name, value, line["step"])
-        self._writer.flush()
+            values = [Summary.Value(tag=name, simple_value=value) for name, value in _numbers(line).items()]
+            events.append(Event(step=line["step"], summary=Summary(value=values)))
+        piece = io.BytesIO()
+        for event in events:
+            event.wall_time = time.time()
+            RecordWriter(piece).write(event.SerializeToString())
+        if self._file is None:
+            self._folder.mkdir(exist_ok=True)
+            name = f"events.out.tfevents.{int(time.time()):010d}.{platform.node()}.{os.getpid()}"
+            self._file = WholeAppends(self._folder / name)
+        self._file.append(piece.getvalue())
 
     def close(self) -> None:
-        """Finish the event file."""
-        self._writer.close()
+        """Close the event file."""
+        if self._file is not None:
+            self._file.close()
 
 
 class WandB:

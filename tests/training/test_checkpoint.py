@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -178,6 +179,51 @@ def test_prune_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
         _save(tmp_path, step)
     checkpoint.prune(tmp_path, keep=2, best=2)
     assert checkpoint.steps_in(tmp_path) == [2, 4, 5]
+
+
+def _prune_what_cannot_be_removed(folder: Path, answer: multiprocessing.queues.Queue[Any]) -> None:
+    """As a user who is not root. A folder without write permission refuses like NFS does, whose files are still read."""
+    if os.geteuid() == 0:
+        os.chown(folder, 65534, 65534)
+        os.setuid(65534)
+    told: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: told.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("tbps.training.checkpoint").addHandler(handler)
+    parent = folder / "checkpoints"
+    try:
+        for step in (1, 2, 3, 4):
+            _save(parent, step)
+            if step == 1:
+                folder_of(parent, 1).chmod(0o555)
+            if step == 4:
+                next(parent.glob(".tmp-*")).chmod(0o755)
+            checkpoint.prune(parent, keep=1, best=None)
+            answer.put((checkpoint.steps_in(parent), sorted(entry.name for entry in parent.glob(".tmp-*")), told.copy()))
+            told.clear()
+        _save(parent, 5)
+        answer.put(sorted(entry.name for entry in parent.iterdir()))
+    except OSError as error:
+        answer.put(repr(error))
+
+
+def test_what_cannot_be_pruned_is_a_warning_and_is_removed_at_a_later_save() -> None:
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own are closed to other users
+        _assert_pruned_later(Path(folder))
+
+
+def _assert_pruned_later(folder: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    answer = context.Queue()
+    process = context.Process(target=_prune_what_cannot_be_removed, args=(folder, answer))
+    process.start()
+    rest, again = ".tmp-old-step-00000001", "could not be removed (Permission denied): it is tried again at the next save"
+    assert answer.get(timeout=20) == ([1], [], [])
+    assert answer.get(timeout=20) == ([2], [rest], [f"{folder}/checkpoints/step-00000001 {again}"])
+    assert answer.get(timeout=20) == ([3], [rest], [f"{folder}/checkpoints/{rest} {again}"])
+    assert answer.get(timeout=20)[0] == [4]
+    assert answer.get(timeout=20) == ["step-00000004", "step-00000005"]
+    process.join()
 
 
 def test_temporary_folders_of_killed_saves_are_removed(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import resource
 from pathlib import Path
 
 from tbps.training.metrics_log import MetricsLog
@@ -38,3 +40,28 @@ def test_a_fresh_start_empties_the_log(tmp_path: Path) -> None:
     path.write_text('{"step": 1}\n')
     MetricsLog(path, step=0).close()
     assert path.read_text() == ""
+
+
+def _write_with_little_room(path: Path, answer: multiprocessing.queues.Queue[str]) -> None:
+    log = MetricsLog(path, step=0)
+    log.write([{"step": 1}])
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20, resource.RLIM_INFINITY))
+    try:
+        log.write([{"step": 2}, {"step": 3}])
+    except OSError as error:
+        answer.put(f"{error.strerror}: {path.read_text()}")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    log.write([{"step": 2}, {"step": 3}])
+    log.close()
+    answer.put("done")
+
+
+def test_lines_without_room_leave_nothing_behind(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    answer = context.Queue()
+    process = context.Process(target=_write_with_little_room, args=(tmp_path / "metrics.jsonl", answer))
+    process.start()
+    assert answer.get(timeout=20) == 'File too large: {"step": 1}\n'
+    assert answer.get(timeout=20) == "done"
+    process.join()
+    assert _lines(tmp_path / "metrics.jsonl") == [{"step": 1}, {"step": 2}, {"step": 3}]
