@@ -21,6 +21,7 @@ from accelerate.utils import (
 )
 
 from tbps.config.run import Loop, Run
+from tbps.data.worker_processes import WorkerLost
 from tbps.training.waiting import shown_work, wait_for_work
 
 T = TypeVar("T")
@@ -113,8 +114,8 @@ def on_main(function: Callable[[], T], *, doing: str = "working for all") -> T:
     """Call on the first process, return its result on all. Whatever it raises there ends the call on all.
 
     The others wait as long as the first one gets on (see tbps/training/waiting.py); doing: says for what. They raise a
-    ValueError, OSError or SystemExit of the same words, `errno`, file names and exit status; for any other exception
-    FailedOnMain.
+    ValueError, OSError, SystemExit, WorkerLost or DistStoreError of the same words, `errno`, file names and exit status;
+    for any other exception FailedOnMain.
     """
     if not _are_several():
         return function()
@@ -147,6 +148,9 @@ class _Told:
 
 
 def _told(error: BaseException) -> _Told:
+    for accident in (WorkerLost, dist.DistStoreError):  # whoever hears of it goes on later, too
+        if isinstance(error, accident):
+            return _Told(kind=accident, arguments=(str(error),))
     if isinstance(error, OSError):
         # OSError finds the class of an errno by itself, FileNotFoundError for 2.
         arguments = (error.errno, error.strerror, error.filename, None, error.filename2)

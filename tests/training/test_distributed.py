@@ -13,6 +13,7 @@ import shutil
 import socket
 import ssl
 import subprocess
+import sys
 import tarfile
 import urllib.error
 import zipfile
@@ -23,8 +24,10 @@ from multiprocessing.queues import Queue
 import PIL.Image
 import requests
 from safetensors import SafetensorError
+from torch.distributed import DistStoreError
 
 from tbps.config.run import Loop
+from tbps.data.worker_processes import WorkerLost
 from tbps.training.distributed import FailedOnMain, on_main, start_processes
 from tbps.training.stop_signals import StoppedBySignal
 
@@ -35,11 +38,14 @@ SPECIAL: dict[type[Exception], tuple[object, ...]] = {
     UnicodeEncodeError: ("ascii", "\xff", 0, 1, "ordinal not in range"),
     UnicodeTranslateError: ("\xff", 0, 1, "no such letter"),
     urllib.error.HTTPError: ("http://host/a", 404, "Not Found", Message(), io.BytesIO()),
+    urllib.error.URLError: (OSError(errno.ECONNREFUSED, "Connection refused"),),
+    urllib.error.ContentTooShortError: ("cut off", b""),
     ssl.SSLError: (1, "[SSL: WRONG_VERSION_NUMBER] wrong version number"),
     shutil.Error: ([("a", "b", "no room"), ("c", "d", "no room")],),
     http.client.RemoteDisconnected: ("closed without a word",),
 }
 COMMON = (binascii.Error, io.UnsupportedOperation, socket.gaierror, PIL.UnidentifiedImageError, requests.ConnectionError)
+ACCIDENTS = (WorkerLost("worker process 7 was killed by SIGKILL; the same command goes on"), DistStoreError("got nowhere"))
 OTHERS = (
     KeyError("a key"),
     RuntimeError("two\nlines"),
@@ -54,24 +60,20 @@ OTHERS = (
 
 
 def _kinds(base: type[Exception]) -> set[type[Exception]]:
-    """All classes below `base` of Python itself and of what is imported here."""
-    known = {
-        kind for kind in base.__subclasses__() if kind.__module__.partition(".")[0] not in ("_pytest", "pluggy", "torch")
-    }
-    return {base}.union(*map(_kinds, known))
+    """All classes below `base` in the standard library, as far as it is imported."""
+    return {base}.union(*(_kinds(kind) for kind in base.__subclasses__()))
 
 
 def _user_errors() -> Iterator[Exception]:
-    for kind in sorted(_kinds(ValueError) | _kinds(OSError), key=lambda kind: (kind.__module__, kind.__qualname__)):
-        made = 0
-        for arguments in [SPECIAL[kind]] if kind in SPECIAL else [WORDS, ERRNO, ERRNO[:2]]:
-            try:
-                yield kind(*arguments)
-                made += 1
-            except (TypeError, AttributeError, LookupError):
-                continue  # the class wants other arguments: one of the three ways must do
-        if not made:
-            yield kind.__new__(kind)
+    known = _kinds(ValueError) | _kinds(OSError)
+    standard = {kind for kind in known if kind.__module__.partition(".")[0] in sys.stdlib_module_names}
+    for kind in sorted(standard.union(COMMON) - {WorkerLost}, key=lambda kind: (kind.__module__, kind.__qualname__)):
+        if kind in SPECIAL:
+            yield kind(*SPECIAL[kind])
+            continue
+        yield kind(*WORDS)
+        if issubclass(kind, OSError):
+            yield kind(*ERRNO)
 
 
 def _process(rank: int, port: int, answers: Queue[tuple[int, list[tuple[str, ...]]]]) -> None:
@@ -79,7 +81,7 @@ def _process(rank: int, port: int, answers: Queue[tuple[int, list[tuple[str, ...
     os.environ.update({"CUDA_VISIBLE_DEVICES": "", **{name: str(value) for name, value in place.items()}})
     start_processes(Loop())
     found: list[tuple[str, ...]] = []
-    for error in (*_user_errors(), StoppedBySignal(143), *OTHERS):
+    for error in (*_user_errors(), StoppedBySignal(143), *ACCIDENTS, *OTHERS):
 
         def fail(error: BaseException = error) -> None:
             raise error
@@ -87,7 +89,10 @@ def _process(rank: int, port: int, answers: Queue[tuple[int, list[tuple[str, ...
         try:
             on_main(fail)
         except BaseException as caught:
-            group = next((kind for kind in (OSError, ValueError, SystemExit) if isinstance(caught, kind)), type(caught))
+            group = next(
+                (kind for kind in (WorkerLost, DistStoreError, OSError, ValueError, SystemExit) if isinstance(caught, kind)),
+                type(caught),
+            )
             places = [getattr(caught, name, None) for name in ("errno", "filename", "filename2")]
             found.append((type(error).__name__, group.__name__, str(caught), *map(str, places)))
     found.append(("-", "result", on_main(lambda: "of the first" if rank == 0 else "wrong")))
@@ -111,9 +116,9 @@ def test_every_exception_of_the_first_process_ends_the_call_on_all_with_its_word
     kinds = {line[0] for line in of_rank[0]}
     assert {kind.__name__ for kind in (*SPECIAL, *COMMON)} <= kinds and len(kinds) > 50
     for first, second in zip(of_rank[0], of_rank[1], strict=True):
-        if first[1] in ("ValueError", "OSError", "SystemExit", "result"):
+        if first[1] in ("ValueError", "OSError", "SystemExit", "WorkerLost", "DistStoreError", "result"):
             assert second[:3] == first[:3]
-            assert second[3:] == first[3:] or "a/file" not in first[2]
+            assert second[3:] == first[3:] or "a/file" not in first[2] or first[1] == "WorkerLost"
         else:
             assert second[1] == FailedOnMain.__name__
             assert second[2] == f"the first process failed with {first[0]}: {first[2]}"

@@ -107,7 +107,7 @@ def test_an_error_of_the_first_process_reaches_all(tmp_path: Path) -> None:
     assert _finish(process, tmp_path / "runs") != 0
     assert log_of(tmp_path / "runs").count("loss itc is nan in step 3") == 2
     # another config is found by the first process only, and told by both
-    process = _launch(tmp_path / "runs", {"steps": 4, "lr": 0.5}, {})
+    process = _launch(tmp_path / "runs", {"steps": 4, "lr": 0.05}, {})
     assert _finish(process, tmp_path / "runs") != 0
     assert log_of(tmp_path / "runs").count("was started with another config") == 2
     evaluation = tmp_path / "runs/small/test/evaluations/val-00000000.json"
