@@ -66,6 +66,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     doctor.add_argument("root", type=Path)
     doctor.add_argument("--benchmark", choices=BENCHMARKS, required=True)
     doctor.add_argument("--decode", action="store_true", help="also decode every image")
+    doctor.add_argument("--all", action="store_true", help="name everything that was found, not a few examples")
     doctor.add_argument("--workers", type=int, default=2)
     doctor.set_defaults(run=_doctor)
 
@@ -134,7 +135,7 @@ def _doctor(given: argparse.Namespace) -> int:
     from tbps.data.doctor import examine
 
     report = examine(given.root, given.benchmark, decode=given.decode, workers=given.workers)
-    sys.stdout.write(report.text() + "\n")
+    sys.stdout.write(report.text(all_names=given.all) + "\n")
     return 0 if report.usable else 1
 
 

@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any, cast
 
 from tbps.config.run import Benchmark
-from tbps.data.annotations import Annotations, Split, annotation_files, read_annotations
+from tbps.data.annotations import Annotations, Split, read_annotations
 from tbps.data.column import map_columns, write_columns
+from tbps.data.layouts import annotation_files
 from tbps.data.turns import one_at_a_time
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Another one where columns or the reading of rows change: older caches are then passed over."""
 SMALL_BYTES = 4_000_000
 """Annotation files that are smaller together are read sooner than a cache is opened."""

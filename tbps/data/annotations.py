@@ -1,75 +1,30 @@
-"""Read the annotation files of CUHK-PEDES, ICFG-PEDES, RSTPReid, MALS and COCO captions as published, into columns.
+"""The annotations of CUHK-PEDES, ICFG-PEDES, RSTPReid, MALS and COCO captions as columns, one set for each split.
 
 Shapes: N pairs, I images, A attributes.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tbps.config.run import Benchmark
+from tbps.data.annotation_rows import NUM_ATTRIBUTES, Row, read_rows
 from tbps.data.column import StringColumn
+from tbps.data.finding import Finding
+from tbps.data.image_files import ImageFiles, alike
+from tbps.data.layouts import LAYOUTS, annotation_files
+from tbps.data.official import with_official_split
+from tbps.data.sharing import Place, SharedPictures, shared_identities
 
 logger = logging.getLogger(__name__)
-
-NUM_ATTRIBUTES = 27
-"""Attributes of a MALS row. A label is the place in a pair of prompts (hats, bags, colours: 0 = present); -1 = unknown."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Layout:
-    """Where a published data set keeps its annotations and images, in the order in which places are tried."""
-
-    annotation_files: tuple[str, ...]
-    """File names, or one glob pattern whose matches are all read (MALS)."""
-    split_files: tuple[str, ...] = ()
-    """Where none of them is there: a file for each of `splits`, in their order; those that exist are read."""
-    image_folders: tuple[str, ...]
-    splits: tuple[str, ...]
-    image_is_identity: bool = False
-    """Nobody knows who else shows the same person: every image is an identity of its own."""
-
-
-LAYOUTS: Mapping[Benchmark, Layout] = {
-    "cuhk-pedes": Layout(
-        annotation_files=("reid_raw.json", "caption_all.json"),
-        image_folders=("imgs", "images", "."),
-        splits=("train", "val", "test"),
-    ),
-    "icfg-pedes": Layout(
-        annotation_files=("ICFG-PEDES.json", "ICFG_PEDES.json"),
-        image_folders=("imgs", "images", "."),
-        splits=("train", "test"),
-    ),
-    "rstpreid": Layout(
-        annotation_files=("data_captions.json",),
-        image_folders=("imgs", "images", "."),
-        splits=("train", "val", "test"),
-    ),
-    # The README's tree and the rows disagree about the folder `gene_crop`: both are tried.
-    "mals": Layout(
-        annotation_files=("gene_attrs/g_*_attrs.json",),
-        image_folders=(".", "gene_crop", "images", "images/gene_crop"),
-        splits=("train",),
-        image_is_identity=True,
-    ),
-    "coco": Layout(
-        annotation_files=("dataset_coco.json",),  # the splits of Karpathy and Fei-Fei, arXiv 1412.2306
-        split_files=("coco_train.json", "coco_val.json", "coco_test.json"),  # the same splits, as ALBEF's code reads them
-        image_folders=(".", "images"),
-        splits=("train", "val", "test"),
-        image_is_identity=True,
-    ),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +33,7 @@ class Split:
 
     name: str
     image_path: StringColumn
-    """(I) as written in the annotation file, with forward slashes."""
+    """(I) as in the annotation file, in one spelling: forward slashes, no `./`, no doubled slashes."""
     image_identity_I: NDArray[np.int64]
     """(I,) identities counted 0, 1, ... in the order in which the split first names them."""
     caption: StringColumn
@@ -112,6 +67,10 @@ class Annotations:
     benchmark: Benchmark
     root: Path
     splits: Mapping[str, Split]
+    ids: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """The ids of each split as annotated, by identity; none where every image is an identity."""
+    findings: Sequence[Finding] = ()
+    """What is odd or wrong in the rows themselves."""
 
     def split(self, name: str) -> Split:
         """The split called `name`. ValueError names those that exist."""
@@ -123,171 +82,92 @@ class Annotations:
 
 
 def read_annotations(root: Path, benchmark: Benchmark) -> Annotations:
-    """Read every split of `benchmark` below `root`.
+    """Read every split of `benchmark` below `root`, for training and evaluation.
 
-    ValueError: the root holds no annotation file, a file is not JSON, a row lacks a field or an image belongs to two
-    identities. Images are not looked at: `tbps.data.doctor` does that.
+    ValueError: as `parse_annotations`, and where test is not apart: an image of two identities, an identity or an image of
+    test in another split. Shared by train and val, they are a warning. The disk is asked only for images whose paths differ
+    in capital letters or extension alone; `tbps.data.doctor` looks at every one.
     """
+    annotations = parse_annotations(root, benchmark)
+    for finding in (*annotations.findings, *shared_by_name(annotations)):
+        if finding.fatal:
+            raise ValueError(
+                f"{benchmark} at {root} has {finding.text()}; correct the rows (tbps data doctor --all names them all)"
+            )
+        logger.warning("%s at %s has %s", benchmark, root, finding.text())
+    return annotations
+
+
+def parse_annotations(root: Path, benchmark: Benchmark) -> Annotations:
+    """As `read_annotations`, whatever its splits share: what is wrong in the rows is in `findings`.
+
+    ValueError: the root holds no annotation file, a file is not JSON, a row lacks a field, or a split cannot be told.
+    Images are not looked at.
+    """
+    rows: Iterable[Row] = (row for file in annotation_files(root, benchmark) for row in read_rows(file, benchmark))
+    if benchmark == "cuhk-pedes":
+        rows = with_official_split(list(rows))
     splits = {name: _SplitBuilder(name) for name in LAYOUTS[benchmark].splits}
-    for file in annotation_files(root, benchmark):
-        for row_number, row in enumerate(_read_rows(file), start=1):
-            where = f"{file}, row {row_number}"
-            parsed = _parse(benchmark, file, row, where)
-            if parsed.split not in splits:
-                raise ValueError(f"{where}: split is {parsed.split!r}, expected one of {', '.join(splits)}; correct the row")
-            splits[parsed.split].add(parsed, where)
-    built = {name: builder.build() for name, builder in splits.items() if builder.image_paths}
-    for name in set(splits) - set(built):
+    id_forms: dict[str, str] = {}
+    for row in rows:
+        if row.split not in splits:
+            raise ValueError(f"{row.where}: split is {row.split!r}, expected one of {', '.join(splits)}; correct the row")
+        splits[row.split].add(row)
+        id_forms.setdefault(row.id_form, f"{row.identity} as {row.id_form}")
+    filled = {name: builder for name, builder in splits.items() if builder.image_paths}
+    for name in splits.keys() - filled.keys():
         logger.warning("%s at %s has no row of split %s", benchmark, root, name)
-    return Annotations(benchmark=benchmark, root=root, splits=built)
-
-
-def annotation_files(root: Path, benchmark: Benchmark) -> list[Path]:
-    """The annotation files below `root`; ValueError lists what was looked for and what is there."""
-    names, split_files = LAYOUTS[benchmark].annotation_files, LAYOUTS[benchmark].split_files
-    if benchmark == "mals":
-        for folder in (root, root / "data"):
-            if found := sorted(folder.glob(names[0])):
-                return found
-    for name in names:
-        if (root / name).is_file():
-            return [root / name]
-    if found := [root / name for name in split_files if (root / name).is_file()]:
-        return found
-    wanted = " or ".join((*names, *split_files[:1]))
-    if not root.is_dir():
-        raise ValueError(f"data.root {root} is not a folder; give the folder that holds {wanted}")
-    here = sorted(entry.name for entry in root.iterdir())
-    listed = ", ".join(here[:10]) + (f" and {len(here) - 10} more" if len(here) > 10 else "") if here else "nothing"
-    raise ValueError(
-        f"data.root {root} is not {benchmark}: looked for {wanted}, found {listed};"
-        " give the folder that holds the annotation file"
+    findings = [
+        Finding(
+            what="images of two identities",
+            names=tuple(name for builder in filled.values() for name in builder.conflicts),
+            fatal=True,
+        ),
+        Finding(
+            what="ways of writing ids, read as the same numbers",
+            names=tuple(id_forms.values()) if len(id_forms) > 1 else (),
+            fatal=False,
+        ),
+    ]
+    by_image = LAYOUTS[benchmark].image_is_identity
+    return Annotations(
+        benchmark=benchmark,
+        root=root,
+        splits={name: builder.build() for name, builder in filled.items()},
+        ids={} if by_image else {name: tuple(builder.identities) for name, builder in filled.items()},
+        findings=[finding for finding in findings if finding.names],
     )
 
 
-def find_image(root: Path, benchmark: Benchmark, image_path: str) -> Path | None:
-    """The file of `image_path`, tried in every image folder and then with the other extensions; None = not there."""
-    for folder in LAYOUTS[benchmark].image_folders:
-        if (path := root / folder / image_path).is_file():
-            return path
-    for folder in LAYOUTS[benchmark].image_folders:
-        for extension in (".jpg", ".png", ".bmp", ".jpeg", ".JPG"):
-            if (path := (root / folder / image_path).with_suffix(extension)).is_file():
-                return path
-    return None
+def shared_by_name(annotations: Annotations) -> Iterator[Finding]:
+    """Identities and images that must not be shared or repeated, as far as ids and paths tell."""
+    persons = not LAYOUTS[annotations.benchmark].image_is_identity
+    if len(annotations.splits) < 2 and not persons:
+        return
+    yield from shared_identities(annotations.ids)
+    pictures = SharedPictures("images", same_path=True, persons=persons)
+    files = ImageFiles(annotations.root, annotations.benchmark)
+    doubtful = _doubtful_paths(annotations.splits.values())
+    for place in places(annotations):
+        key: Hashable = place.name
+        if alike(place.name) in doubtful:
+            with suppress(ValueError, OSError):  # not there, or not now: whoever reads it says so
+                key = files.same_file_key(place.name)
+        pictures.add(key, place)
+    yield from pictures.findings()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Row:
-    split: str
-    image_path: str
-    identity: str
-    captions: tuple[str, ...]
-    attributes: tuple[int, ...] | None
+def places(annotations: Annotations) -> Iterator[Place]:
+    """Where every image of every split stands."""
+    for split in annotations.splits.values():
+        for path, identity in zip(split.image_path, split.image_identity_I.tolist(), strict=True):
+            yield Place(split=split.name, identity=identity, name=path)
 
 
-def _read_rows(file: Path) -> Iterator[dict[str, Any]]:
-    try:
-        rows = json.loads(file.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{file} is not valid JSON: line {error.lineno}, column {error.colno}: {error.msg}; download it again"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not UTF-8 text: byte {error.start}; download it again") from error
-    if file.name in LAYOUTS["coco"].annotation_files:
-        if not isinstance(rows, dict) or "images" not in rows:
-            raise ValueError(f"{file} holds no object with a list of 'images', as COCO's file has it; download it again")
-        rows = rows["images"]
-    if not isinstance(rows, list):
-        raise ValueError(f"{file} holds a {type(rows).__name__}, expected a list of rows; download it again")
-    for number, row in enumerate(rows, start=1):
-        if not isinstance(row, dict):
-            raise ValueError(f"{file}, row {number} is a {type(row).__name__}, expected an object; correct the row")
-        yield row
-
-
-def _field(row: Mapping[str, Any], names: tuple[str, ...], where: str) -> Any:
-    for name in names:
-        if name in row:
-            return row[name]
-    raise ValueError(
-        f"{where}: no field {' or '.join(map(repr, names))}, found {', '.join(map(repr, row))}; correct the row"
-    )
-
-
-def _parse(benchmark: Benchmark, file: Path, row: Mapping[str, Any], where: str) -> _Row:
-    if benchmark == "mals":
-        return _parse_mals(row, where)
-    if benchmark != "coco":
-        return _parse_row(row, where)
-    layout = LAYOUTS["coco"]
-    if file.name in layout.split_files:
-        return _parse_coco_split(row, layout.splits[layout.split_files.index(file.name)], where)
-    return _parse_coco(row, where)
-
-
-def _parse_row(row: Mapping[str, Any], where: str) -> _Row:
-    return _Row(
-        split=str(_field(row, ("split",), where)),
-        image_path=_clean_path(_field(row, ("file_path", "img_path"), where), where),
-        identity=str(_field(row, ("id",), where)),
-        captions=_captions(row, "captions", where),
-        attributes=None,
-    )
-
-
-def _captions(row: Mapping[str, Any], name: str, where: str) -> tuple[str, ...]:
-    captions = _field(row, (name,), where)
-    if isinstance(captions, str):
-        captions = [captions]
-    if not isinstance(captions, list) or not captions or not all(isinstance(caption, str) for caption in captions):
-        raise ValueError(f"{where}: {name!r} is {captions!r}, expected a list of strings; correct the row")
-    return tuple(captions)
-
-
-def _parse_mals(row: Mapping[str, Any], where: str) -> _Row:
-    caption = _field(row, ("caption",), where)
-    if not isinstance(caption, str):
-        raise ValueError(f"{where}: 'caption' is {caption!r}, expected a string; correct the row")
-    attributes = _field(row, ("label",), where)
-    known = sum(attributes.count(value) for value in (0, 1, -1)) if isinstance(attributes, list) else 0
-    if known != NUM_ATTRIBUTES or len(attributes) != NUM_ATTRIBUTES:
-        raise ValueError(f"{where}: 'label' is {attributes!r}, expected {NUM_ATTRIBUTES} of 0, 1, -1; correct the row")
-    image_path = _clean_path(_field(row, ("image",), where), where)
-    # Every image of MALS is its own identity.
-    return _Row(split="train", image_path=image_path, identity=image_path, captions=(caption,), attributes=tuple(attributes))
-
-
-def _parse_coco(row: Mapping[str, Any], where: str) -> _Row:
-    sentences = _field(row, ("sentences",), where)
-    if not isinstance(sentences, list) or not sentences or not all(isinstance(sentence, dict) for sentence in sentences):
-        raise ValueError(f"{where}: 'sentences' is {sentences!r}, expected a list of objects; correct the row")
-    captions = _captions({"raw": [_field(sentence, ("raw",), where) for sentence in sentences]}, "raw", where)
-    split = str(_field(row, ("split",), where))
-    folder, name = (_clean_path(_field(row, (part,), where), where) for part in ("filepath", "filename"))
-    return _Row(
-        split="train" if split == "restval" else split,  # as ALBEF and others train: 82,783 + 30,504 images
-        image_path=f"{folder}/{name}",
-        identity=f"{folder}/{name}",
-        captions=captions,
-        attributes=None,
-    )
-
-
-def _parse_coco_split(row: Mapping[str, Any], split: str, where: str) -> _Row:
-    image_path = _clean_path(_field(row, ("image",), where), where)
-    captions = _captions(row, "caption", where)
-    return _Row(split=split, image_path=image_path, identity=image_path, captions=captions, attributes=None)
-
-
-def _clean_path(path: object, where: str) -> str:
-    if not isinstance(path, str) or not path:
-        raise ValueError(f"{where}: the image path is {path!r}, expected a relative path; correct the row")
-    clean = path.replace("\\", "/").removeprefix("./")
-    if clean.startswith("/") or ".." in clean.split("/"):
-        raise ValueError(f"{where}: the image path {path!r} leaves the data set's folder; correct the row")
-    return clean
+def _doubtful_paths(splits: Iterable[Split]) -> set[str]:
+    """What is `alike` in different paths."""
+    first: dict[str, str] = {}
+    return {key for split in splits for path in split.image_path if first.setdefault(key := alike(path), path) != path}
 
 
 @dataclass
@@ -303,8 +183,10 @@ class _SplitBuilder:
     images: list[int] = field(default_factory=list)
     caption_numbers: list[int] = field(default_factory=list)
     attributes: array[int] = field(default_factory=lambda: array("b"))
+    conflicts: list[str] = field(default_factory=list)
+    """Images that a row gives to another identity than the rows before, and that row."""
 
-    def add(self, row: _Row, where: str) -> None:
+    def add(self, row: Row) -> None:
         identity = self.identities.setdefault(row.identity, len(self.identities))
         image = self.image_paths.setdefault(row.image_path, len(self.image_paths))
         if image == len(self.image_identities):
@@ -313,7 +195,7 @@ class _SplitBuilder:
             if row.attributes is not None:
                 self.attributes.extend(row.attributes)
         elif self.image_identities[image] != identity:
-            raise ValueError(f"{where}: image {row.image_path} already belongs to another identity; correct the row")
+            self.conflicts.append(f"{row.image_path} ({row.where})")
         for caption in row.captions:
             self.captions.append(caption)
             self.images.append(image)

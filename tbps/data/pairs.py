@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from tbps.config.run import Benchmark, Data
 from tbps.data.annotation_cache import mapped_annotations
-from tbps.data.annotations import LAYOUTS, Split, find_image
+from tbps.data.annotations import Split
+from tbps.data.image_files import ImageFiles
 from tbps.data.remote import PATIENCE_S, is_remote
 
 
@@ -59,9 +60,7 @@ class FolderPairs:
 
     def __init__(self, root: Path, benchmark: Benchmark, split: Split, *, limit_pairs: int = 0) -> None:
         """`limit_pairs` > 0 keeps only the first so many pairs."""
-        self._root = root
-        self._benchmark = benchmark
-        self._usual_folder = root / LAYOUTS[benchmark].image_folders[0]
+        self._files = ImageFiles(root, benchmark)
         self._split = split
         self._num_pairs = min(limit_pairs, len(split.caption)) if limit_pairs else len(split.caption)
         self.identity_N = split.identity_N[: self._num_pairs]
@@ -81,19 +80,12 @@ class FolderPairs:
 
     def image_bytes(self, index: int) -> bytes:
         """The image file's bytes."""
-        image_path = self._split.image_path[int(self.image_N[index])]
         try:
-            # The usual place, without the several look-ups of `find_image`.
-            with open(f"{self._usual_folder}/{image_path}", "rb") as usual:
-                return usual.read()
-        except FileNotFoundError:
-            file = find_image(self._root, self._benchmark, image_path)
-        if file is None:
+            return self._files.read(self._split.image_path[int(self.image_N[index])])
+        except ValueError as error:
             raise ValueError(
-                f"pair {self.key(index)}: image {image_path} is not below {self._root};"
-                ' run "tbps data doctor" to list every missing image'
-            )
-        return file.read_bytes()
+                f'pair {self.key(index)}: {error}; run "tbps data doctor --all" to list every such image'
+            ) from error
 
     def siblings(self, index: int) -> NDArray[np.int64]:
         """All pairs of the same identity, ascending."""

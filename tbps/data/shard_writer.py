@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from tbps.config.run import Benchmark
-from tbps.data.annotations import Split, find_image, read_annotations
+from tbps.data.annotations import Split, read_annotations
+from tbps.data.image_files import ImageFiles
 from tbps.data.shard_index import MemberTable, ShardSplit, StoredFile, write_index, write_table
 
 logger = logging.getLogger(__name__)
@@ -98,10 +99,12 @@ def _list_images(root: Path, benchmark: Benchmark, split: Split) -> list[_Image]
     for pair, image in enumerate(split.image_N.tolist()):
         captions[image].append(split.caption[pair])
     images = []
+    files = ImageFiles(root, benchmark)
     for number, image_path in enumerate(split.image_path):
-        file = find_image(root, benchmark, image_path)
-        if file is None:
-            raise ValueError(f'image {image_path} is not below {root}; run "tbps data doctor" to list every missing image')
+        try:
+            file = files.find(image_path)
+        except ValueError as error:
+            raise ValueError(f'{error}; run "tbps data doctor --all" to list every such image') from error
         row = {"path": image_path, "identity": int(split.image_identity_I[number]), "captions": captions[number]}
         if split.attribute_IA is not None:
             row["attributes"] = split.attribute_IA[number].tolist()

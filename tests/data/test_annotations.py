@@ -5,11 +5,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_folder import MAIN_FILE, caption, write_folder
+from tiny_folder import MAIN_FILE, caption, jpeg_bytes, write_folder
 
 from tbps.config.run import Benchmark
-from tbps.data.annotations import find_image, read_annotations
+from tbps.data.annotations import read_annotations
 from tbps.data.column import StringColumn
+from tbps.data.image_files import ImageFiles
 
 
 @pytest.mark.parametrize("benchmark", ["cuhk-pedes", "icfg-pedes", "rstpreid"])
@@ -56,7 +57,7 @@ def test_reads_coco(tmp_path: Path) -> None:
     for name, number in (("val", 10), ("test", 11)):
         split = annotations.split(name)
         assert list(split.caption) == [caption(number, 0), caption(number, 1)] and split.num_identities == 1
-        assert find_image(tmp_path, "coco", split.image_path[0]) is not None
+        assert ImageFiles(tmp_path, "coco").read(split.image_path[0]) == jpeg_bytes(number)
 
 
 def test_reads_coco_as_albef_splits_it(tmp_path: Path) -> None:
@@ -91,20 +92,6 @@ def test_other_places_of_annotations(tmp_path: Path, benchmark: Benchmark, name:
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / ("gene_attrs" if benchmark == "mals" else MAIN_FILE[benchmark])).rename(tmp_path / name)
     assert len(read_annotations(tmp_path, benchmark).split("train").caption) > 0
-
-
-def test_finds_images_in_other_places_and_with_other_extensions(tmp_path: Path) -> None:
-    for file in ("imgs/a/1.png", "b/2.jpg", "gene_crop/c_g_a_3/4.jpg", "images/gene_crop/4x/5.jpg"):
-        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / file).write_bytes(b"x")
-    assert find_image(tmp_path, "cuhk-pedes", "a/1.jpg") == tmp_path / "imgs/a/1.png"
-    assert find_image(tmp_path, "icfg-pedes", "b/2.jpg") == tmp_path / "b/2.jpg"
-    assert find_image(tmp_path, "icfg-pedes", "b/3.jpg") is None
-    # The README's tree of MALS and its rows disagree about gene_crop.
-    assert find_image(tmp_path, "mals", "gene_crop/c_g_a_3/4.jpg") is not None
-    assert find_image(tmp_path, "mals", "c_g_a_3/4.jpg") is not None
-    assert find_image(tmp_path, "mals", "gene_crop/4x/5.jpg") is not None
-    assert find_image(tmp_path, "mals", "4x/5.jpg") is not None
 
 
 def test_rows_of_one_image_are_joined(tmp_path: Path) -> None:
@@ -144,8 +131,11 @@ def test_wrong_root(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('[\n{"split": "train",\n]', r"reid_raw.json is not valid JSON: line 3, column 1: .*; download it again"),
-        ("[", r"is not valid JSON: line 1"),
+        (
+            '[\n{"split": "train",\n]',
+            r"reid_raw.json is not valid JSON: line 3, column 1: .*; correct it there, or do",
+        ),
+        ("[", r"is not valid JSON: line 1, column 2: Expecting value; the file ends in the middle: download it again"),
         ("{}", "holds a dict, expected a list of rows"),
         ("[3]", "row 1 is a int, expected an object"),
         (b"[\xff]", "is not UTF-8 text: byte 1"),
@@ -165,7 +155,16 @@ def test_broken_file(tmp_path: Path, text: str | bytes, message: str) -> None:
         ({"captions": ["a", 3]}, "row 3: 'captions' is .*expected a list of strings"),
         ({"file_path": ""}, "row 3: the image path is '', expected a relative path"),
         ({"file_path": "../../secret.jpg"}, "row 3: the image path '../../secret.jpg' leaves the data set's folder"),
-        ({"file_path": "cam_0/0000_0.jpg"}, "row 3: image cam_0/0000_0.jpg already belongs to another identity"),
+        (
+            {"file_path": "cam_0/0000_0.jpg"},
+            r"has 1 images of two identities: cam_0/0000_0.jpg \(.*reid_raw.json, row 3\); correct the rows",
+        ),
+        ({"file_path": "./"}, "row 3: the image path is './', expected a relative path"),
+        ({"file_path": "a\0b.jpg"}, "row 3: the image path is .*, expected a relative path"),
+        ({"file_path": "a\ud83d.jpg"}, "row 3: the image path is .*, expected a relative path"),
+        ({"captions": ["A man \ud83d."]}, r"row 3: 'captions' is .*, which holds half a character \(a surrogate\)"),
+        *(({"id": wrong}, "row 3: 'id' is .*, expected a whole number or a name") for wrong in (None, True, 1.5, [1], " ")),
+        *(({"id": float(wrong)}, f"row 3: 'id' is {wrong}, expected a whole number") for wrong in ("nan", "inf")),
     ],
 )
 def test_broken_row(tmp_path: Path, change: dict[str, Any], message: str) -> None:
@@ -181,7 +180,7 @@ def test_missing_field(tmp_path: Path, name: str) -> None:
     rows = write_folder(tmp_path, "cuhk-pedes")
     del rows[2][name]
     (tmp_path / "reid_raw.json").write_text(json.dumps(rows))
-    with pytest.raises(ValueError, match=rf"reid_raw.json, row 3: no field '{name}'.*, found '"):
+    with pytest.raises(ValueError, match=rf"reid_raw.json, row 3: no field '{name}'.*(found '|which other rows have)"):
         read_annotations(tmp_path, "cuhk-pedes")
 
 

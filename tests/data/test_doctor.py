@@ -6,7 +6,8 @@ import pytest
 from tiny_folder import jpeg_bytes, write_folder
 
 from tbps.config.run import Benchmark
-from tbps.data.doctor import OFFICIAL, Counts, DoctorReport, SplitReport, examine
+from tbps.data.doctor import DoctorReport, SplitReport, examine
+from tbps.data.official import OFFICIAL, Counts
 
 
 def rewrite(root: Path, rows: list[dict[str, Any]]) -> None:

@@ -72,6 +72,6 @@ def test_missing_image_is_named(tmp_path: Path) -> None:
     pairs = open_pairs(make_data(tmp_path))
     (tmp_path / "imgs" / rows[0]["file_path"]).unlink()
     with pytest.raises(
-        ValueError, match=r'^pair cam_0/0000_0.jpg#1: image cam_0/0000_0.jpg is not below .*"tbps data doctor"'
+        ValueError, match=r'^pair cam_0/0000_0.jpg#1: image cam_0/0000_0.jpg is not below .*"tbps data doctor --all"'
     ):
         pairs.image_bytes(1)

@@ -107,7 +107,7 @@ def test_bad_output(tmp_path: Path, shards: Path) -> None:
     with pytest.raises(ValueError, match="shard_mb is 0, expected at least 1"):
         write_shards(tmp_path / "folder", "cuhk-pedes", tmp_path / "new", shard_mb=0)
     next((tmp_path / "folder/imgs/cam_1").iterdir()).unlink()
-    with pytest.raises(ValueError, match=r'image cam_1/.*.jpg is not below .*; run "tbps data doctor"'):
+    with pytest.raises(ValueError, match=r'image cam_1/.*.jpg is not below .*; run "tbps data doctor --all"'):
         write_shards(tmp_path / "folder", "cuhk-pedes", tmp_path / "new")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "shards"]
 

@@ -7,8 +7,8 @@ import pytest
 from tiny_folder import make_data
 
 from tbps.config.run import Benchmark
-from tbps.data.annotations import LAYOUTS
 from tbps.data.doctor import examine
+from tbps.data.layouts import LAYOUTS
 from tbps.data.pairs import EvaluationSet, open_pairs
 from tbps.data.shard_writer import write_shards
 from tbps.data.synthetic.world import write_world

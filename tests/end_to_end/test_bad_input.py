@@ -60,6 +60,18 @@ def _cut_image(root: Path) -> None:
     file.write_bytes(file.read_bytes()[:300])
 
 
+def _folder_for_image(root: Path) -> None:
+    file = _first_image(root)
+    file.unlink()
+    file.mkdir()
+
+
+def _person_of_test_in_train(root: Path) -> None:
+    rows: Rows = json.loads((root / "reid_raw.json").read_text())
+    tested = next(row["id"] for row in rows if row["split"] == "test")
+    _change(root, lambda rows: rows[0].update(id=f"{tested}"))
+
+
 SPOILED: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "no folder": (shutil.rmtree, ["/data is not a folder; give the folder that holds reid_raw.json or caption_all.json"]),
     "no annotations": (
@@ -69,7 +81,12 @@ SPOILED: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "broken annotations": (_cut_json, ["reid_raw.json is not valid JSON: line ", "download it again"]),
     "no image": (
         lambda root: _first_image(root).unlink(),
-        ["pair ", ": image ", " is not below ", 'run "tbps data doctor" to list every missing image'],
+        ["pair ", ": image ", " is not below ", 'run "tbps data doctor --all" to list every such image'],
+    ),
+    "a folder for an image": (_folder_for_image, ["pair ", ": image ", " is a folder, expected a file; run "]),
+    "a person of test in train": (
+        _person_of_test_in_train,
+        ["/data has 1 identities in test and in train: ", "; correct the rows (tbps data doctor --all names them all)"],
     ),
     "image cut short": (_cut_image, ["pair ", "its image file (300 bytes) cannot be decoded", "download it again"]),
     "empty caption": (
@@ -83,7 +100,10 @@ SPOILED: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
 }
 
 
-@pytest.mark.parametrize(("name", "workers"), [*((name, "0") for name in SPOILED), ("image cut short", "1")])
+IN_WORKERS = ("image cut short", "a folder for an image")
+
+
+@pytest.mark.parametrize(("name", "workers"), [*((name, "0") for name in SPOILED), *((name, "1") for name in IN_WORKERS)])
 def test_a_spoiled_data_set(
     name: str, workers: str, world: World, cuhk_pedes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from tbps.config.run import Benchmark
-from tbps.data.annotations import Split, find_image, read_annotations
+from tbps.data.annotations import Split, read_annotations
+from tbps.data.image_files import ImageFiles
 from tbps.data.synthetic.parsing import parsing_path
 
 MARGIN_PX = 6
@@ -93,9 +94,10 @@ def _block(
 
 def _pictures(root: Path, benchmark: Benchmark, path: str, with_parsing: bool) -> list[Image.Image]:
     """The image and, if asked for, its parsing map in its palette's colours."""
-    file = find_image(root, benchmark, path)
-    if file is None:
-        raise ValueError(f"{root} has no image {path}; write the data set again or download it again")
+    try:
+        file = ImageFiles(root, benchmark).find(path)
+    except ValueError as error:
+        raise ValueError(f"{error}; write the data set again or download it again") from error
     with Image.open(file) as image:
         pictures = [image.convert("RGB")]
     if with_parsing:

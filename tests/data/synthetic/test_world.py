@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 
 from tbps.config.run import Benchmark
-from tbps.data.annotations import NUM_ATTRIBUTES, find_image, read_annotations
+from tbps.data.annotation_rows import NUM_ATTRIBUTES
+from tbps.data.annotations import read_annotations
+from tbps.data.image_files import ImageFiles
 from tbps.data.synthetic.contact_sheet import contact_sheet
 from tbps.data.synthetic.parsing import parsing_path
 from tbps.data.synthetic.person import Crowd
@@ -164,13 +166,11 @@ def test_another_benchmark_takes_the_place_of_coco(tmp_path: Path) -> None:
 @pytest.mark.parametrize("benchmark", ["cuhk-pedes", "icfg-pedes", "rstpreid", "mals", "coco"])
 def test_our_reader_and_every_parsing_map(worlds: Worlds, benchmark: Benchmark) -> None:
     root, summary, _ = worlds[benchmark]
-    read = read_annotations(root, benchmark)
+    read, files = read_annotations(root, benchmark), ImageFiles(root, benchmark)
     assert {name: split.num_identities for name, split in read.splits.items()} == summary.split_identities
     for split in read.splits.values():
         for path in split.image_path:
-            file = find_image(root, benchmark, path)
-            assert file is not None
-            with Image.open(file) as image, Image.open(root / parsing_path(path)) as labels:
+            with Image.open(files.find(path)) as image, Image.open(root / parsing_path(path)) as labels:
                 assert image.size == labels.size == (24, 48)
                 assert labels.mode == "P"
                 assert int(np.asarray(labels).max()) <= 17
@@ -259,5 +259,5 @@ def test_contact_sheet_names_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"has no parsing map of gene_crop/4x/0000000.jpg, expected"):
         contact_sheet(tmp_path, tmp_path / "sheet.png", benchmark="mals", with_parsing=True)
     (tmp_path / "gene_crop/4x/0000001.jpg").unlink()
-    with pytest.raises(ValueError, match=r"has no image gene_crop/4x/0000001.jpg; write the data set again"):
+    with pytest.raises(ValueError, match=r"image gene_crop/4x/0000001.jpg is not below .*; write the data set again"):
         contact_sheet(tmp_path, tmp_path / "sheet.png", benchmark="mals")
