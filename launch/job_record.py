@@ -37,7 +37,10 @@ def read_record(run_folder: Path) -> JobRecord | None:
         return None
     try:
         values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        return JobRecord(**{**values, "arguments": tuple(values["arguments"])})
+        record = JobRecord(**{**values, "arguments": tuple(values["arguments"])})
+        if not all(isinstance(text, str) for text in (record.job, record.logs, *record.arguments)):
+            raise ValueError("a text is none")
+        return record
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{file} cannot be read ({error}); remove it, the run itself does not need it") from error
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from launch.slurm_job import SlurmJob
 from tbps.training import checkpoint
-from tbps.training.atomic_file import write_json
+from tbps.training.atomic_file import append_line, write_json
 from tbps.training.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -27,7 +28,7 @@ def announce_start(folder: RunFolder, job: SlurmJob) -> None:
     """Write and log the line of this start. ValueError if the last restarts brought no step."""
     cause = _cause(folder, job) if job.restarts else "submitted"
     folder.lost.unlink(missing_ok=True)  # told once, and not of what ended outside of Slurm
-    before = [line for line in read_restarts(folder.path) if line["job"] == job.id]
+    before = [line for line in read_restarts(folder.path).starts if line["job"] == job.id]
     line = {
         "job": job.id,
         "restart": job.restarts,
@@ -42,8 +43,10 @@ def announce_start(folder: RunFolder, job: SlurmJob) -> None:
             f" {line['cause']}); it is not requeued again: look at its log, mend the cause and submit it anew"
         )
     folder.path.mkdir(parents=True, exist_ok=True)
-    with (folder.path / FILE).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+    try:
+        append_line(folder.path / FILE, json.dumps(line))
+    except OSError as error:
+        logger.warning("%s: this start is not noted (%s); make room", folder.path / FILE, error.strerror)
     logger.info("Slurm job %s, restart %d (%s), from step %d", job.id, job.restarts, line["cause"], line["step"])
 
 
@@ -53,17 +56,40 @@ def note_stop(folder: RunFolder, job: SlurmJob, cause: str) -> None:
         write_json(folder.path / _STOPPED, {"job": job.id, "restart": job.restarts, "cause": cause})
 
 
-def read_restarts(run_folder: Path) -> list[dict[str, Any]]:
-    """All starts of Slurm jobs on this run, oldest first; none if no job ran."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Restarts:
+    """What `restarts.jsonl` tells."""
+
+    starts: list[dict[str, Any]]
+    """Starts of Slurm jobs on the run, oldest first; none if no job ran."""
+    damaged: int
+    """Lines that cannot be read, such as half of one that was written when the node died."""
+
+
+def read_restarts(run_folder: Path) -> Restarts:
+    """A damaged line keeps nobody from reading the others, nor the run from starting again."""
     file = run_folder / FILE
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+    lines = file.read_bytes().splitlines() if file.exists() else []
+    starts = [start for line in lines if (start := _start(line))]
+    return Restarts(starts=starts, damaged=len(lines) - len(starts))
+
+
+def _start(line: bytes) -> dict[str, Any]:
+    """Empty where it cannot be read."""
+    try:
+        start = json.loads(line)
+    except ValueError:
+        return {}
+    types = {"job": str, "restart": int, "cause": str, "step": int}
+    is_whole = isinstance(start, dict) and all(isinstance(start.get(name), kind) for name, kind in types.items())
+    return start if is_whole else {}
 
 
 def _cause(folder: RunFolder, job: SlurmJob) -> str:
     if folder.lost.exists():
-        return folder.lost.read_text(encoding="utf-8")
+        return folder.lost.read_text(encoding="utf-8", errors="replace")
     try:
         note: dict[str, Any] = json.loads((folder.path / _STOPPED).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return str(note["cause"]) if (note["job"], note["restart"]) == (job.id, job.restarts - 1) else _NO_WORD
+    except (OSError, ValueError, KeyError, TypeError):
         return _NO_WORD
-    return str(note["cause"]) if (note["job"], note["restart"]) == (job.id, job.restarts - 1) else _NO_WORD

@@ -18,7 +18,7 @@ from tbps.training import checkpoint
 from tbps.training.run_folder import RunFolder
 from tbps.training.schedule import total_steps
 
-Kind = Literal["new", "pending", "running", "stopped", "failed", "finished", "unknown"]
+Kind = Literal["new", "pending", "running", "stopped", "failed", "finished", "unknown", "unreadable"]
 _TAIL_BYTES = 65_536
 
 
@@ -36,23 +36,33 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunState:
-    """`new`: never asked for; `stopped`: begun by hand, not by a job; `failed`: its job has ended and it is not finished."""
+    """`new`: never asked for; `stopped`: begun by hand, not by a job; `failed`: its job has ended and it is not finished;
+    `unreadable`: a file of its folder is damaged or of another version."""
 
     kind: Kind
     progress: Progress
     record: JobRecord | None = None
     reason: str = ""
-    """Why it is pending, who runs it, or why it failed."""
+    """Why it is pending, who runs it, why it failed, or what cannot be read."""
     of_memory: bool = False
     restarts: str = "-"
     """How often the last job was started again, and why it was the last time."""
 
 
 def state_of(folder: RunFolder, run: Run | None, queue: Queue | None, *, also_on: Sequence[str] = ()) -> RunState:
-    """run: None where the folder has no config yet. queue: None where Slurm cannot be asked.
+    """run: None = as its config says, if it has one. queue: None where Slurm cannot be asked.
 
     also_on: benchmarks that a finished run has been scored on as well.
     """
+    try:
+        if run is None and folder.config.exists():
+            run = folder.read_run()
+        return _state_of(folder, run, queue, also_on)
+    except (ValueError, OSError) as error:  # one bad folder must not hide the others
+        return RunState(kind="unreadable", progress=Progress(), reason=str(error))
+
+
+def _state_of(folder: RunFolder, run: Run | None, queue: Queue | None, also_on: Sequence[str]) -> RunState:
     record = read_record(folder.path)
     known: dict[str, Any] = {
         "progress": read_progress(folder, run) if run else Progress(),
@@ -77,10 +87,12 @@ def state_of(folder: RunFolder, run: Run | None, queue: Queue | None, *, also_on
 
 def restarts_in_words(folder: RunFolder) -> str:
     """For example "2 (preemption)"; "-" where no job has started."""
-    starts = read_restarts(folder.path)
-    if not starts:
-        return "-"
-    return f"{starts[-1]['restart']} ({starts[-1]['cause']})" if starts[-1]["restart"] else "0"
+    found = read_restarts(folder.path)
+    damaged = f"; damaged lines in restarts.jsonl: {found.damaged}" if found.damaged else ""
+    if not found.starts:
+        return f"-{damaged}"
+    last = found.starts[-1]
+    return (f"{last['restart']} ({last['cause']})" if last["restart"] else "0") + damaged
 
 
 def is_finished(folder: RunFolder, run: Run, *, also_on: Sequence[str] = ()) -> bool:
@@ -90,7 +102,7 @@ def is_finished(folder: RunFolder, run: Run, *, also_on: Sequence[str] = ()) -> 
         return False
     try:
         total = int(checkpoint.read_progress(checkpoint.folder_of(folder.checkpoints, steps[-1]))["total_steps"])
-    except (OSError, ValueError, KeyError):  # broken: training itself will say so and go back to an older one
+    except (OSError, ValueError, KeyError, TypeError):  # broken: training itself will say so and go back to an older one
         return False
     tested = not run.evaluation.test or folder.read_evaluation("test", total) is not None
     elsewhere = all((folder.path / "results" / f"cross-set-{benchmark}-test.json").exists() for benchmark in also_on)
@@ -107,11 +119,16 @@ def read_progress(folder: RunFolder, run: Run) -> Progress:
         age_s = max(0.0, time.time() - folder.metrics.stat().st_mtime)
     except FileNotFoundError:
         return Progress()
-    trained = next((line for line in reversed(lines) if "loss" in line and line.get("epoch")), None)
+    trained = next((line for line in reversed(lines) if _is_trained(line)), None)
     if trained is None:
         return Progress(age_s=age_s)
     total = total_steps(run.schedule, steps_per_epoch=trained["step"] / trained["epoch"])
     return Progress(step=trained["step"], total=total, loss=trained["loss"], age_s=age_s)
+
+
+def _is_trained(line: dict[str, Any]) -> bool:
+    is_whole = all(isinstance(line.get(name), int | float) for name in ("step", "epoch", "loss"))
+    return is_whole and line["epoch"] > 0
 
 
 def _line(text: bytes) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def status(runs: Path) -> str:
         table.add_column(name, justify=justify, overflow="fold")
     for path in folders:
         folder = RunFolder(path)
-        state = state_of(folder, folder.read_run() if folder.config.exists() else None, queued)
+        state = state_of(folder, None, queued)
         table.add_row(*map(Text, (f"{path.parent.name}/{path.name}", *_cells(state))))
     console = Console(width=160)
     with console.capture() as captured:

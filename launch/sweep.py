@@ -13,7 +13,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -88,7 +88,7 @@ def _sweep(given: argparse.Namespace, overrides: list[str]) -> int:
         elif due:
             _submit(due, site, folder, submit(executor, [_job(standing, site) for standing in due]))
     _show(sweep, standings)
-    return 1 if any(standing.state.kind == "failed" for standing in standings) else 0
+    return 1 if any(standing.state.kind in ("failed", "unreadable") for standing in standings) else 0
 
 
 def _check_options(given: argparse.Namespace) -> None:
@@ -135,9 +135,18 @@ def plan_points(sweep: Sweep, queued: Queue | None, site: Site) -> list[Standing
         state = state_of(one.planned.folder, one.planned.run, queued, also_on=tuple(one.point.also_on))
         standing = _decide(Standing(one=one, state=state), site)
         if standing.is_due:
-            _name_row(one, lambda point: check_folder(point.planned))
+            _check_due(standing)
         found.append(standing)
     return found
+
+
+def _check_due(standing: Standing) -> None:
+    """A folder that cannot take the run is told in the point's row, and keeps no other point from running."""
+    try:
+        check_folder(standing.one.planned)
+    except ValueError as error:
+        standing.state = replace(standing.state, kind="failed")
+        standing.is_due, standing.note = False, str(error)
 
 
 def _decide(standing: Standing, site: Site) -> Standing:

@@ -23,6 +23,7 @@ from tbps.training.atomic_file import write_json
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
+METRICS = ("rank_1", "rank_5", "rank_10", "mAP", "mINP")
 FOLDER = "results"
 """Folder of results inside a run folder."""
 LIBRARIES = ("tbps", "torch", "numpy", "tokenizers")
@@ -143,7 +144,7 @@ def write_results(run_folder: Path, results: dict[str, Any]) -> Path:
 def _lying_there(file: Path) -> dict[str, Any] | None:
     """Earlier results; None where there are none, or none that can be read."""
     try:
-        return _read(file) if file.exists() else None
+        return read_file(file) if file.exists() else None
     except ValueError as error:
         logger.warning("replaced: %s", error)
         return None
@@ -170,11 +171,17 @@ def _what(results: Mapping[str, Any]) -> list[Any]:
 
 def read_results(run_folder: Path) -> list[dict[str, Any]]:
     """All results of a run folder, the final ones first. ValueError names a file of another kind."""
-    found = [_read(file) for file in sorted((run_folder / FOLDER).glob("*.json"))]
+    found = [read_file(file) for file in result_files(run_folder)]
     return sorted(found, key=lambda results: PURPOSES.index(results["purpose"]))
 
 
-def _read(file: Path) -> dict[str, Any]:
+def result_files(run_folder: Path) -> list[Path]:
+    """All files of results of a run folder."""
+    return sorted((run_folder / FOLDER).glob("*.json"))
+
+
+def read_file(file: Path) -> dict[str, Any]:
+    """One file of results. ValueError: it cannot be read, is of another kind, or lacks what a table shows."""
     try:
         results = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -182,7 +189,19 @@ def _read(file: Path) -> dict[str, Any]:
     if not isinstance(results, dict) or results.get("format") != FORMAT:
         what = results.get("format") if isinstance(results, dict) else type(results).__name__
         raise ValueError(f"results file {file} has format {what}, expected {FORMAT}; remove it or evaluate again")
+    try:
+        _check_whole(results)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"results file {file} is not whole ({error!r}); remove it or evaluate again") from error
     return results
+
+
+def _check_whole(results: Mapping[str, Any]) -> None:
+    """KeyError, TypeError or ValueError where something is missing that tables show."""
+    metrics = final_metrics(results)
+    _ = rule_in_words(metrics), [float(metrics[name]) for name in METRICS], _what(results)
+    _ = PURPOSES.index(results["purpose"]), dict(results["size"]), results["date"], results["no_published_because"]
+    _ = [figure["system"] for figure in results["published"]]
 
 
 def rule_in_words(metrics: dict[str, Any]) -> str:

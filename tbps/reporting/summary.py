@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from tbps.config.run import Run
-from tbps.reporting.results import final_metrics, read_results, rule_in_words
+from tbps.reporting.results import METRICS, PURPOSES, final_metrics, read_file, result_files, rule_in_words
 from tbps.reporting.table_rows import TableRow, read_rows
 from tbps.training.config_hash import config_hash
 from tbps.training.metrics_log import late_mean
 from tbps.training.run_folder import RunFolder
 
-METRICS = ("rank_1", "rank_5", "rank_10", "mAP", "mINP")
 PUBLISHED = ("rank_1", "rank_5", "rank_10", "mAP")
 OTHER_RUNS = "runs"
 """Heading of runs that no sweep has asked for."""
@@ -45,11 +44,14 @@ class Line:
     """How the ranking was made."""
     seeds: tuple[int, ...]
     metrics: Mapping[str, Spread]
+    """By METRICS; empty where there is a problem."""
     published: Mapping[str, float]
     """Of PUBLISHED; empty where nothing is, or where it is about another test split than the one scored here."""
     published_by: str
     masked_ratio: Spread | None = None
     """Share of words, 0-100, that MLM masked in the last steps; None where the method does not log it (AGA does)."""
+    problem: str = ""
+    """Why a run, or a file of it, is not read; it then has a line of its own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,26 +63,60 @@ class _Scored:
 
 
 def read_summary(runs: Path) -> list[Line]:
-    """All scored runs `<runs>/<recipe>/<name>`, tables first. ValueError where there is none or a file is damaged."""
+    """All scored runs `<runs>/<recipe>/<name>`, tables first, what cannot be read last. ValueError where there is none."""
     folders = sorted(file.parent for file in runs.glob("*/*/config.json"))
-    found = [
-        _Scored(
-            run=RunFolder(folder).read_run(),
-            results=results,
-            rows=tuple(read_rows(folder)),
-            metrics_log=RunFolder(folder).metrics,
-        )
-        for folder in folders
-        for results in read_results(folder)
-        if results["purpose"] not in ("validation", "trial")
-    ]
-    if not found:
+    found: list[_Scored] = []
+    problems: list[Line] = []
+    for folder in folders:
+        scored, sentences = _read_folder(folder)
+        found += scored
+        problems += [_problem(folder, sentence) for sentence in sentences]
+    if not found and not problems:
         raise ValueError(f"{runs} holds {len(folders)} runs and no results; give the folder of <recipe>/<name>/results")
     groups: dict[tuple[Any, ...], list[_Scored]] = {}
     for one in found:
         groups.setdefault(_what_is_equal(one), []).append(one)
     lines = [(place, line) for group in groups.values() for place, line in _lines(_newest_of_each_seed(group))]
-    return [line for _, line in sorted(lines, key=lambda item: (item[1].table == OTHER_RUNS, item[1].table, item[0]))]
+    lines = sorted(lines, key=lambda item: (item[1].table == OTHER_RUNS, item[1].table, item[0]))
+    return [*(line for _, line in lines), *problems]
+
+
+def _read_folder(folder: Path) -> tuple[list[_Scored], list[str]]:
+    """What of a run is to be shown, and a sentence for each of its files that cannot be read."""
+    opened, problems = RunFolder(folder), []
+    try:
+        run = opened.read_run()
+    except ValueError as error:
+        return [], [str(error)]
+    rows: list[TableRow] = []
+    try:
+        rows = read_rows(folder)
+    except ValueError as error:
+        problems.append(str(error))
+    found = []
+    for file in result_files(folder):
+        try:
+            results = read_file(file)
+        except ValueError as error:
+            problems.append(str(error))
+            continue
+        if results["purpose"] not in ("validation", "trial"):
+            found.append(_Scored(run=run, results=results, rows=tuple(rows), metrics_log=opened.metrics))
+    return sorted(found, key=lambda one: PURPOSES.index(one.results["purpose"])), problems
+
+
+def _problem(folder: Path, sentence: str) -> Line:
+    return Line(
+        table=OTHER_RUNS,
+        label=f"{folder.parent.name}/{folder.name}",
+        benchmark="-",
+        rule="-",
+        seeds=(),
+        metrics={},
+        published={},
+        published_by="",
+        problem=sentence,
+    )
 
 
 def _what_is_equal(one: _Scored) -> tuple[Any, ...]:

@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tbps.reporting.summary import METRICS, PUBLISHED, Line
+from tbps.reporting.results import METRICS
+from tbps.reporting.summary import PUBLISHED, Line
 
 _LEGEND = "rank_k, mAP, mINP: mean +- sample standard deviation over seeds; published: rank_1 / mAP on the same test split"
 _COLUMNS = ("run", "test split", "seeds", *METRICS, "ranking", "published", "source")
@@ -26,14 +27,14 @@ def _columns(lines: Sequence[Line]) -> tuple[str, ...]:
 
 def _cells(line: Line, columns: Sequence[str]) -> list[str]:
     published = f"{line.published['rank_1']:.2f} / {line.published['mAP']:.2f}" if line.published else "-"
-    metrics = [str(line.metrics[name]) for name in METRICS]
+    metrics = [str(line.metrics.get(name, "-")) for name in METRICS]
     masked = [str(line.masked_ratio or "-")] if _MASKED in columns else []
     return [
         line.label,
         line.benchmark,
         str(len(line.seeds)),
         *metrics,
-        line.rule,
+        line.problem or line.rule,
         published,
         line.published_by or "-",
         *masked,
@@ -93,18 +94,30 @@ def as_csv(lines: Sequence[Line]) -> str:
             *(f"published_{name}" for name in PUBLISHED),
             "source",
             "masked_words_percent",
+            "problem",
         ]
     )
     for line in lines:
         numbers: list[object] = []
         for name in METRICS:
-            value = line.metrics[name]
-            numbers += [f"{value.mean:.4f}", "" if value.std is None else f"{value.std:.4f}"]
+            value = line.metrics.get(name)
+            numbers += [f"{value.mean:.4f}" if value else "", f"{value.std:.4f}" if value and value.std is not None else ""]
         seeds = " ".join(map(str, line.seeds))
         figures = [line.published.get(name, "") for name in PUBLISHED]
         masked = "" if line.masked_ratio is None else f"{line.masked_ratio.mean:.2f}"
         writer.writerow(
-            [line.table, line.label, line.benchmark, line.rule, seeds, *numbers, *figures, line.published_by, masked]
+            [
+                line.table,
+                line.label,
+                line.benchmark,
+                line.rule,
+                seeds,
+                *numbers,
+                *figures,
+                line.published_by,
+                masked,
+                line.problem,
+            ]
         )
     return stream.getvalue()
 

@@ -86,3 +86,19 @@ class WholeAppends:
     def close(self) -> None:
         """Close the file."""
         os.close(self._descriptor)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append one line and wait until it is on the disk. OSError leaves the file as it was.
+
+    Half a line that an earlier end has left is ended first, so that it stays the only one that cannot be read.
+    """
+    before = path.read_bytes() if path.exists() else b""
+    appends = WholeAppends(path)
+    try:
+        appends.append((b"\n" if before and not before.endswith(b"\n") else b"") + line.encode() + b"\n")
+        appends.sync()
+    finally:
+        appends.close()
+    if not before:
+        fsync_path(path.parent)

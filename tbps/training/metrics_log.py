@@ -51,9 +51,10 @@ def late_mean(path: Path, name: str) -> float | None:
 
 def _number(row: str, name: str) -> float | None:
     try:
-        return json.loads(row).get(name)  # type: ignore[no-any-return]
-    except ValueError:  # cut off when the process was killed
+        value = json.loads(row)[name]
+    except (ValueError, KeyError, TypeError):  # cut off when the process was killed, or not logged
         return None
+    return value if isinstance(value, int | float) else None
 
 
 def _rewind(path: Path, step: int) -> None:

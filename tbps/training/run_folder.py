@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import logging
 import os
 import platform
@@ -49,15 +48,17 @@ class RunFolder:
 
     def read_config(self) -> dict[str, Any]:
         """`config.json`: hash, run, git state, library versions, machine."""
-        try:
-            config: dict[str, Any] = json.loads(self.config.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{self.config} cannot be read ({error}); expected the config of a run") from error
+        config = _read_object(self.config, advice="expected the config of a run")
+        if "run" not in config:
+            raise ValueError(f"{self.config} holds no run; expected the config of a run")
         return config
 
     def read_run(self) -> Run:
         """The run that this folder belongs to."""
-        return run_from_json(self.read_config()["run"])
+        try:
+            return run_from_json(self.read_config()["run"])
+        except ValueError as error:
+            raise error if str(self.config) in str(error) else ValueError(f"{self.config}: {error}") from error
 
     def check_same(self, run: Run) -> None:
         """ValueError where `run`, as launched, would give another result than what was started here."""
@@ -86,8 +87,7 @@ class RunFolder:
         file = self._evaluation(split, step)
         if not file.exists():
             return None
-        values: dict[str, float] = read_json(file, advice="remove it, and the same command evaluates again")
-        return values
+        return _read_object(file, advice="remove it, and the same command evaluates again")
 
     def write_evaluation(self, split: str, step: int, values: dict[str, float]) -> None:
         """Keep the values; whole or not there."""
@@ -96,7 +96,8 @@ class RunFolder:
 
     def evaluated_steps(self, split: str) -> list[int]:
         """Steps with values of `split`, oldest first."""
-        return sorted(int(file.stem.rpartition("-")[2]) for file in self.evaluations.glob(f"{split}-*.json"))
+        names = (file.stem.rpartition("-")[2] for file in self.evaluations.glob(f"{split}-*.json"))
+        return sorted(int(name) for name in names if name.isdecimal())
 
     def forget_evaluations_after(self, step: int) -> None:
         """Remove values of steps that training has not reached: they will be made again."""
@@ -188,6 +189,13 @@ def _take(file: IO[str], *, wait_s: float) -> bool:
             time.sleep(0.5)
         else:
             return True
+
+
+def _read_object(file: Path, *, advice: str) -> dict[str, Any]:
+    found = read_json(file, advice=advice)
+    if not isinstance(found, dict):
+        raise ValueError(f"{file} holds {type(found).__name__}; {advice}")
+    return found
 
 
 def _versions() -> dict[str, str]:

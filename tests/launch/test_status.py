@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import time
 from pathlib import Path
 
@@ -12,8 +14,10 @@ from small_world import World, run_recipe
 
 from launch.follow import line_of
 from launch.job_record import JobRecord, write_record
+from launch.restarts import announce_start, read_restarts
 from launch.run_state import state_of
 from launch.slurm import Queued
+from launch.slurm_job import SlurmJob
 from launch.status import age_in_words, main
 from tbps.training.run_folder import RunFolder
 
@@ -59,7 +63,8 @@ def test_a_job_is_what_slurm_says_then_what_the_folder_says(trained: RunFolder, 
         assert state_of(trained, run, {"4_2": Queued(state="running", reason="")}).kind == "running"
         assert state_of(trained, run, {}).kind == "finished"
         begun = trained.path / "restarts.jsonl"
-        starts = [{"job": "4_2", "restart": 0, "cause": "submitted"}, {"job": "4_2", "restart": 1, "cause": "preemption"}]
+        causes = ("submitted", "preemption")
+        starts = [{"job": "4_2", "restart": n, "cause": cause, "step": n} for n, cause in enumerate(causes)]
         begun.write_text("".join(json.dumps(start) + "\n" for start in starts))
         assert line_of(state_of(trained, run, {})).endswith("restarts 1 (preemption)")
         begun.unlink()
@@ -89,6 +94,59 @@ def test_the_table_has_every_run(trained: RunFolder, tmp_path: Path, capsys: pyt
     assert "jobs are not looked up: there is no squeue on this machine" in told
     assert main([str(tmp_path)]) == 2
     assert "holds no runs; give the folder that holds <recipe>/<name>" in capsys.readouterr().err
+
+
+HALF = b'{"job": "4", "restart": 1, "cau'
+DAMAGED: dict[str, tuple[str, bytes, str, str]] = {
+    # name of the run: file, what is in it, state, what the row says
+    "half a config": ("config.json", b'{"run": {', "unreadable", "config.json cannot be read"),
+    "no config": ("config.json", b"[]", "unreadable", "config.json holds list; expected the config of a run"),
+    "another version": ("config.json", b'{"run": {"recipe": "mars"}}', "unreadable", "was written by another version"),
+    "half a job": ("job.json", b'{"job": "7', "unreadable", "job.json cannot be read"),
+    "a job of numbers": ("job.json", b'{"job": 7, "logs": "", "arguments": []}', "unreadable", "job.json cannot be read"),
+    "half an evaluation": ("evaluations/test-00000002.json", b"{", "unreadable", "test-00000002.json cannot be read"),
+    "half a start": ("restarts.jsonl", HALF, "finished", "damaged lines in restarts.jsonl: 1"),
+    "odd metrics": ("metrics.jsonl", b'5\n{"loss": "x", "epoch": 1}\n{"step": 2, "lo\xff', "finished", ""),
+}
+
+
+def test_a_damaged_folder_has_a_row_and_hides_no_other(
+    trained: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(trained.path, tmp_path / "mars/whole")
+    for name, (file, content, _, _) in DAMAGED.items():
+        shutil.copytree(trained.path, tmp_path / "mars" / name)
+        (tmp_path / "mars" / name / file).write_bytes(content)
+    (tmp_path / "mars/whole/evaluations/test-of mine.json").write_text("{}")
+    assert main([str(tmp_path)]) == 0
+    rows = rows_of(capsys.readouterr().out)
+    assert set(rows) == {"run", *(f"mars/{name}" for name in ("whole", *DAMAGED))}
+    assert rows["mars/whole"][2:4] == ["finished", "2/2"]
+    for name, (_, _, state, words) in DAMAGED.items():
+        assert rows[f"mars/{name}"][2] == state
+        assert words.replace(" ", "") in "".join(rows[f"mars/{name}"][6:8]).replace(" ", ""), rows[f"mars/{name}"]
+
+
+def rows_of(table: str) -> dict[str, list[str]]:
+    """Cells by run; the lines of a cell are joined, and one without a state goes on with the row above."""
+    rows: list[list[str]] = []
+    for line in table.splitlines():
+        cells = [cell.strip() for cell in re.split("[\u2502\u2503]", line)[1:-1]]
+        if len(cells) == 8 and cells[2]:
+            rows.append(cells)
+        elif len(cells) == 8:
+            rows[-1] = [before + more for before, more in zip(rows[-1], cells, strict=True)]
+    return {cells[0]: cells for cells in rows}
+
+
+def test_half_a_line_keeps_no_run_from_starting_again(tmp_path: Path) -> None:
+    folder, whole = RunFolder(tmp_path), '{"job": "4", "restart": 0, "cause": "submitted", "step": 0}\n'
+    (tmp_path / "restarts.jsonl").write_bytes(whole.encode() + HALF)
+    (tmp_path / "stopped.json").write_text('{"job": ')
+    announce_start(folder, SlurmJob(id="4", restarts=2))
+    found = read_restarts(tmp_path)
+    assert [start["restart"] for start in found.starts] == [0, 2] and found.damaged == 1
+    assert (tmp_path / "restarts.jsonl").read_bytes().endswith(b"\n")
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(5, "5 s"), (119, "119 s"), (600, "10 min"), (9000, "2 h"), (4e5, "5 d")])

@@ -192,6 +192,20 @@ def test_what_is_done_about_a_point(tmp_path: Path) -> None:
     assert decide(other)[1:3] == (True, 0)
 
 
+def test_a_damaged_folder_keeps_no_other_point_from_running(tmp_path: Path) -> None:
+    words = ["--runs", str(tmp_path / "runs")]
+    sweep = read_sweep(
+        write_sweep(tmp_path, '{"a": Row("--optim.lr 1e-3"), "b": Row(), "c": Row("--optim.lr 1e-2")}'), words
+    )
+    for one, file in zip(sweep.points, ("config.json", "job.json"), strict=False):
+        one.planned.folder.path.mkdir(parents=True)
+        (one.planned.folder.path / file).write_text("{")
+    a, b, c = plan_points(sweep, {}, Site())
+    assert (a.state.kind, a.is_due) == ("failed", False) and "config.json cannot be read" in a.note
+    assert (b.state.kind, b.is_due) == ("unreadable", False) and "job.json cannot be read" in b.note
+    assert (c.state.kind, c.is_due) == ("new", True)
+
+
 def test_points_of_a_queue_are_left_alone(tmp_path: Path) -> None:
     one = planned_point(tmp_path)
     write_record(one.planned.folder.path, JobRecord(job="9_0", logs="", arguments=one.planned.arguments))

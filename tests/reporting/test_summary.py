@@ -124,6 +124,38 @@ def test_rows_of_tables_come_first_in_their_order(tmp_path: Path, scored: dict[s
     assert lines[2].benchmark == "cuhk-pedes to icfg-pedes"
 
 
+def test_what_cannot_be_read_has_a_line_and_hides_nothing(
+    tmp_path: Path, scored: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(tmp_path, "whole", scored)
+    lacking = {name: value for name, value in scored.items() if name != "date"}
+    spoiled = {
+        "config": ("config.json", '{"run": {'),
+        "version": ("config.json", '{"run": {"recipe": "mars"}}'),
+        "rows": ("rows.json", "{"),
+        "half": ("results/final-cuhk-pedes-test.json", json.dumps(scored)[:-9]),
+        "format": ("results/final-cuhk-pedes-test.json", json.dumps({**scored, "format": 99})),
+        "lacking": ("results/final-cuhk-pedes-test.json", json.dumps(lacking)),
+        "odd": ("results/final-cuhk-pedes-test.json", json.dumps({**scored, "purpose": "x"})),
+    }
+    for name, (file, text) in spoiled.items():
+        (write_run(tmp_path, name, scored, lr=1e-4) / file).write_text(text)
+    lines = {line.label: line for line in read_summary(tmp_path)}
+    assert set(lines) == {"mars/whole", *(f"mars/{name}" for name in spoiled)}
+    assert not lines["mars/whole"].problem and lines["mars/whole"].metrics
+    for name, (file, _) in spoiled.items():
+        assert str(tmp_path / "mars" / name / file) in lines[f"mars/{name}"].problem
+    assert "was written by another version" in lines["mars/version"].problem
+    for form in FORMATS:
+        assert main(["results", str(tmp_path), "--format", form]) == 0
+        told = "".join(capsys.readouterr().out.split())
+        assert "formatis99" not in told and "hasformat99,expected1" in told, form
+    (problem,) = [
+        row for row in csv.DictReader(io.StringIO(FORMATS["csv"](list(lines.values())))) if row["run"] == "mars/odd"
+    ]
+    assert problem["rank_1_mean"] == "" and "is not whole" in problem["problem"]
+
+
 def test_where_nothing_is_scored_it_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["results", str(tmp_path)]) == 2
     assert "holds 0 runs and no results; give the folder of <recipe>/<name>/results" in capsys.readouterr().err
