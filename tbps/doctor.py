@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from tbps.config.run import Loop
+from tbps.data.loader import PREFETCH_BATCHES
 from tbps.training import checkpoint
 from tbps.training.distributed import gather_objects, start_processes
 from tbps.training.run_folder import RunFolder, lock_file
@@ -43,7 +44,7 @@ def examine(runs: Path, run_folder: Path | None) -> tuple[str, bool]:
     if "WORLD_SIZE" in os.environ:
         start_processes(Loop())
     processes = gather_objects(_this_process())
-    findings = [*_libraries(), *_slurm(run_folder), *_lock(runs), *_space(runs, run_folder)]
+    findings = [*_libraries(), *_slurm(run_folder), *_lock(runs), *_space(runs, run_folder), _shared_memory(run_folder)]
     lines = [f"{'rank':>4}  {'host':<20}  {'device':<28}  memory", *processes, ""]
     lines += [f"{'ok  ' if finding.good else 'BAD '} {finding.text}" for finding in findings]
     return "\n".join(lines), all(finding.good for finding in findings)
@@ -199,3 +200,21 @@ def _space(runs: Path, run_folder: Path | None) -> list[Finding]:
     if free >= _SPARE_CHECKPOINTS * size:
         return [Finding(good=True, text=text)]
     return [Finding(good=False, text=f"{text}: make room for {_SPARE_CHECKPOINTS}, or set --runs to another disk")]
+
+
+def _shared_memory(run_folder: Path | None) -> Finding:
+    """Whether the batches that loader workers prepare ahead fit into /dev/shm, through which they hand them over."""
+    free = shutil.disk_usage("/dev/shm").free
+    text = f"{free / 2**20:.0f} MiB free in /dev/shm"
+    if run_folder is None or not (folder := RunFolder(run_folder)).config.exists():
+        return Finding(good=True, text=f"{text}; name a run to compare it with its batches")
+    data = folder.read_run().data
+    pairs = data.micro_batch_pairs or data.batch_pairs // int(os.environ.get("WORLD_SIZE", "1"))
+    height, width = data.image_px
+    batch = pairs * 3 * height * width * (2 if data.augmentation == "randaugment" else 1)
+    needed = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) * (data.workers * PREFETCH_BATCHES + 1) * batch
+    text += f"; batches of {run_folder} take {needed / 2**20:.0f} MiB ({data.workers} workers a process)"
+    if not data.workers or needed <= free:
+        return Finding(good=True, text=text)
+    advice = "enlarge it (Docker: --shm-size), or lower --data.workers or --data.micro-batch-pairs"
+    return Finding(good=False, text=f"{text}: {advice}")

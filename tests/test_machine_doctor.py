@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from recipes.mars import VARIANTS
 from tbps.command import main
+from tbps.config.serialise import to_json
 from tbps.training import checkpoint
 
 CONFIG = """Configuration data as of 2026-01-01T00:00:00
@@ -80,6 +83,23 @@ def test_a_slurm_that_does_not_answer(
     _slurm(run_folder / "bin", monkeypatch, "slurm_load_ctl_conf error: Unable to contact slurm controller", status=1)
     assert main(["doctor", "--runs", str(run_folder.parents[1])]) == 1
     assert "BAD  scontrol does not answer (slurm_load_ctl_conf error: Unable to contact" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("workers", [2, 10_000_000])
+def test_batches_and_shared_memory(
+    run_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    run = VARIANTS["cuhk-pedes"]()
+    run = replace(run, data=replace(run.data, workers=workers, micro_batch_pairs=8))
+    (run_folder / "config.json").write_text(json.dumps({"run": to_json(run)}))
+    monkeypatch.setenv("PATH", str(run_folder))  # no Slurm
+    assert main(["doctor", str(run_folder), "--runs", str(run_folder.parents[1])]) == (0 if workers == 2 else 1)
+    told = next(line for line in capsys.readouterr().out.splitlines() if "/dev/shm" in line)
+    pairs, (height, width) = run.data.micro_batch_pairs, run.data.image_px
+    mib = (workers * 4 + 1) * pairs * 3 * height * width / 2**20
+    assert f"batches of {run_folder} take {mib:.0f} MiB ({workers} workers a process)" in told
+    assert told.startswith("ok  " if workers == 2 else "BAD ")
+    assert ("enlarge it (Docker: --shm-size), or lower --data.workers" in told) == (workers != 2)
 
 
 @pytest.mark.slow

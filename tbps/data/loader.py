@@ -5,6 +5,7 @@ Shapes: B pairs, H height, W width, L tokens.
 
 from __future__ import annotations
 
+import errno
 import signal
 import threading
 from collections.abc import Iterator, Sequence
@@ -23,7 +24,7 @@ from tbps.data.draws import DrawSpec, PairDraws, draw_pair, generator_of, stack_
 from tbps.data.images import decode, resize, resize_exactly
 from tbps.data.order import BatchOrder
 from tbps.data.pairs import EvaluationSet, PairSource
-from tbps.data.worker_processes import WorkerContext, WorkerLost
+from tbps.data.worker_processes import WorkerContext, WorkerLost, no_room
 
 PREFETCH_BATCHES = 4
 """Micro-batches that each worker prepares ahead."""
@@ -257,7 +258,9 @@ def _load(dataset: Dataset, sampler: object, *, workers: int) -> Iterator:
             if isinstance(loaded, _Failure):
                 raise ValueError(loaded.message)
             yield loaded
-    except RuntimeError as error:
+    except (RuntimeError, OSError, EOFError) as error:
+        if workers and (getattr(error, "errno", None) == errno.ENOSPC or context.has_no_room()):
+            raise no_room() from error
         if not (lost := context.lost()):
             raise
         raise WorkerLost(

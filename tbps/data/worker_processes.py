@@ -7,9 +7,13 @@ before anything is saved. So workers never hear of a stop; who started them ends
 from __future__ import annotations
 
 import ctypes
+import errno
+import multiprocessing.queues
 import os
 import signal
 import sys
+import time
+import traceback
 from multiprocessing.context import ForkContext, ForkProcess
 from multiprocessing.popen_fork import Popen
 from multiprocessing.process import BaseProcess
@@ -18,10 +22,21 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 """What asks a run to stop: Ctrl-C, SIGTERM, and SIGUSR2 ahead of a time limit."""
 
 _PR_SET_PDEATHSIG = 1
+_LAST_BREATH_S = 2.0
 
 
 class WorkerLost(ChildProcessError):
     """A worker was killed or crashed: an accident of the machine, no error that would come again."""
+
+
+def no_room() -> ValueError:
+    """What to say where /dev/shm is full."""
+    folder = os.statvfs("/dev/shm")
+    size_mib = folder.f_frsize * folder.f_blocks / 2**20
+    return ValueError(
+        f"/dev/shm, through which loader workers hand over batches, is full (it has {size_mib:.1f} MiB): make it larger"
+        " (Docker: --shm-size), or lower --data.workers or --data.micro-batch-pairs"
+    )
 
 
 class _DeafPopen(Popen):
@@ -49,6 +64,8 @@ class _Worker(ForkProcess):
     def run(self) -> None:
         """What the process does."""
         _die_with_parent(self)
+        # A batch that cannot be sent would be dropped, and its receiver wait for ever.
+        multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_end_unsent)  # type: ignore[attr-defined]
         super().run()
 
 
@@ -68,6 +85,13 @@ class WorkerContext(ForkContext):
         self._started.append(process)
         return process
 
+    def has_no_room(self) -> bool:
+        """Whether a worker has ended because /dev/shm is full. Call after an error: one that is ending is waited for."""
+        deadline = time.monotonic() + _LAST_BREATH_S
+        while not any(process.exitcode for process in self._started) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return any(process.exitcode in (errno.ENOSPC, -signal.SIGBUS) for process in self._started)
+
     def lost(self) -> str:
         """Which worker has ended badly, and how, in words; empty where none has."""
         for process in self._started:
@@ -75,6 +99,15 @@ class WorkerContext(ForkContext):
                 how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
                 return f"worker process {process.pid} {how}"
         return ""
+
+
+def _end_unsent(error: Exception, _: object) -> None:
+    """End a worker whose batch could not be sent; the exit status tells the receiver whether there was no room."""
+    if os.strerror(errno.ENOSPC) in str(error):  # a RuntimeError of torch
+        os._exit(errno.ENOSPC)
+    traceback.print_exception(error)
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def _die_with_parent(process: BaseProcess) -> None:
