@@ -22,31 +22,27 @@ def submit(cluster: Cluster, log: Path, task: str, *options: str) -> str:
     return cluster.submit("--requeue", "--open-mode=append", f"--output={log}", *options, str(script))
 
 
-@pytest.mark.parametrize("task", ["exit 75", "exit 143", "kill -KILL $$", "kill -SEGV $$"])
-def test_goes_on(cluster: Cluster, tmp_path: Path, task: str) -> None:
-    job = submit(cluster, tmp_path / "log", task)
-    assert cluster.state_at_end(job) == "COMPLETED", (tmp_path / "log").read_text()
-    assert cluster.facts(job)["Restarts"] == "1"
-    assert f": job {job} goes back into the queue" in (tmp_path / "log").read_text()
+GOES_ON = ("exit 75", "exit 143", "kill -KILL $$", "kill -SEGV $$")
+ENDS = ("exit 1", "exit 2", "exit 130")
 
 
-@pytest.mark.parametrize("task", ["exit 1", "exit 2", "exit 130"])
-def test_ends(cluster: Cluster, tmp_path: Path, task: str) -> None:
-    job = submit(cluster, tmp_path / "log", task)
-    assert cluster.state_at_end(job) == "FAILED" and cluster.facts(job)["Restarts"] == "0"
-
-
-def test_job_that_may_not_be_requeued(cluster: Cluster, tmp_path: Path) -> None:
-    job = submit(cluster, tmp_path / "log", "exit 143", "--no-requeue")
-    assert cluster.state_at_end(job) == "FAILED"
-    said = f"srun ended with status 143; job {job} may not be requeued: a rank or its owner said so"
-    assert said in (tmp_path / "log").read_text()
-
-
-def test_member_of_an_array(cluster: Cluster, tmp_path: Path) -> None:
-    job = submit(cluster, tmp_path / "log", "[ $SLURM_ARRAY_TASK_ID = 1 ] || exit 143", "--array=1-2")
-    assert [cluster.state_at_end(f"{job}_{number}") for number in (1, 2)] == ["COMPLETED"] * 2
-    assert [cluster.facts(f"{job}_{number}")["Restarts"] for number in (1, 2)] == ["0", "1"]
+def test_what_goes_on_and_what_ends(cluster: Cluster, tmp_path: Path) -> None:
+    """All at once: Slurm lets every job wait for seconds before it is started again."""
+    logs = {task: tmp_path / f"{number}.log" for number, task in enumerate((*GOES_ON, *ENDS, "array", "never"))}
+    jobs = {task: submit(cluster, logs[task], task) for task in (*GOES_ON, *ENDS)}
+    array = submit(cluster, logs["array"], "[ $SLURM_ARRAY_TASK_ID = 1 ] || exit 143", "--array=1-2")
+    never = submit(cluster, logs["never"], "exit 143", "--no-requeue")
+    for task in GOES_ON:
+        assert cluster.state_at_end(jobs[task]) == "COMPLETED", f"{task}: {logs[task].read_text()}"
+        assert cluster.facts(jobs[task])["Restarts"] == "1", task
+        assert f": job {jobs[task]} goes back into the queue" in logs[task].read_text(), task
+    for task in ENDS:
+        assert cluster.state_at_end(jobs[task]) == "FAILED" and cluster.facts(jobs[task])["Restarts"] == "0", task
+    assert [cluster.state_at_end(f"{array}_{number}") for number in (1, 2)] == ["COMPLETED"] * 2
+    assert [cluster.facts(f"{array}_{number}")["Restarts"] for number in (1, 2)] == ["0", "1"]
+    assert cluster.state_at_end(never) == "FAILED"
+    said = f"srun ended with status 143; job {never} may not be requeued: a rank or its owner said so"
+    assert said in logs["never"].read_text()
 
 
 def test_controller_that_is_away_for_a_minute(cluster: Cluster, tmp_path: Path) -> None:
