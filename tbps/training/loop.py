@@ -22,7 +22,7 @@ from tbps.training.distributed import on_main, start_processes
 from tbps.training.journal import Journal, check_finite
 from tbps.training.memory import memory_of_all
 from tbps.training.parts import Evaluate, Parts
-from tbps.training.peers import Peers
+from tbps.training.peers import Peers, Pulse
 from tbps.training.precision import choose_gemm
 from tbps.training.run_folder import OpenRunFolder, RunFolder
 from tbps.training.schedule import total_steps
@@ -43,12 +43,12 @@ def train(run: Run, parts: Parts) -> RunFolder:
     SIGUSR2, with everything saved. Where another process was lost or hangs, this one ends with exit status 75.
     """
     accelerator = start_processes(run.loop)
-    with StopSignals() as signals, Peers(timeout_s=run.loop.timeout_s, note=RunFolder.of(run).lost):
+    with StopSignals() as signals, Peers(timeout_s=run.loop.timeout_s, note=RunFolder.of(run).lost) as peers:
         with signals.at_once():  # nothing to save yet
             folder = _open_folder(run)
         try:
             with signals.at_once():
-                training = _Training(run, parts, accelerator, folder, signals)
+                training = _Training(run, parts, accelerator, folder, signals, peers.pulse)
             with closing(training.journal):
                 training.steps()
                 training.finish()
@@ -68,8 +68,11 @@ def _open_folder(run: Run) -> RunFolder:
 class _Training:
     """A run under way: what the loop calls, and when."""
 
-    def __init__(self, run: Run, parts: Parts, accelerator: Accelerator, folder: RunFolder, signals: StopSignals) -> None:
-        self.run, self.parts, self.accelerator, self.folder, self.signals = run, parts, accelerator, folder, signals
+    def __init__(
+        self, run: Run, parts: Parts, accelerator: Accelerator, folder: RunFolder, signals: StopSignals, pulse: Pulse
+    ) -> None:
+        self.run, self.parts, self.accelerator, self.folder = run, parts, accelerator, folder
+        self.signals, self.pulse = signals, pulse
         self.steps_per_epoch = parts.num_pairs / run.data.batch_pairs
         self.total = total_steps(run.schedule, steps_per_epoch=self.steps_per_epoch)
         if accelerator.device.type == "cpu":
@@ -99,6 +102,7 @@ class _Training:
             weights=self.method.weights,
             steps_per_epoch=self.steps_per_epoch,
             micro_batches=micro_batches,
+            pulse=pulse,
         )
         self.journal = Journal(run, folder, accelerator, step=self.first, total_steps=self.total)
 
@@ -114,9 +118,10 @@ class _Training:
             self.stepper.begin(step)
             rates = self.stepper.set_learning_rates(step)
             losses = self.stepper.forward_backward(step, batches)
-            agreement = self.stepper.update(losses, self.signals.requested)  # no update where a number is not finite
+            agreement = self.stepper.update(step, losses, self.signals.requested)  # none where a number is not finite
             self.method.after_step()  # momentum twin and queue
             numbers, exit_status = agreement.read()
+            self.pulse.enter("")
             check_finite(numbers, step=done, keys=losses.keys, folder=self.folder)
             self.journal.add({"step": done, "epoch": done / self.steps_per_epoch, **numbers, **rates})
             if exit_status:
@@ -124,6 +129,7 @@ class _Training:
             if self._save_is_due(done):
                 self._save(done)
             self._validate_if_due(done)
+            self.pulse.judged = True
         if self.first < self.total:
             logger.info("largest memory of each process: %s", memory_of_all())
 

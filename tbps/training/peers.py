@@ -3,6 +3,10 @@
 Without this, a lost process leaves the others waiting in a collective until its timeout, and none can say for whom. Every
 process keeps one connection to the first. The kernel closes it when a process dies, wherever it runs; one that hangs, or
 whose machine is gone, falls silent. A stop of everybody (a suspended job) is no silence: who was stopped too forgives it.
+
+Where only the main thread hangs, this thread lives on and says how far the other got. In the midst of a step, a main thread
+that is behind all others, or level with them, and gets no processor time for as long, counts as hung. Work that is slow,
+waiting for a batch, and all that happens between steps (saving, evaluation) are not judged.
 """
 
 from __future__ import annotations
@@ -16,6 +20,8 @@ import select
 import socket
 import threading
 import time
+import weakref
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
@@ -31,6 +37,7 @@ _BEAT_S = 1.0
 _JOIN_S = 120.0
 _VERDICT_S = 5.0
 _FAREWELL_S = 3.0
+_NAMES_SHOWN = 4
 
 
 class Peers:
@@ -41,6 +48,7 @@ class Peers:
 
     def __init__(self, *, timeout_s: float, note: Path) -> None:
         self.timeout_s, self.note = timeout_s, note
+        self.pulse = Pulse()
         self._watch: _Watch | None = None
 
     def __enter__(self) -> Peers:
@@ -56,7 +64,8 @@ class Peers:
                 links = _accept(listener, token, name, count=dist.get_world_size() - 1)
         else:
             links = [_join(os.environ.get("MASTER_ADDR", "127.0.0.1"), port, token, name)]
-        self._watch = _Watch(links, centre=rank == 0, timeout_s=self.timeout_s, note=self.note)
+        self._watch = _Watch(links, name=name, pulse=self.pulse, centre=rank == 0, timeout_s=self.timeout_s, note=self.note)
+        _close_at_fork(weakref.WeakMethod(self._watch.close_in_child))
         self._watch.start()
         return self
 
@@ -74,12 +83,48 @@ class Peers:
         self._watch.leave(failure, status=LOST_EXIT if lost_worker else 1)
 
 
+class Pulse:
+    """Where the main thread is, which tells it here. Made in that thread."""
+
+    def __init__(self) -> None:
+        self.judged = False
+        """Set after the first step: until then, libraries are loaded and kernels compiled by others."""
+        self._place = (0, "")
+        self._clock = time.pthread_getcpuclockid(threading.get_ident())
+
+    def enter(self, place: str) -> None:
+        """Begin another part of a step; place: its name after "in", empty for what is not judged."""
+        self._place = (self._place[0] + 1, place if self.judged else "")
+
+    def beat(self) -> str:
+        """As it is sent: parts begun, processor time in ms, place."""
+        parts, place = self._place
+        return f"{parts} {round(1000 * time.clock_gettime(self._clock))} {place}"
+
+
+class _Progress:
+    """What was last heard of a main thread."""
+
+    def __init__(self) -> None:
+        self.parts, self.place = 0, ""
+        self.since = time.monotonic()
+        self._sign = ""
+
+    def hear(self, beat: str, now: float) -> None:
+        """Take the text of `Pulse.beat`."""
+        if beat != self._sign:
+            self._sign, self.since = beat, now
+            parts, _, self.place = beat.split(" ", 2)
+            self.parts = int(parts)
+
+
 class _Link:
     """A connection to another process."""
 
     def __init__(self, connection: socket.socket, name: str) -> None:
         self.connection, self.name = connection, name
         self.heard = time.monotonic()
+        self.progress = _Progress()
         self._rest = b""
 
     def send(self, line: str) -> None:
@@ -116,9 +161,10 @@ class _Link:
 class _Watch(threading.Thread):
     """Beats on every link, listens on all, and acts on what it finds. The centre tells the others."""
 
-    def __init__(self, links: list[_Link], *, centre: bool, timeout_s: float, note: Path) -> None:
+    def __init__(self, links: list[_Link], *, name: str, pulse: Pulse, centre: bool, timeout_s: float, note: Path) -> None:
         super().__init__(name="peers", daemon=True)
         self._links, self._centre, self._timeout_s, self._note = links, centre, timeout_s, note
+        self._own_name, self._pulse, self._own = name, pulse, _Progress()
         self._left = threading.Event()
         self._stopped_s = 0.0
 
@@ -126,6 +172,11 @@ class _Watch(threading.Thread):
         """End this process, to go on from the checkpoint, where it was stopped for longer than collectives wait."""
         if self._stopped_s > self._timeout_s:
             self._end(f"everybody was stopped for {self._stopped_s:.0f} s, longer than a collective waits")
+
+    def close_in_child(self) -> None:
+        """A forked process must not hold the connections open: the others would not notice the end of this one."""
+        for link in self._links:
+            link.connection.close()
 
     def leave(self, failure: str, *, status: int) -> None:
         """Say why this process stops watching: it is done, or it failed and the others end with `status`."""
@@ -143,18 +194,33 @@ class _Watch(threading.Thread):
             readable, _, _ = select.select([link.connection for link in self._links], [], [], _BEAT_S)
             now = time.monotonic()
             self._stopped_s = max(self._stopped_s, now - before)
+            beat = self._pulse.beat()
+            self._own.hear(beat, now)
+            was_stopped = now - before > 3 * _BEAT_S
             for link in list(self._links):
-                if now - before > 3 * _BEAT_S:  # this process was stopped: others may have been, too
-                    link.heard = now
+                if was_stopped:  # others may have been, too
+                    link.heard = link.progress.since = self._own.since = now
                 if link.connection in readable:
                     self._read(link)
                 elif now - link.heard > self._timeout_s:
                     self._end(
                         f"{link.name} has not been heard of for {self._timeout_s:g} s: it hangs, or its machine is gone"
                     )
-                link.send(".")
+                link.send(f". {beat}")
+            if self._centre:
+                self._judge(now)
             before = now
             time.sleep(_BEAT_S / 4)  # beats of the others would wake this thread at once
+
+    def _judge(self, now: float) -> None:
+        """End all where the main threads that are behind get nowhere."""
+        everyone = [(self._own_name, self._own), *((link.name, link.progress) for link in self._links)]
+        least = min(progress.parts for _, progress in everyone)
+        behind = [(name, progress) for name, progress in everyone if progress.parts == least]
+        if all(progress.place and now - progress.since > self._timeout_s for _, progress in behind):
+            names = ", ".join(name for name, _ in behind[:_NAMES_SHOWN]) + (", ..." if len(behind) > _NAMES_SHOWN else "")
+            who = "it hangs" if len(behind) == 1 else "one of them hangs"
+            self._end(f"{names} got nowhere for {self._timeout_s:g} s in {behind[0][1].place}: {who}")
 
     def _read(self, link: _Link) -> None:
         lines = link.lines()
@@ -163,7 +229,9 @@ class _Watch(threading.Thread):
             return
         for line in lines:
             word, _, rest = line.partition(" ")
-            if word == "name":
+            if word == ".":
+                link.progress.hear(rest, link.heard)
+            elif word == "name":
                 link.name = rest
             elif word == "bye":
                 self._links.remove(link)
@@ -182,6 +250,16 @@ class _Watch(threading.Thread):
         _leave_note(self._note, sentence)
         logging.shutdown()
         os._exit(status)
+
+
+def _close_at_fork(close: weakref.WeakMethod[Callable[[], None]]) -> None:
+    """What is registered stays so until the process ends, and must keep no watch alive."""
+
+    def close_if_there() -> None:
+        if method := close():
+            method()
+
+    os.register_at_fork(after_in_child=close_if_there)
 
 
 def _leave_note(note: Path, sentence: str) -> None:

@@ -16,6 +16,7 @@ from tbps.data.views import make_views
 from tbps.training.agreement import EXITS, Agreement
 from tbps.training.data_parallel import Parallel
 from tbps.training.distributed import sum_over_processes
+from tbps.training.peers import Pulse
 from tbps.training.schedule import learning_rate, second_stage_step
 from tbps.training.seeds import seed_micro_step
 
@@ -46,11 +47,12 @@ class Stepper:
         weights: Mapping[str, float],
         steps_per_epoch: float,
         micro_batches: int,
+        pulse: Pulse,
     ) -> None:
         self.run, self.accelerator, self.parallel, self.weights = run, accelerator, parallel, weights
         self.steps_per_epoch = steps_per_epoch
         self.second_stage_step = second_stage_step(run.schedule, steps_per_epoch=steps_per_epoch)
-        self.micro_batches = micro_batches
+        self.micro_batches, self.pulse = micro_batches, pulse
 
     def begin(self, step: int) -> None:
         """Forget the optimiser's state where the second stage begins: it averages other gradients."""
@@ -73,6 +75,7 @@ class Stepper:
         parts: list[Losses] = []
         for micro in range(self.micro_batches):
             with self.parallel.micro_step(first=micro == 0, last=micro == self.micro_batches - 1):
+                self.pulse.enter("")  # the loader judges itself
                 parts.append(self._micro_step(step, micro, next(batches)))
         return Losses(
             names=parts[0].names,
@@ -81,6 +84,7 @@ class Stepper:
         )
 
     def _micro_step(self, step: int, micro: int, host: HostBatch) -> Losses:
+        self.pulse.enter(f"the forward pass of step {step + 1}")
         seed_micro_step(seed=self.run.loop.seed, step=step, rank=self.accelerator.process_index, micro=micro)
         batch = make_views(
             host,
@@ -92,6 +96,7 @@ class Stepper:
         values = torch.stack(list(losses.values())).float()
         weights = [self.weights[name] for name in losses]
         total = sum((weight * value for weight, value in zip(weights, losses.values())), start=values.new_zeros(()))
+        self.pulse.enter(f"the backward pass of step {step + 1}")
         self.parallel.backward(total / self.micro_batches)
         return Losses(
             names=(*(f"loss/{name}" for name in losses), "loss"),
@@ -99,8 +104,9 @@ class Stepper:
             keys=host.keys,
         )
 
-    def update(self, losses: Losses, exit_status: int) -> Agreement:
+    def update(self, step: int, losses: Losses, exit_status: int) -> Agreement:
         """Clip, then let every parameter take its step, unless a number is not finite: decided on the device."""
+        self.pulse.enter(f"the update of step {step + 1}")
         return self.parallel.update(lambda norm: self._agree(losses, norm, exit_status))
 
     def _agree(self, losses: Losses, norm: Tensor, exit_status: int) -> Agreement:

@@ -75,8 +75,13 @@ class Zero:
         yield
 
     def backward(self, loss: Tensor) -> None:
-        """Gradients; the loss is already divided by the number of micro-batches."""
-        self.engine.backward(loss, scale_wrt_gas=False)
+        """Gradients; the loss is already divided by the number of micro-batches.
+
+        The engine looks at gradients alone. So those of a loss that is not finite are made NaN, without waiting for it:
+        the engine then updates on no process.
+        """
+        finite = torch.where(loss.detach().isfinite(), 1.0, float("nan"))
+        self.engine.backward(loss * finite, scale_wrt_gas=False)
 
     def update(self, agree: Callable[[Tensor], Agreement]) -> Agreement:
         """The engine finds the norm, and leaves the weights alone where it is not finite, in one call."""

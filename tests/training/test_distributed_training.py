@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from rank_processes import disturbed
 from small_method import small_parts, small_run
 from small_process import final_state, log_of, metrics, wait_for_log
 
@@ -117,6 +118,20 @@ def test_an_error_of_the_first_process_reaches_all(tmp_path: Path) -> None:
     assert _finish(process, tmp_path / "runs") != 0
     told = f"ValueError: {evaluation} cannot be read (it is empty); remove it, and the same command evaluates again"
     assert log_of(tmp_path / "runs").count(told) == 2, log_of(tmp_path / "runs")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero", [1, 2])
+def test_a_loss_that_is_not_finite_though_its_gradient_is_changes_no_weight(tmp_path: Path, zero: int) -> None:
+    runs = tmp_path / "runs"
+    with disturbed(runs, ranks=[1], step={"nan": 5}, zero=zero, steps=8, save_steps=4, every_epochs=0.0) as processes:
+        assert [process.wait(120) for process in processes] == [1, 1], log_of(runs)
+    assert log_of(runs).count("loss prd is nan in step 5") == 2
+    assert log_of(runs).count("this update was not applied") == 2
+    saved = checkpoint.read_tensors(runs / "small/test/checkpoints/step-00000004/model.safetensors")
+    for rank in (0, 1):
+        for name, tensor in checkpoint.read_tensors(runs / f"rank-{rank}.safetensors").items():
+            assert torch.equal(tensor.view(-1), saved[f"online.{name}"].view(-1)), name
 
 
 def test_a_launcher_that_started_too_few_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
