@@ -137,15 +137,21 @@ def _field(row: Mapping[str, Any], names: tuple[str, ...], where: str) -> Any:
 
 def _identity(given: object, where: str) -> tuple[str, str]:
     """The id in one spelling, and how it was spelled."""
-    form = type(given).__name__
+    if (identity := one_spelling(given)) is None:
+        raise ValueError(f"{where}: 'id' is {given!r}, expected a whole number or a name; correct the row")
+    return identity, type(given).__name__
+
+
+def one_spelling(given: object) -> str | None:
+    """An id as text: 1, 1.0, "1" and " 01" are all "1", a name is itself; None where `given` is no id."""
     if isinstance(given, int) and not isinstance(given, bool):
-        return str(given), form
+        return str(given)
     if isinstance(given, float) and given.is_integer():
-        return str(int(given)), form
+        return str(int(given))
     if isinstance(given, str) and (text := given.strip()) and _is_text(text):
         number = _WHOLE_NUMBER.fullmatch(text)
-        return (str(int(number[1])), form) if number else (text, form)
-    raise ValueError(f"{where}: 'id' is {given!r}, expected a whole number or a name; correct the row")
+        return str(int(number[1])) if number else text
+    return None
 
 
 def _captions(row: Mapping[str, Any], name: str, where: str) -> tuple[str, ...]:

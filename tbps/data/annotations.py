@@ -117,25 +117,19 @@ def parse_annotations(root: Path, benchmark: Benchmark) -> Annotations:
     filled = {name: builder for name, builder in splits.items() if builder.image_paths}
     for name in splits.keys() - filled.keys():
         logger.warning("%s at %s has no row of split %s", benchmark, root, name)
-    findings = [
-        Finding(
-            what="images of two identities",
-            names=tuple(name for builder in filled.values() for name in builder.conflicts),
-            fatal=True,
-        ),
-        Finding(
-            what="ways of writing ids, read as the same numbers",
-            names=tuple(id_forms.values()) if len(id_forms) > 1 else (),
-            fatal=False,
-        ),
-    ]
+    conflicts = tuple(name for builder in filled.values() for name in builder.conflicts)
+    forms = tuple(id_forms.values()) if len(id_forms) > 1 else ()
+    findings = (
+        Finding(what="images of two identities", names=conflicts, fatal=True),
+        Finding(what="ways of writing ids, read as the same numbers", names=forms, fatal=False),
+    )
     by_image = LAYOUTS[benchmark].image_is_identity
     return Annotations(
         benchmark=benchmark,
         root=root,
         splits={name: builder.build() for name, builder in filled.items()},
         ids={} if by_image else {name: tuple(builder.identities) for name, builder in filled.items()},
-        findings=[finding for finding in findings if finding.names],
+        findings=tuple(finding for finding in findings if finding.names),
     )
 
 
@@ -147,13 +141,15 @@ def shared_by_name(annotations: Annotations) -> Iterator[Finding]:
     yield from shared_identities(annotations.ids)
     pictures = SharedPictures("images", same_path=True, persons=persons)
     files = ImageFiles(annotations.root, annotations.benchmark)
-    doubtful = _doubtful_paths(annotations.splits.values())
-    for place in places(annotations):
-        key: Hashable = place.name
-        if alike(place.name) in doubtful:
+    stand = [(alike(place.name), place) for place in places(annotations)]
+    first: dict[str, str] = {}
+    doubtful = {key for key, place in stand if first.setdefault(key, place.name) != place.name}
+    for key, place in stand:
+        same: Hashable = place.name
+        if key in doubtful:
             with suppress(ValueError, OSError):  # not there, or not now: whoever reads it says so
-                key = files.same_file_key(place.name)
-        pictures.add(key, place)
+                same = files.same_file_key(place.name)
+        pictures.add(same, place)
     yield from pictures.findings()
 
 
@@ -162,12 +158,6 @@ def places(annotations: Annotations) -> Iterator[Place]:
     for split in annotations.splits.values():
         for path, identity in zip(split.image_path, split.image_identity_I.tolist(), strict=True):
             yield Place(split=split.name, identity=identity, name=path)
-
-
-def _doubtful_paths(splits: Iterable[Split]) -> set[str]:
-    """What is `alike` in different paths."""
-    first: dict[str, str] = {}
-    return {key for split in splits for path in split.image_path if first.setdefault(key := alike(path), path) != path}
 
 
 @dataclass

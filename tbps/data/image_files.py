@@ -139,7 +139,7 @@ def _fold(name: str) -> str:
 
 
 def _extension(name: str) -> str:
-    extension = os.path.splitext(name)[1].lower()
+    extension = f".{name.rpartition('.')[2].lower()}"
     return extension if extension in EXTENSIONS else ""
 
 

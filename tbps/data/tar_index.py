@@ -9,7 +9,7 @@ import json
 import logging
 import tarfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import IO, Any
 import numpy as np
 
 from tbps.config.run import Benchmark
+from tbps.data.annotation_rows import one_spelling
 from tbps.data.column import StringColumn
 from tbps.data.shard_index import (
     FORMAT_VERSION,
@@ -82,9 +83,22 @@ def index_tars(
             shards = list(pool.map(_read_shard, jobs))
     else:
         shards = [_read_shard(job) for job in jobs]
+    _refuse_shared(split, shards, splits)
     splits[split] = write_table(root, split, _table(shards), tuple(shard.file for shard in shards))
     write_index(root, benchmark, splits)
     return splits[split]
+
+
+def _refuse_shared(split: str, shards: Sequence[_Shard], splits: Mapping[str, ShardSplit]) -> None:
+    """Test must be apart: no tar of it may be in another split, under whatever name."""
+    mine = {shard.file.sha256: shard.file.name for shard in shards}
+    for other, indexed in splits.items():
+        shared = [mine[file.sha256] for file in indexed.shards if file.sha256 in mine]
+        if shared and other != split and "test" in (other, split):
+            raise ValueError(
+                f"{shared[0]} would be in {split} and is in {other} already; give the tars of each split with --tars,"
+                f" and index {other} again if it is the one that has too many"
+            )
 
 
 def _table(shards: Sequence[_Shard]) -> MemberTable:
@@ -187,9 +201,9 @@ def _captions(value: object, where: str) -> tuple[str, ...]:
 
 
 def _identity(value: object, where: str) -> str:
-    if not isinstance(value, str | int) or isinstance(value, bool) or value == "":
+    if (identity := one_spelling(value)) is None:
         raise ValueError(f"{where}: its identity is {value!r}, expected a number or a name; see --identity-key")
-    return str(value)
+    return identity
 
 
 # -- shards of index format 1 ---------------------------------------------------------------------------------------------

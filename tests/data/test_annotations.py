@@ -164,6 +164,8 @@ def test_broken_file(tmp_path: Path, text: str | bytes, message: str) -> None:
         ({"file_path": "a\ud83d.jpg"}, "row 3: the image path is .*, expected a relative path"),
         ({"captions": ["A man \ud83d."]}, r"row 3: 'captions' is .*, which holds half a character \(a surrogate\)"),
         *(({"id": wrong}, "row 3: 'id' is .*, expected a whole number or a name") for wrong in (None, True, 1.5, [1], " ")),
+        ({"captions": [float("nan")]}, r"row 3: 'captions' is \[nan\], expected a list of strings"),
+        ({"file_path": float("inf")}, "row 3: the image path is inf, expected a relative path"),
         *(({"id": float(wrong)}, f"row 3: 'id' is {wrong}, expected a whole number") for wrong in ("nan", "inf")),
     ],
 )
@@ -188,6 +190,7 @@ def test_missing_field(tmp_path: Path, name: str) -> None:
     ("change", "message"),
     [
         ({"label": [1, 2]}, "row 1: 'label' is .* expected 27 of 0, 1, -1"),
+        ({"label": [float("nan")] * 27}, "row 1: 'label' is .* expected 27 of 0, 1, -1"),
         ({"caption": 3}, "row 1: 'caption' is 3, expect"),
     ],
 )

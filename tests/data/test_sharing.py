@@ -13,6 +13,7 @@ from tiny_folder import write_folder
 from tbps.config.run import Benchmark
 from tbps.data.annotations import read_annotations
 from tbps.data.doctor import examine
+from tbps.data.sharing import Place, SharedPictures
 
 Rows = list[dict[str, Any]]
 FILE = {"cuhk-pedes": "reid_raw.json", "rstpreid": "data_captions.json", "icfg-pedes": "ICFG-PEDES.json"}
@@ -179,3 +180,14 @@ def test_copies_among_the_photographs_of_coco_are_told(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"coco at .* has 1 images in test and in train: {train}; correct the rows"):
         read_annotations(tmp_path, "coco")
     assert not examine(tmp_path, "coco").usable
+
+
+@pytest.mark.parametrize("tolerated", [False, True])
+def test_copies_in_a_complete_published_data_set_are_no_fault_of_the_user(tolerated: bool) -> None:
+    copies = SharedPictures("copies", same_path=False, persons=True, tolerated=tolerated)
+    assert copies.add("a", Place(split="train", identity=0, name="a.jpg"))
+    assert copies.add("b", Place(split="train", identity=1, name="b.jpg"))
+    assert not copies.add("a", Place(split="train", identity=0, name="a.jpg"))
+    assert not copies.add("b", Place(split="test", identity=1, name="c.jpg"))
+    told = [finding.line() for finding in copies.findings()]
+    assert told == [("note" if tolerated else "ERROR") + ": 1 copies in test and in train: c.jpg (as b.jpg)"]

@@ -69,11 +69,34 @@ def test_tars_are_read_where_they_lie(tars: Path, tmp_path: Path, capsys: pytest
     assert pairs.identity_N.tolist() == [pair // 4 for pair in range(16)]
     assert verify_shards(tars) == []
     # A second split beside the first; and training batches.
-    assert main(["data", "index", str(tars), *words, "--split", "test", "--tars", "*1.tar", "--workers", "1"]) == 0
+    write_tar(tars / "later/0.tar", {str(number): sample(number) for number in range(8, 10)})
+    assert main(["data", "index", str(tars), *words, "--split", "test", "--tars", "later/*.tar", "--workers", "1"]) == 0
     assert list(read_index(str(tars), cache=tmp_path)) == ["train", "test"]
     data = make_data(tars, workers=1, image_px=(32, 16))
     loader = make_loader(open_pairs(data), make_encoder(tmp_path), data, DRAW_SPEC, seed=0, start_step=0, num_steps=2)
     assert sorted(key for batch in loader for key in batch.keys) == sorted(pairs.key(pair) for pair in range(16))
+
+
+def test_no_tar_is_in_train_and_in_test(tars: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["data", "index", str(tars), "--benchmark", "mals", "--workers", "1"]
+    assert main(words) == 0 and main([*words, "--split", "val", "--tars", "*1.tar"]) == 0  # val is the user's own affair
+    shutil.copy(tars / "00001.tar", tars / "copy")
+    for pattern in ("*1.tar", "copy"):
+        assert main([*words, "--split", "test", "--tars", pattern]) == 2
+        told = pattern.replace("*", "0000")
+        assert f"{told} would be in test and is in train already; give the tars of each split" in capsys.readouterr().err
+    assert main([*words, "--tars", "*0.tar"]) == 0 and main([*words, "--split", "val", "--tars", "*0.tar"]) == 0
+    assert main([*words, "--split", "test", "--tars", "*1.tar"]) == 0
+    assert main(words) == 2  # now train would take a tar of test
+
+
+def test_an_id_is_one_however_it_is_written(tmp_path: Path) -> None:
+    write_tar(
+        tmp_path / "0.tar", {str(n): sample(n, id=written) for n, written in enumerate((1, 1.0, "1", " 01", 2, "two"))}
+    )
+    keys = ["--caption-key", "json:about.captions", "--identity-key", "json:id"]
+    assert main(["data", "index", str(tmp_path), "--benchmark", "cuhk-pedes", *keys, "--workers", "1"]) == 0
+    assert open_pairs(make_data(tmp_path)).identity_N.tolist() == [0] * 8 + [1] * 2 + [2] * 2
 
 
 def test_texts_every_image_alone_and_a_url(tars: Path, tmp_path: Path) -> None:
