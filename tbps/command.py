@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+CHUNKERS = ("auto", "spacy", "builtin")
 BENCHMARKS = ("cuhk-pedes", "icfg-pedes", "rstpreid", "mals", "coco")
 
 
@@ -77,6 +78,9 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     shard.add_argument("--split", action="append", default=[], help="only this split (repeat for several)")
     shard.add_argument("--shard-mb", type=int, default=256)
     shard.add_argument("--workers", type=int, default=2)
+    shard.add_argument(
+        "--chunks", choices=CHUNKERS, help="also find the attribute chunks of the training captions, as tbps data chunks"
+    )
     shard.set_defaults(run=_shard)
 
     index = commands.add_parser(
@@ -93,6 +97,16 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     index.add_argument("--identity-key", default="", metavar="EXT[:FIELD]", help="whom an image shows: json:id")
     index.add_argument("--workers", type=int, default=2)
     index.set_defaults(run=_index)
+
+    chunks = commands.add_parser(
+        "chunks",
+        help="find attribute chunks of shards' training captions, keep them there; goes on where it stopped",
+    )
+    chunks.add_argument("root", type=Path, help="shard folder")
+    chunks.add_argument("--chunker", choices=CHUNKERS, default="auto", help="as --data.captioning.chunker")
+    chunks.add_argument("--punctuation", choices=("space", "delete"), default="space")
+    chunks.add_argument("--workers", type=int, default=2)
+    chunks.set_defaults(run=_chunks)
 
     verify = commands.add_parser("verify", help="compare shards with the sha256 in their index")
     verify.add_argument("root", type=Path)
@@ -147,6 +161,18 @@ def _shard(given: argparse.Namespace) -> None:
     )
     for name, split in index.items():
         sys.stdout.write(f"{given.out}: {name}: {split.num_pairs} pairs in {len(split.shards)} shards\n")
+    if given.chunks:
+        from tbps.data.shard_chunks import add_chunks
+
+        found_by = add_chunks(given.out, kind=given.chunks, workers=given.workers)
+        sys.stdout.write(f"{given.out}: train: attribute chunks found by {found_by}\n")
+
+
+def _chunks(given: argparse.Namespace) -> None:
+    from tbps.data.shard_chunks import add_chunks
+
+    found_by = add_chunks(given.root, kind=given.chunker, punctuation=given.punctuation, workers=given.workers)
+    sys.stdout.write(f"{given.root}: train: attribute chunks found by {found_by}\n")
 
 
 def _index(given: argparse.Namespace) -> None:
@@ -168,9 +194,10 @@ def _index(given: argparse.Namespace) -> None:
 
 
 def _verify(given: argparse.Namespace) -> int:
+    from tbps.data.shard_chunks import check_chunks
     from tbps.data.shards import verify_shards
 
-    problems = verify_shards(given.root)
+    problems = verify_shards(given.root) + check_chunks(given.root)
     sys.stdout.write("\n".join(problems or [f"{given.root}: every shard is as its index says"]) + "\n")
     return 1 if problems else 0
 

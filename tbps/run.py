@@ -18,7 +18,7 @@ from torch.distributed import DistStoreError
 
 from tbps.config.methods import Aga, Laip, Mars
 from tbps.config.run import Benchmark, Run
-from tbps.data.assembly import evaluation_encoder, open_vocabulary, splits_of, training_encoder
+from tbps.data.assembly import agree_on_chunker, evaluation_encoder, open_vocabulary, splits_of, training_encoder
 from tbps.data.captions import CaptionEncoder
 from tbps.data.draws import DrawSpec
 from tbps.data.loader import TrainingLoader, make_loader
@@ -32,7 +32,7 @@ from tbps.reporting.results import Provenance, Purpose, device_name, final_file,
 from tbps.reporting.tables import evaluation_table
 from tbps.training import checkpoint
 from tbps.training.config_hash import config_hash
-from tbps.training.distributed import as_launched, leave_processes, on_main, start_processes
+from tbps.training.distributed import Team, as_launched, leave_processes, on_main, start_processes
 from tbps.training.loop import train
 from tbps.training.parts import Evaluate, Parts
 from tbps.training.run_folder import RunFolder
@@ -56,6 +56,7 @@ def train_run(run: Run) -> int:
         with StopSignals() as signals, signals.at_once():  # but for training, which saves first
             run = as_launched(run)
             start_processes(run.loop)  # so that preparing the data can be shared out
+            run = _with_chunker(run)
             folder = train(run, make_parts(run))
             logger.info("report: %s", on_main(lambda: report_run(folder.path), doing="writing the report"))
             leave_processes()
@@ -75,20 +76,24 @@ def train_run(run: Run) -> int:
 
 def make_parts(run: Run) -> Parts:
     """Open the data and say how everything else is made. Called on every process, once they have found each other."""
-    vocabulary = _vocabulary(run)
-    source = open_pairs(run.data, patience_s=run.loop.timeout_s)
+    vocabulary, patience_s, team = _vocabulary(run), run.loop.timeout_s, Team.current()
+    opened: list[tuple[PairSource, tuple[str, ...]]] = []
+    team.together(
+        lambda: opened.append((open_pairs(run.data, patience_s=patience_s), splits_of(run.data, patience_s=patience_s))),
+        doing="opening the data",
+    )
+    source, splits = opened[0]
     encoder = training_encoder(
         source,
-        run.data.captioning,
+        run.data,
         vocabulary,
         chunks=_needs_chunks(run),
         weigh_chunks=isinstance(run.method, Mars) and run.method.attribute_weighting == "frequency",
         mark_vacuous=isinstance(run.method, Aga),
-        cache=Path(run.data.cache).expanduser().parent / "chunks",
-        on_main=on_main,
+        team=team,
+        patience_s=patience_s,
     )
-
-    on_main(lambda: _announce_cut_captions(source, encoder))
+    on_main(lambda: _announce_cut_captions(source, encoder), doing="reading some captions")
 
     def make_batches(draw_spec: DrawSpec, *, start_step: int, num_steps: int, rank: int, world_size: int) -> TrainingLoader:
         return make_loader(
@@ -103,7 +108,6 @@ def make_parts(run: Run) -> Parts:
             world_size=world_size,
         )
 
-    splits = splits_of(run.data, patience_s=run.loop.timeout_s)
     return Parts(
         build=lambda: run.method.build(image_px=run.data.image_px),
         num_pairs=len(source),
@@ -111,6 +115,13 @@ def make_parts(run: Run) -> Parts:
         validate=_validation(run, vocabulary, splits),
         test=_test(run, vocabulary, splits),
     )
+
+
+def _with_chunker(run: Run) -> Run:
+    """The run with the name of who finds its attribute chunks, which its results depend on, agreed by all processes."""
+    if not _needs_chunks(run):
+        return run
+    return replace(run, data=replace(run.data, captioning=agree_on_chunker(run.data.captioning, Team.current())))
 
 
 def _needs_chunks(run: Run) -> bool:
@@ -297,6 +308,7 @@ def _score(
             step=int(checkpoint.read_progress(weights)["step"]),
             precision=run.loop.precision,
             device=device_name(device),
+            chunker=run.data.captioning.chunker_name,
         )
         results = make_results(evaluated, provenance)
         file = write_results(folder.path, results)

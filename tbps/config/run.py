@@ -6,7 +6,7 @@ decides whether a run folder may be continued.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
 from tbps.config.consistency import check_consistency
@@ -46,6 +46,8 @@ class Captioning:
     """ALBEF, RaSa and MARS delete punctuation, which joins "shirt.His" into one word: "delete" repeats that."""
     chunker: Literal["auto", "spacy", "builtin"] = "auto"
     """Who finds adjective-noun chunks: spaCy's en_core_web_sm, the built-in matcher, or the first where installed."""
+    chunker_name: str = ""
+    """Name and version of that chunker, filled in at the start of a run that needs chunks; if given, no other will do."""
 
     def __post_init__(self) -> None:
         check_ranges(self, "data.captioning")
@@ -258,6 +260,11 @@ class Run:
         check_name("the run's name", self.name)
         check_folder("the folder of runs", self.runs)
         check_consistency(self)
+
+    def as_begun(self, recorded: Run) -> Run:
+        """This run with what is only known where it runs taken from `recorded`, its own record, where this one is silent."""
+        name = self.data.captioning.chunker_name or recorded.data.captioning.chunker_name
+        return replace(self, data=replace(self.data, captioning=replace(self.data.captioning, chunker_name=name)))
 
     def check_zero_stage(self, stage: int) -> None:
         """ValueError where this run cannot train under a stage of ZeRO; 0 = DDP or one process."""

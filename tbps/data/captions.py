@@ -5,8 +5,7 @@
 from __future__ import annotations
 
 import re
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,7 +26,10 @@ _TYPOGRAPHIC_APOSTROPHE = str.maketrans({"\u2018": "'", "\u2019": "'"})
 _PAD_MULTIPLE = 8
 
 
-def clean_caption(caption: str, *, max_words: int, punctuation: Literal["space", "delete"]) -> str:
+Punctuation = Literal["space", "delete"]
+
+
+def clean_caption(caption: str, *, max_words: int | None = None, punctuation: Punctuation) -> str:
     """Lower case, punctuation gone, "-" and "/" to spaces, "<person>" to "person", spaces squeezed, first words kept.
 
     `delete` is the official rule of ALBEF, RaSa and MARS: "shirt.His" becomes "shirthis". `space` gives "shirt his"; only
@@ -76,9 +78,9 @@ class CaptionEncoder:
     """Cleans captions, cuts them into word pieces and marks their attribute chunks. Picklable.
 
     `max_words` words of the cleaned caption are kept, then `max_tokens` tokens, [CLS] included; a chunk that does not fit
-    whole is dropped and counted. Without `chunker` there are no chunks; with `frequencies` (`chunk_frequencies`) every
-    chunk gets its weight; with `mark_vacuous` pieces of semantically vacuous words are marked. Put a `ChunkCache` around
-    the chunker: finding chunks is the slow part.
+    whole is dropped and counted. `chunker` is asked about all words of the caption, so that what it found can be kept for
+    any cap (`KeptChunks`: finding is slow); without it there are no chunks. With `frequencies` (`chunk_frequencies`)
+    every chunk gets its weight; with `mark_vacuous` pieces of semantically vacuous words are marked.
     """
 
     def __init__(
@@ -87,7 +89,7 @@ class CaptionEncoder:
         *,
         max_words: int,
         max_tokens: int,
-        punctuation: Literal["space", "delete"],
+        punctuation: Punctuation,
         chunker: Chunker | None,
         frequencies: Mapping[str, float] | None = None,
         mark_vacuous: bool = False,
@@ -99,13 +101,13 @@ class CaptionEncoder:
         self.vocabulary = vocabulary
         self.max_words = max_words
         self.max_tokens = max_tokens
-        self.punctuation: Literal["space", "delete"] = punctuation
+        self.punctuation: Punctuation = punctuation
         self.chunker = chunker
         self.frequencies = None if frequencies is None else dict(frequencies)
         self.mark_vacuous = mark_vacuous
 
     def clean(self, caption: str) -> str:
-        """The text that is encoded, and under which chunks are cached."""
+        """The text that is encoded."""
         return clean_caption(caption, max_words=self.max_words, punctuation=self.punctuation)
 
     def encode(self, caption: str, key: str) -> EncodedCaption:
@@ -113,7 +115,7 @@ class CaptionEncoder:
 
         Raises ValueError where no word piece is left after cleaning.
         """
-        every_word = clean_caption(caption, max_words=sys.maxsize, punctuation=self.punctuation).split()
+        every_word = clean_caption(caption, punctuation=self.punctuation).split()
         text, dropped_words = " ".join(every_word[: self.max_words]), max(0, len(every_word) - self.max_words)
         pieces = self.vocabulary.encode(text)
         if not pieces.ids:
@@ -133,9 +135,10 @@ class CaptionEncoder:
                 num_dropped_tokens=dropped,
                 num_dropped_words=dropped_words,
             )
-        words = next(iter(self.chunker.words([text])))
+        words = next(iter(self.chunker.words([" ".join(every_word)])))
         chunk_ids = _chunk_of_pieces(words, pieces.offsets)
-        number = _kept_chunks(words, chunk_ids, room)
+        beyond = {word.chunk for word in words if word.end > len(text)}
+        number = _kept_chunks(chunk_ids, room, beyond)
         return EncodedCaption(
             token_ids=token_ids,
             chunk_ids=_int64([0, *(number.get(chunk, 0) for chunk in chunk_ids[:room])]),
@@ -200,9 +203,9 @@ def _chunk_of_pieces(words: Sequence[ContentWord], offsets: Sequence[tuple[int, 
     return chunk_ids
 
 
-def _kept_chunks(words: Sequence[ContentWord], chunk_ids: Sequence[int], room: int) -> dict[int, int]:
-    """New number of every chunk whose word pieces all lie among the first `room`."""
-    whole = set(chunk_ids[:room]) - set(chunk_ids[room:]) - {0}
+def _kept_chunks(chunk_ids: Sequence[int], room: int, beyond: Set[int]) -> dict[int, int]:
+    """New number of every chunk whose word pieces all lie among the first `room`, and that is not one of `beyond`."""
+    whole = set(chunk_ids[:room]) - set(chunk_ids[room:]) - beyond - {0}
     return {chunk: number for number, chunk in enumerate(sorted(whole), start=1)}
 
 

@@ -11,7 +11,7 @@ import importlib.metadata
 import importlib.util
 import itertools
 import logging
-from collections import Counter
+import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
@@ -45,13 +45,16 @@ class Chunker(Protocol):
 
     @property
     def name(self) -> str:
-        """Who finds the chunks, with its version: captions may be cached under it."""
+        """Who finds the chunks, with its version: one name, one result. Runs and kept chunks are known by it."""
 
     def words(self, captions: Iterable[str]) -> Iterator[tuple[ContentWord, ...]]:
         """Nouns and adjectives of each caption, from left to right."""
 
 
-def make_chunker(kind: Literal["auto", "spacy", "builtin"]) -> Chunker:
+ChunkerKind = Literal["auto", "spacy", "builtin"]
+
+
+def make_chunker(kind: ChunkerKind) -> Chunker:
     """The chunker of this name; `auto` is spaCy's where its English model is installed, else the built-in one.
 
     Raises ValueError for `spacy` without the model.
@@ -103,7 +106,8 @@ class SpacyChunker:
     def __init__(self, model: str = SPACY_MODEL) -> None:
         if importlib.util.find_spec(model) is None:
             raise ValueError(
-                f'spaCy model {model} is not installed, expected for chunker "spacy"; run "python -m spacy download {model}"'
+                f'spaCy model {model} is not installed on {platform.node()}, expected for chunker "spacy";'
+                f' run "python -m spacy download {model}" there'
                 ' or choose chunker "builtin"'
             )
         self.model = model
@@ -112,7 +116,7 @@ class SpacyChunker:
     @property
     def name(self) -> str:
         """Model with its version and spaCy's."""
-        return f"{self.model} {importlib.metadata.version(self.model)}, spacy {importlib.metadata.version('spacy')}"
+        return f"{self.model} {importlib.metadata.version(self.model)}, spacy {_spacy_version()}"
 
     def words(self, captions: Iterable[str]) -> Iterator[tuple[ContentWord, ...]]:
         """Nouns and adjectives of each caption; some milliseconds a caption."""
@@ -125,6 +129,11 @@ class SpacyChunker:
 
     def __getstate__(self) -> dict[str, Any]:
         return {"model": self.model, "_pipeline": None}
+
+
+def _spacy_version() -> str:
+    """Major and minor: a patch does not change how lower-case words are split."""
+    return ".".join(importlib.metadata.version("spacy").split(".")[:2])
 
 
 class BuiltinChunker:
@@ -140,7 +149,7 @@ class BuiltinChunker:
     @property
     def name(self) -> str:
         """Version of the lexicon and of spaCy, whose tokenizer splits the words."""
-        return f"builtin {chunk_lexicon.VERSION}, spacy {importlib.metadata.version('spacy')}"
+        return f"builtin {chunk_lexicon.VERSION}, spacy {_spacy_version()}"
 
     def words(self, captions: Iterable[str]) -> Iterator[tuple[ContentWord, ...]]:
         """Nouns and adjectives of each lower-case caption."""
@@ -185,16 +194,13 @@ def _tag(doc: Doc) -> None:
         token.pos_ = _PART_OF_SPEECH[role]
 
 
-def chunk_frequencies(captions: Iterable[str], chunker: Chunker, top: int = 25) -> dict[str, float]:
+def chunk_frequencies(counts: Mapping[str, int], top: int = 25) -> dict[str, float]:
     """alpha_w of MARS Eq. 14: the `top` most common nouns and adjectives of cleaned captions, the first with 1.
 
-    Words are counted as they are written; of equally frequent words the alphabetically first come first. A word that is
-    not in the result has alpha 0. The paper does not say how counts become [0, 1]; ours: divided by the largest.
+    `counts` are of words as they are written (`KeptChunks.counts`); of equally frequent words the alphabetically first come
+    first. A word that is not in the result has alpha 0. The paper does not say how counts become [0, 1]; ours: divided by
+    the largest.
     """
-    captions = list(captions)
-    counts: Counter[str] = Counter()
-    for caption, words in zip(captions, chunker.words(captions)):
-        counts.update(caption[word.start : word.end] for word in words)
     common = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:top]
     return {word: count / common[0][1] for word, count in common}
 

@@ -5,6 +5,8 @@ Shapes: N pairs, G gallery images, Q queries (every pair's caption: Q = N).
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 from pathlib import Path
 from typing import Protocol
 
@@ -34,6 +36,9 @@ class PairSource(Protocol):
 
     def caption(self, index: int) -> str:
         """The caption as annotated."""
+
+    def captions_digest(self) -> str:
+        """Hexadecimal; differs where a caption does."""
 
     def image_bytes(self, index: int) -> bytes:
         """The image file's bytes. ValueError names the pair if they cannot be had."""
@@ -77,6 +82,13 @@ class FolderPairs:
     def caption(self, index: int) -> str:
         """The caption as annotated."""
         return self._split.caption[index]
+
+    def captions_digest(self) -> str:
+        """Of all captions in order."""
+        digest = hashlib.sha256()
+        for caption in itertools.islice(self._split.caption, self._num_pairs):
+            digest.update(caption.encode(errors="surrogatepass") + b"\0")
+        return digest.hexdigest()
 
     def image_bytes(self, index: int) -> bytes:
         """The image file's bytes."""

@@ -157,12 +157,17 @@ def write_table(folder: Path, split: str, table: MemberTable, shards: tuple[Stor
     )
 
 
-def write_index(folder: Path, benchmark: str, splits: dict[str, ShardSplit]) -> None:
-    """Write `tbps-index.json`, all of it or nothing."""
+def write_index(
+    folder: Path, benchmark: str, splits: dict[str, ShardSplit], *, chunks: list[dict[str, Any]] | None = None
+) -> None:
+    """Write `tbps-index.json`, all of it or nothing. chunks: see tbps/data/shard_chunks.py; None = as they are."""
+    if chunks is None and (folder / INDEX_NAME).exists():
+        chunks = read_content(str(folder), cache=folder).get("chunks")
     content = {
         "format": FORMAT_VERSION,
         "benchmark": benchmark,
         "splits": {name: dataclasses.asdict(split) for name, split in splits.items()},
+        "chunks": chunks or [],
     }
     temporary = folder / f".{INDEX_NAME}.{uuid.uuid4().hex}"
     try:

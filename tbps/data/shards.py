@@ -31,7 +31,7 @@ class ShardPairs:
         if split not in splits:
             have = ", ".join(splits)
             raise ValueError(f"shards at {shown(root)} have no split {split!r}: they have {have}; choose one of them")
-        self._root = root
+        self.root = root
         self._cache = cache
         self._patience_s = patience_s
         self._split = splits[split]
@@ -60,6 +60,10 @@ class ShardPairs:
         """The caption as annotated."""
         return self._table.caption[index]
 
+    def captions_digest(self) -> str:
+        """That of the split's index, which holds every caption."""
+        return self._split.index.sha256
+
     def image_bytes(self, index: int) -> bytes:
         """The image file's bytes; a damaged copy of a remote shard is fetched once more."""
         image = int(self.image_N[index])
@@ -67,7 +71,7 @@ class ShardPairs:
         try:
             return self._read(self._file(shard), image)
         except _Damaged:
-            if not is_remote(self._root):
+            if not is_remote(self.root):
                 raise
         os.close(self._open.pop(shard))
         self._forget_damaged(self._split.shards[shard])
@@ -81,7 +85,7 @@ class ShardPairs:
         try:
             return MemberTable.map(self._local(self._split.index))
         except ValueError as error:
-            if not is_remote(self._root):
+            if not is_remote(self.root):
                 raise ValueError(f"{error}; {ADVICE}") from error
         self._forget_damaged(self._split.index)
         return MemberTable.map(self._local(self._split.index))
@@ -108,10 +112,10 @@ class ShardPairs:
         return self._open[shard]
 
     def _local(self, file: StoredFile) -> Path:
-        if not is_remote(self._root):
-            return Path(self._root) / file.name
+        if not is_remote(self.root):
+            return Path(self.root) / file.name
         return fetch(
-            join(self._root, file.name),
+            join(self.root, file.name),
             cache=self._cache,
             sha256=file.sha256,
             num_bytes=file.num_bytes,
@@ -119,7 +123,7 @@ class ShardPairs:
         )
 
     def _forget_damaged(self, file: StoredFile) -> None:
-        url = join(self._root, file.name)
+        url = join(self.root, file.name)
         forget_damaged(url, cache=self._cache, sha256=file.sha256, patience_s=self._patience_s)
 
 

@@ -54,6 +54,8 @@ class Provenance:
     precision: str
     device: str
     """The machine in words: see `device_name`."""
+    chunker: str = ""
+    """Who found the attribute chunks of training, with its version; empty where the method has none."""
 
 
 def device_name(device: torch.device) -> str:

@@ -163,29 +163,41 @@ def _told(error: BaseException) -> _Told:
     return _Told(kind=FailedOnMain, arguments=(f"the first process failed with {type(error).__name__}: {error}",))
 
 
-def together(function: Callable[[], T], *, doing: str) -> list[T]:
-    """Call on every process, return all results in rank order. `function` may take long, and uses no collective.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Team:
+    """The processes of a run, of which this is number `rank` of `size`."""
 
-    ValueError: a ValueError or OSError of this process's call; or of another's, which is named.
-    """
-    if not _are_several():
-        return [function()]
-    done: tuple[T | None, str] = (None, "")
-    try:
-        with shown_work(doing):
-            done = (function(), "")
-    except (ValueError, OSError) as error:
-        done = (None, str(error) or type(error).__name__)
-    for rank in range(dist.get_world_size()):
-        if rank != dist.get_rank():
-            wait_for_work(rank)
-    everywhere = gather_objects((platform.node(), done))
-    if done[1]:
-        raise ValueError(done[1])
-    for rank, (host, (_, failure)) in enumerate(everywhere):
-        if failure:
-            raise ValueError(f"rank {rank} on {host} failed while {doing}: {failure}")
-    return [result for _, (result, _) in everywhere]  # type: ignore[misc]
+    rank: int
+    size: int
+
+    @classmethod
+    def current(cls) -> Team:
+        """Of the default process group; 0 of 1 where there is none."""
+        return cls(rank=dist.get_rank(), size=dist.get_world_size()) if _are_several() else cls(rank=0, size=1)
+
+    def together(self, function: Callable[[], T], *, doing: str) -> list[T]:
+        """Call on every process, return all results in rank order. `function` may take long, and uses no collective.
+
+        ValueError: a ValueError or OSError of this process's call; or of another's, which is named.
+        """
+        if self.size == 1:
+            return [function()]
+        done: tuple[T | None, str] = (None, "")
+        try:
+            with shown_work(doing):
+                done = (function(), "")
+        except (ValueError, OSError) as error:
+            done = (None, str(error) or type(error).__name__)
+        for rank in range(self.size):
+            if rank != self.rank:
+                wait_for_work(rank)
+        everywhere = gather_objects((platform.node(), done))
+        if done[1]:
+            raise ValueError(done[1])
+        for rank, (host, (_, failure)) in enumerate(everywhere):
+            if failure:
+                raise ValueError(f"rank {rank} on {host} failed while {doing}: {failure}")
+        return [result for _, (result, _) in everywhere]  # type: ignore[misc]
 
 
 def gather_objects(value: T) -> list[T]:

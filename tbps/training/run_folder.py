@@ -62,7 +62,8 @@ class RunFolder:
 
     def check_same(self, run: Run) -> None:
         """ValueError where `run`, as launched, would give another result than what was started here."""
-        if changes := difference(self.read_run(), run):
+        recorded = self.read_run()
+        if changes := difference(recorded, run.as_begun(recorded)):
             precision = " (loop.precision also comes from launch settings: give --accelerate or --loop.precision as then)"
             also = precision if any(change.startswith("loop.precision:") for change in changes) else ""
             raise ValueError(

@@ -2,12 +2,13 @@ import pickle
 import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import starmap
+from pathlib import Path
 
 import pytest
 import torch
 
 from tbps.data.captions import CaptionEncoder, EncodedCaption, clean_caption, make_captions
-from tbps.data.chunk_cache import ChunkCache
+from tbps.data.chunk_store import ChunkStore, KeptChunks
 from tbps.data.chunks import BuiltinChunker, Chunker, ContentWord
 from tbps.data.vocabulary import SPECIAL_TOKENS, Vocabulary, load_tokenizer
 
@@ -169,9 +170,20 @@ def test_impossible_limits(vocabulary: Vocabulary) -> None:
         encoder_of(vocabulary, max_tokens=1)
 
 
-def test_pickled_encoder_encodes_the_same(vocabulary: Vocabulary) -> None:
-    encoder = encoder_of(vocabulary, chunker=ChunkCache(BuiltinChunker()), frequencies={"red": 1.0})
+def test_a_chunk_across_the_cap_of_words_is_dropped(vocabulary: Vocabulary) -> None:
+    caption = "a red shirt with a blue backpack"
+    encoded = encoder_of(vocabulary, max_words=6, chunker=BuiltinChunker(), frequencies={"red": 1.0}).encode(caption, "k")
+    assert encoded.chunk_ids.tolist() == [0, 0, 1, 1, 0, 0, 0]
+    assert (encoded.num_dropped_chunks, encoded.num_dropped_words) == (1, 1)
+    assert encoded.chunk_weights is not None and encoded.chunk_weights.tolist() == [0.5]
+
+
+def test_pickled_encoder_encodes_the_same(vocabulary: Vocabulary, tmp_path: Path) -> None:
     captions = ["a red shirt", "the man with a striped backpack"]
+    store = ChunkStore(tmp_path, portions=2)
+    store.find([0, 1], captions, BuiltinChunker())
+    kept = KeptChunks(store.files, name="builtin")
+    encoder = encoder_of(vocabulary, chunker=kept, frequencies={"red": 1.0})
     before = encoder.encode_many(captions, ["1", "2"])
     after = pickle.loads(pickle.dumps(encoder)).encode_many(captions, ["1", "2"])
     for one, two in zip(before, after):

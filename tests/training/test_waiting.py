@@ -17,7 +17,7 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
-from tbps.training.distributed import on_main, together
+from tbps.training.distributed import Team, on_main
 
 PATIENCE_S = 2.0
 
@@ -48,6 +48,7 @@ def _fail_on_the_second() -> int:
 def _child(folder: Path) -> None:
     Accelerator(cpu=True, kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=PATIENCE_S))])
     report: dict[str, Any] = {}
+    together = Team.current().together
     _attempt(report, "main_at_work", lambda: on_main(lambda: _work(1.5 * PATIENCE_S), doing="counting sheep"))
     _attempt(report, "second_at_work", lambda: together(lambda: _work(1.5 * PATIENCE_S * dist.get_rank()), doing="counting"))
     _attempt(report, "second_fails", lambda: together(_fail_on_the_second, doing="opening the model"))
