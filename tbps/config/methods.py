@@ -219,6 +219,9 @@ class _AlbefFamily:
     """The momentum BERT runs with dropout, as in the official code; off = evaluation mode."""
     padding: Literal["packed", "official"] = "packed"
     """`packed` computes real tokens only; `official` also computes padding, which leaks into two official losses."""
+    empty_queue: Literal["counted", "ignored"] = "counted"
+    """Places of the queue that hold nothing yet are candidates with random features, as in the official code, or none: of
+    the paper's queue they take half to nearly all of the first steps' softmax, which the log says."""
 
     def __post_init__(self) -> None:
         check_ranges(self, "method")

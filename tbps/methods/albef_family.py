@@ -24,11 +24,12 @@ from tbps.nn.dual_encoder import DualEncoder
 from tbps.nn.mae_decoder import MaeDecoder
 from tbps.nn.momentum import advance, momentum_copy
 from tbps.nn.packing import lay_out, upload
-from tbps.nn.queue import FeatureQueue
+from tbps.nn.queue import EMPTY, FeatureQueue
 from tbps.nn.vit import VisionTransformer
-from tbps.objectives.itc import Contrast, Features, momentum_contrast
+from tbps.objectives.itc import Contrast, Features, empty_share, momentum_contrast
 
 Padding = Literal["packed", "official"]
+EmptyQueue = Literal["counted", "ignored"]
 
 
 class AlbefFamily(nn.Module):
@@ -55,6 +56,7 @@ class AlbefFamily(nn.Module):
         alpha: float,
         momentum_dropout: bool,
         padding: Padding,
+        empty_queue: EmptyQueue,
         cls_id: int,
         mask_id: int,
         weights: AlbefWeights | LaipWeights | RasaWeights | MarsWeights | AgaWeights,
@@ -70,7 +72,9 @@ class AlbefFamily(nn.Module):
         self.itm_head = nn.Linear(text_encoder.width, 2)
         self.queue = FeatureQueue(num_pairs=queue_pairs, width=projection)
         self.twin = momentum_copy(self.online)
+        self.empty_queue = empty_queue
         self._pending: list[tuple[Features, Tensor]] = []
+        self._first_empty: tuple[Tensor, Tensor] | None = None
 
     def matches(self) -> bool:
         """Whether a loss with a weight needs the cross encoder."""
@@ -134,6 +138,21 @@ class AlbefFamily(nn.Module):
         self.queue.push(image_GE, caption_GE, _as_integer(identity_G2))
         self.advance_momentum()
 
+    def first_step_in_words(self) -> str:
+        """How much of the queue was empty in the first step since the start, and what that did; empty if nothing was."""
+        if self._first_empty is None:
+            return ""
+        number, share = int(self._first_empty[0]), float(self._first_empty[1])
+        places = f"{number} of the queue's {len(self.queue.identity_K)} places were empty in the first step"
+        if not number:
+            return ""
+        if self.empty_queue == "ignored":
+            return f"{places}: left out of the contrast until they are filled"
+        return (
+            f"{places} and took {100 * share:.0f} % of its softmax over captions, as in the official code;"
+            " --method.empty-queue ignored leaves them out"
+        )
+
     # -- evaluation ----------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
@@ -194,7 +213,7 @@ class AlbefFamily(nn.Module):
     def contrast(self, batch: Batch, online: Features, momentum: Features, *, intra: bool) -> Contrast:
         """Contrast against group and queue, in float32."""
         with torch.autocast(self.device.type, enabled=False):
-            return momentum_contrast(
+            found = momentum_contrast(
                 online,
                 momentum,
                 identity_B=batch.identity_B,
@@ -203,7 +222,12 @@ class AlbefFamily(nn.Module):
                 alpha=self.alpha(batch),
                 group_pairs=batch.group_pairs,
                 intra=intra,
+                ignore_empty=self.empty_queue == "ignored",
             )
+            if self.training and self._first_empty is None:  # what `first_step_in_words` tells, read when it is asked
+                identity_K = self.queue.identity_K
+                self._first_empty = (identity_K == EMPTY).sum(), empty_share(found.i2t_BC, identity_K)
+        return found
 
 
 def _longest_of_group(length_B: NDArray[np.int64], group_pairs: int) -> NDArray[np.int64]:

@@ -43,6 +43,7 @@ def family_arguments(config: Albef | Rasa | Mars | Aga | Laip, *, image_px: tupl
         "alpha": config.alpha,
         "momentum_dropout": config.momentum_dropout,
         "padding": config.padding,
+        "empty_queue": config.empty_queue,
         "cls_id": bert.cls_id,
         "mask_id": bert.mask_id,
     }

@@ -54,6 +54,9 @@ class Method(Protocol):
     def after_step(self) -> None:
         """Once per optimiser step, after it: queue the features of the whole global batch, advance the momentum twin."""
 
+    def first_step_in_words(self) -> str:
+        """What a reader of the log should know of the first step since the start; empty where there is nothing."""
+
     def embed_images(self, image_BCHW: Tensor) -> EmbeddedImages:
         """Online encoder, evaluation mode."""
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from tbps.nn.queue import FeatureQueue
+from tbps.nn.queue import EMPTY, FeatureQueue
 
 
 @dataclass(kw_only=True)
@@ -58,6 +59,12 @@ def candidate_logits(query_BE: Tensor, key_BE: Tensor, queue_KE: Tensor, *, grou
     return torch.cat([inside_Bg, query_BE @ queue_KE.T], dim=1)
 
 
+def empty_share(logit_BC: Tensor, queue_identity_K: Tensor) -> Tensor:
+    """Mean over rows of the softmax that falls on places of the queue that hold nothing yet: a scalar, 0 to 1."""
+    share_BK = logit_BC.detach().softmax(1)[:, -len(queue_identity_K) :]
+    return (share_BK @ (queue_identity_K == EMPTY).to(share_BK.dtype)).mean()
+
+
 def soft_cross_entropy(logit_BC: Tensor, target_BC: Tensor) -> Tensor:
     """mean_i( - sum_j y_ij log softmax(logit_i)_j ): a scalar."""
     return -(target_BC * logit_BC.log_softmax(1)).sum(1).mean()
@@ -73,17 +80,26 @@ def momentum_contrast(
     alpha: float,
     group_pairs: int,
     intra: bool,
+    ignore_empty: bool = False,
 ) -> Contrast:
     """Four contrasts of online features against momentum features.
 
     L_xy = CE(alpha softmax(x_m y_m' / T) + (1 - alpha) y, softmax(x y_m' / T)), x, y in {image, text}, candidates y_m of
-    the group and the queue. Mean over rows, so over groups too.
+    the group and the queue. Mean over rows, so over groups too. Places of the queue that hold nothing yet are candidates
+    with random features, as in the official code; with `ignore_empty` they are none.
 
     online, momentum: unit rows; temperature: 0-dim parameter T; alpha: weight of the soft targets;
     intra: make i2i and t2t too. Source: ALBEF, arXiv 2107.07651, Eq. 1 and 6; RaSa adds i2i and t2t (as MARS, Eq. 8-11).
     Differs: the denominator runs over batch and queue (official code; ALBEF issue 22), targets are all of an identity.
     """
     target_BC = identity_target(identity_B, queue.identity_K, group_pairs=group_pairs)
+    # With the lowest finite number in place of a logit, the softmax there is exactly 0, and 0 times its logarithm is 0.
+    absent_C = F.pad(queue.identity_K == EMPTY, (group_pairs, 0)) if ignore_empty else None
+
+    def logits_of(query_BE: Tensor, key_BE: Tensor, queue_KE: Tensor) -> Tensor:
+        logit_BC = candidate_logits(query_BE, key_BE, queue_KE, group_pairs=group_pairs) / temperature
+        return logit_BC if absent_C is None else logit_BC.masked_fill(absent_C, torch.finfo(logit_BC.dtype).min)
+
     online_2E = torch.stack([online.image_BE, online.caption_BE])
     momentum_2E = torch.stack([momentum.image_BE, momentum.caption_BE])
     logits: dict[str, Tensor] = {}
@@ -97,12 +113,12 @@ def momentum_contrast(
             if query == key and not intra:
                 continue
             name = f"{query}2{key}"
-            logit_BC = candidate_logits(online_2E[row], key_BE, queue_KE, group_pairs=group_pairs) / temperature
+            logit_BC = logits_of(online_2E[row], key_BE, queue_KE)
             soft_BC = target_BC
             if alpha:
                 with torch.no_grad():
-                    twin_BC = candidate_logits(momentum_2E[row], key_BE, queue_KE, group_pairs=group_pairs)
-                    soft_BC = alpha * (twin_BC / temperature).softmax(1) + (1 - alpha) * target_BC
+                    twin_BC = logits_of(momentum_2E[row], key_BE, queue_KE)
+                    soft_BC = alpha * twin_BC.softmax(1) + (1 - alpha) * target_BC
             logits[name], softs[name], losses[name] = logit_BC, soft_BC, soft_cross_entropy(logit_BC, soft_BC)
     return Contrast(
         i2t_BC=logits["i2t"],

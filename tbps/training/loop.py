@@ -124,6 +124,8 @@ class _Training:
             self.pulse.enter("")
             check_finite(numbers, step=done, keys=losses.keys, folder=self.folder)
             self.journal.add({"step": done, "epoch": done / self.steps_per_epoch, **numbers, **rates})
+            if step == self.first and (said := self.method.first_step_in_words()):
+                logger.info("%s", said)
             if exit_status:
                 self._stop(done, exit_status)
             if self._save_is_due(done):

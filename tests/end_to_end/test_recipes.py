@@ -114,6 +114,7 @@ def test_tiny_trains_evaluates_and_reports(
     lines = metrics(run_folder)
     assert [line["step"] for line in lines if "split" not in line] == [1, 2, 3]
     assert {"loss", "step", "epoch"} <= lines[0].keys()
+    assert "32 of the queue's 32 places were empty in the first step and took " in caplog.text
     assert f"report: {run_folder}/report/report.html" in caplog.text
     page = (run_folder / "report/report.html").read_text()
     assert page.startswith("<!") and recipe in page

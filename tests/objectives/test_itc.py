@@ -10,7 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tbps.nn.queue import FeatureQueue
-from tbps.objectives.itc import Features, candidate_logits, identity_target, momentum_contrast, soft_cross_entropy
+from tbps.objectives.itc import (
+    Features,
+    candidate_logits,
+    empty_share,
+    identity_target,
+    momentum_contrast,
+    soft_cross_entropy,
+)
 
 GROUP_PAIRS = 4
 IDENTITY = torch.tensor([7, 7, 3, 9, 3, 5, 7, 5, 1, 1, 1, 1])  # three groups; identities repeat inside and across groups
@@ -33,13 +40,23 @@ def filled_queue() -> FeatureQueue:
 
 
 def naive_contrast(
-    row_BE: Tensor, key_BE: Tensor, twin_BE: Tensor, queue_KE: Tensor, *, temperature: float, alpha: float
+    row_BE: Tensor,
+    key_BE: Tensor,
+    twin_BE: Tensor,
+    queue_KE: Tensor,
+    *,
+    temperature: float,
+    alpha: float,
+    ignore_empty: bool = False,
 ) -> float:
     total = 0.0
     for i in range(12):
         group = range(i // GROUP_PAIRS * GROUP_PAIRS, (i // GROUP_PAIRS + 1) * GROUP_PAIRS)
-        keys = [key_BE[j] for j in group] + list(queue_KE)
-        same = [float(IDENTITY[i] == IDENTITY[j]) for j in group] + [float(IDENTITY[i] == other) for other in QUEUE_IDENTITY]
+        places = [k for k, other in enumerate(QUEUE_IDENTITY) if other != -100 or not ignore_empty]
+        keys = [key_BE[j] for j in group] + [queue_KE[k] for k in places]
+        same = [
+            float(IDENTITY[i] == other) for other in (*(IDENTITY[j] for j in group), *(QUEUE_IDENTITY[k] for k in places))
+        ]
         online = [math.exp(float(row_BE[i] @ key) / temperature) for key in keys]
         twin = [math.exp(float(twin_BE[i] @ key) / temperature) for key in keys]
         for j in range(len(keys)):
@@ -48,7 +65,9 @@ def naive_contrast(
     return total / 12
 
 
-def contrast(online: Features, *, temperature: Tensor, alpha: float, intra: bool = True) -> dict[str, Tensor]:
+def contrast(
+    online: Features, *, temperature: Tensor, alpha: float, intra: bool = True, ignore_empty: bool = False
+) -> dict[str, Tensor]:
     return momentum_contrast(
         online,
         features(2),
@@ -58,6 +77,7 @@ def contrast(online: Features, *, temperature: Tensor, alpha: float, intra: bool
         alpha=alpha,
         group_pairs=GROUP_PAIRS,
         intra=intra,
+        ignore_empty=ignore_empty,
     ).loss
 
 
@@ -74,16 +94,18 @@ def test_candidates_of_a_row_are_its_group_then_the_queue() -> None:
         assert torch.allclose(logit[i], torch.stack([row[i] @ other for other in keys]))
 
 
+@pytest.mark.parametrize("ignore_empty", [False, True])
 @pytest.mark.parametrize("alpha", [0.0, 0.4])
-def test_every_contrast_equals_a_double_loop(alpha: float) -> None:
+def test_every_contrast_equals_a_double_loop(alpha: float, ignore_empty: bool) -> None:
     online, momentum, queue = features(1), features(2), filled_queue()
-    found = contrast(online, temperature=torch.tensor(0.3, dtype=torch.float64), alpha=alpha)
+    temperature = torch.tensor(0.3, dtype=torch.float64)
+    found = contrast(online, temperature=temperature, alpha=alpha, ignore_empty=ignore_empty)
     rows = {"i": (online.image_BE, momentum.image_BE), "t": (online.caption_BE, momentum.caption_BE)}
     keys = {"i": (momentum.image_BE, queue.image_KE), "t": (momentum.caption_BE, queue.caption_KE)}
     assert set(found) == {"i2t", "t2i", "i2i", "t2t"}
     for name, value in found.items():
         (row, twin), (key, queued) = rows[name[0]], keys[name[2]]
-        expected = naive_contrast(row, key, twin, queued, temperature=0.3, alpha=alpha)
+        expected = naive_contrast(row, key, twin, queued, temperature=0.3, alpha=alpha, ignore_empty=ignore_empty)
         assert value.item() == pytest.approx(expected, rel=1e-6), name
 
 
@@ -94,10 +116,12 @@ def test_without_intra_only_the_cross_modal_contrasts_are_made() -> None:
     assert alone == {"i2t": both["i2t"], "t2i": both["t2i"]}
 
 
+@pytest.mark.parametrize("ignore_empty", [False, True])
 @pytest.mark.parametrize("alpha", [0.0, 0.4])
-def test_gradient(alpha: float) -> None:
+def test_gradient(alpha: float, ignore_empty: bool) -> None:
     def total(image: Tensor, caption: Tensor, temperature: Tensor) -> Tensor:
-        losses = contrast(Features(image_BE=image, caption_BE=caption), temperature=temperature, alpha=alpha)
+        given = Features(image_BE=image, caption_BE=caption)
+        losses = contrast(given, temperature=temperature, alpha=alpha, ignore_empty=ignore_empty)
         return torch.stack([losses["i2t"], 2 * losses["t2i"], 3 * losses["i2i"], 5 * losses["t2t"]]).sum()
 
     online = features(1)
@@ -107,6 +131,39 @@ def test_gradient(alpha: float) -> None:
         return
     # The soft targets move with the temperature but carry no gradient: only the features can be checked by differences.
     assert torch.autograd.gradcheck(lambda i, t: total(i, t, inputs[2]), tuple(each.requires_grad_() for each in inputs[:2]))
+
+
+@pytest.mark.parametrize("temperature", [0.07, 1e-3])
+def test_an_ignored_place_is_as_if_it_were_not_there(temperature: float) -> None:
+    """In float32, to the last bit of what a queue without that place gives but for the order of a sum; nothing overflows."""
+    online = Features(image_BE=features(1).image_BE.float(), caption_BE=features(1).caption_BE.float())
+    twin = Features(image_BE=features(2).image_BE.float(), caption_BE=features(2).caption_BE.float())
+    full, short = filled_queue().float(), FeatureQueue(num_pairs=4, width=6)
+    kept = QUEUE_IDENTITY != -100
+    for name in ("image_KE", "caption_KE", "identity_K"):
+        getattr(short, name).copy_(getattr(full, name)[kept])
+    common = {
+        "identity_B": IDENTITY,
+        "temperature": torch.tensor(temperature),
+        "alpha": 0.4,
+        "group_pairs": 4,
+        "intra": True,
+    }
+    found = momentum_contrast(online, twin, queue=full, ignore_empty=True, **common)  # type: ignore[arg-type]
+    expected = momentum_contrast(online, twin, queue=short, **common)  # type: ignore[arg-type]
+    for name, value in found.loss.items():
+        assert value.item() == pytest.approx(expected.loss[name].item(), rel=1e-6), name
+        assert not found.soft[name][:, 4 + 2].any(), "no soft target falls on it"
+    again = momentum_contrast(online, twin, queue=short, ignore_empty=True, **common)  # type: ignore[arg-type]
+    assert again.loss == expected.loss, "once the queue is filled, nothing differs"
+
+
+def test_the_share_of_empty_places_is_their_softmax() -> None:
+    logit = torch.tensor([[0.0, 1.0, 2.0, 0.5], [1.0, 1.0, 1.0, 1.0]])
+    rows = [(math.exp(2.0) + math.exp(0.5)) / (1 + math.e + math.exp(2.0) + math.exp(0.5)), 0.5]
+    assert empty_share(logit, torch.tensor([-100, -100])).item() == pytest.approx(sum(rows) / 2)
+    last = math.exp(0.5) / (1 + math.e + math.exp(2.0) + math.exp(0.5))
+    assert empty_share(logit, torch.tensor([3, -100])).item() == pytest.approx((last + 0.25) / 2)
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.4])

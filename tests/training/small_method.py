@@ -64,6 +64,9 @@ class SmallMethod(nn.Module):
     def untrained(self, *, reranks: bool) -> list[str]:
         return [name for name, parameter in self.named_parameters() if name in self.frozen]
 
+    def first_step_in_words(self) -> str:
+        return ""
+
     def set_activation_checkpointing(self, on: bool) -> None:
         assert not on
 
