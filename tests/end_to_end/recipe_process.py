@@ -25,7 +25,6 @@ def _run(recipe: str, arguments: list[str], log: str, largest_file: int) -> None
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.environ["OMP_NUM_THREADS"] = "1"
-    multiprocessing.set_start_method("fork", force=True)  # as in a shell, for the loader workers
     if largest_file:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
     sys.argv = [f"recipes/{recipe}.py", *arguments]
@@ -56,17 +55,3 @@ def finish(arguments: list[str], log: Path, *, recipe: str = "mars", largest_fil
     process = start(arguments, log, recipe=recipe, largest_file=largest_file)
     process.join(120)
     return process.exitcode
-
-
-def kill_tree(pid: int) -> None:
-    """SIGKILL for a process and all its descendants, whatever their groups: a launcher gives its workers their own."""
-    pids = [pid]
-    for parent in pids:
-        with contextlib.suppress(OSError):
-            os.kill(parent, signal.SIGSTOP)  # it must not start more meanwhile
-        for children in Path(f"/proc/{parent}/task").glob("*/children"):
-            with contextlib.suppress(OSError):
-                pids += map(int, children.read_text().split())
-    for one in pids:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(one, signal.SIGKILL)

@@ -23,6 +23,9 @@ VOCABULARY_SIZE = 500
 """Fewer than in `tiny`: so few captions do not hold 600 word pieces."""
 RECIPES = ("albef", "rasa", "mars", "aga", "laip", "pretrain_mals", "pretrain_coco")
 
+AS_RECIPES_TRAIN = ("--data.workers", "2", "--method.bert.dropout", "0.1")
+"""What every test has that kills, stops or hangs a run: loader workers hear signals too, and dropout draws."""
+
 
 def launch(processes: int) -> tuple[str, ...]:
     """What comes before the path of a recipe to start it as several processes."""
