@@ -65,15 +65,15 @@ class Cluster:
         return self.facts(job)["JobState"]
 
     def ranks(self, job: str) -> list[int]:
-        """Living processes of launch.rank in a job."""
-        found = []
+        """Living processes of launch.rank in a job, without their loader workers."""
+        found: dict[int, int] = {}
         for process in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 environment = (process / "environ").read_bytes().split(b"\0")
                 ours = {f"SLURM_CONF={self.testbed.conf}".encode(), f"SLURM_JOB_ID={job}".encode()} <= set(environment)
                 if ours and (process / "cmdline").read_bytes().split(b"\0")[1:3] == [b"-m", b"launch.rank"]:
-                    found.append(int(process.name))
-        return found
+                    found[int(process.name)] = int((process / "stat").read_text().rpartition(")")[2].split()[1])
+        return [process for process, parent in found.items() if parent not in found]
 
     @contextmanager
     def paced(self, job: str, run_folder: Path) -> Iterator[None]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from cluster_jobs import Cluster, restarts, steps_done, weights_sha256
-from small_world import LAUNCH_TWO, World, call, metrics
+from small_world import AS_RECIPES_TRAIN, LAUNCH_TWO, World, call, metrics
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.xdist_group("slurm")]
 
@@ -25,7 +25,7 @@ ONE_NODE = ("--nodes=1", "--ntasks-per-node=2", "--gpus-per-node=2")
 
 def arguments(world: World, runs: Path) -> list[str]:
     """Nothing is saved but because of a signal, and at the end."""
-    changes = ["--schedule.epochs", "1000", "--loop.save-steps", "100000", "--loop.log-steps", "1"]
+    changes = ["--schedule.epochs", "1000", "--loop.save-steps", "100000", "--loop.log-steps", "1", *AS_RECIPES_TRAIN]
     return ["tiny", *world.overrides(runs, recipe="pretrain_mals", max_steps=STEPS), *changes]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from cluster_jobs import REPOSITORY, Cluster, restarts, weights_sha256
-from small_world import World, call, metrics
+from small_world import AS_RECIPES_TRAIN, World, call, metrics
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.xdist_group("slurm")]
 
@@ -19,7 +19,13 @@ FOUR_RANKS = ("--nodes=2", "--ntasks-per-node=2", "--gpus-per-node=2")
 
 def arguments(world: World, runs: Path) -> list[str]:
     """`tiny` for four ranks, a group each."""
-    return ["tiny", *world.overrides(runs, recipe="pretrain_mals", max_steps=STEPS), "--data.group-pairs", "8"]
+    return [
+        "tiny",
+        *world.overrides(runs, recipe="pretrain_mals", max_steps=STEPS),
+        "--data.group-pairs",
+        "8",
+        *AS_RECIPES_TRAIN,
+    ]
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

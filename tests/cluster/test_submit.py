@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from cluster_jobs import Cluster, restarts, steps_done
-from small_world import World, assert_one_sentence, metrics
+from small_world import AS_RECIPES_TRAIN, World, assert_one_sentence, metrics
 
 from launch.job import RecipeJob, make_executor
 from launch.job import submit as submit_jobs
@@ -48,7 +48,14 @@ def test_two_ranks_on_two_nodes_are_followed_to_the_end(
 @pytest.mark.parametrize("number", [signal.SIGUSR2, None], ids=["as at the time limit", "scontrol requeue"])
 def test_a_job_goes_on_after_a_restart(cluster: Cluster, world: World, tmp_path: Path, number: int | None) -> None:
     steps = 40
-    overrides = [*world.overrides(tmp_path, max_steps=steps), "--loop.log-steps", "1", "--schedule.epochs", "20"]
+    overrides = [
+        *world.overrides(tmp_path, max_steps=steps),
+        "--loop.log-steps",
+        "1",
+        "--schedule.epochs",
+        "20",
+        *AS_RECIPES_TRAIN,
+    ]
     done = cluster.call(*SUBMIT, "--nodes", "2", *overrides)
     assert done.returncode == 0, done.stderr
     run_folder = tmp_path / "mars/tiny"
@@ -68,7 +75,7 @@ def test_a_job_goes_on_after_a_restart(cluster: Cluster, world: World, tmp_path:
 
 
 def test_a_signal_before_training_restarts_the_job(cluster: Cluster, world: World, tmp_path: Path) -> None:
-    done = cluster.call(*SUBMIT, *world.overrides(tmp_path, max_steps=2))
+    done = cluster.call(*SUBMIT, *world.overrides(tmp_path, max_steps=2), *AS_RECIPES_TRAIN)
     assert done.returncode == 0, done.stderr
     run_folder = tmp_path / "mars/tiny"
     job = job_of(run_folder)
