@@ -148,7 +148,7 @@ def _image_findings(looked: Iterable[Looked]) -> Iterator[Finding]:
     changed: dict[str, list[str]] = defaultdict(list)
     for image in looked:
         if image.fault:
-            refused[image.fault].append(image.path if image.fault == "missing" else f"{image.path}: {image.reason}")
+            refused[image.fault].append(image.path if image.fault == "missing" else f"{image.path} ({image.reason})")
         for change in image.changes:
             changed[change].append(image.path)
     yield Finding(what="images missing", names=tuple(refused["missing"]), fatal=True)

@@ -181,7 +181,7 @@ def _value(file: IO[bytes], members: dict[str, tuple[int, int]], key: str, optio
     if extension not in members:
         raise ValueError(f"{where} has no {extension}, found {', '.join(sorted(members))}; name another with {option}")
     try:
-        text = _content(file, *members[extension]).decode("utf-8")
+        text = _content(file, *members[extension]).decode("utf-8-sig")
         value = json.loads(text) if colon else text.strip()
     except ValueError as error:
         raise ValueError(f"{where}: its {extension} cannot be read ({error}); correct it") from error

@@ -101,7 +101,7 @@ def test_what_training_refuses_the_doctor_lists(name: str, tmp_path: Path, monke
     for decode, workers in ((False, 1), (True, 1)):
         report = examine(tmp_path, "cuhk-pedes", decode=decode, workers=workers)
         assert not report.usable
-        assert f"ERROR: 1 images that cannot be read: {path}: {file} {told}\n" in report.text()
+        assert f"ERROR: 1 images that cannot be read: {path} ({file} {told})\n" in report.text()
         assert not decode or "11 of 12 images decoded" in report.text()
     if name != "empty":  # which is a file, so nothing else is taken for it
         (tmp_path / path).parent.mkdir()
@@ -126,5 +126,5 @@ def test_what_may_not_be_read(tmp_path: Path) -> None:
         report = examine(tmp_path, "cuhk-pedes", decode=True, workers=1)
     finally:
         os.seteuid(user)
-    assert not report.usable and f"ERROR: 1 images that cannot be read: {path}: " in report.text()
+    assert not report.usable and f"ERROR: 1 images that cannot be read: {path} (" in report.text()
     assert "11 of 12 images decoded" in report.text()

@@ -90,6 +90,16 @@ def test_no_tar_is_in_train_and_in_test(tars: Path, capsys: pytest.CaptureFixtur
     assert main(words) == 2  # now train would take a tar of test
 
 
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path) -> None:
+    marked = {key: content if key == "jpg" else b"\xef\xbb\xbf" + content for key, content in sample(0).items()}
+    write_tar(tmp_path / "0.tar", {"a": marked})
+    for keys, num_captions in ([], 1), (["--caption-key", "json:about.captions"], 2):
+        assert main(["data", "index", str(tmp_path), "--benchmark", "mals", "--workers", "1", *keys]) == 0
+        assert [open_pairs(make_data(tmp_path, "mals")).caption(n) for n in range(num_captions)] == [
+            caption(0, n) for n in range(num_captions)
+        ]
+
+
 def test_an_id_is_one_however_it_is_written(tmp_path: Path) -> None:
     write_tar(
         tmp_path / "0.tar", {str(n): sample(n, id=written) for n, written in enumerate((1, 1.0, "1", " 01", 2, "two"))}
