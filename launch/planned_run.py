@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import importlib.util
 import os
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +12,7 @@ from launch.accelerate_settings import launch_environment
 from tbps.config.command import Variants, read_overrides
 from tbps.config.names import check_slurm_path
 from tbps.config.run import Data, Run
+from tbps.data import file_lock
 from tbps.data.order import BatchOrder
 from tbps.training.distributed import as_launched
 from tbps.training.run_folder import RunFolder
@@ -90,6 +89,8 @@ def check_folder(planned: PlannedRun) -> None:
     folder = planned.folder
     if folder.config.exists():
         folder.check_same(planned.run)
+    if folder.lock.exists():
+        file_lock.check(folder.lock)
     if holder := holder_of(folder):
         raise ValueError(
             f"{folder.path} is in use by another process ({holder}); wait until it ends, or choose another name with --name"
@@ -97,15 +98,5 @@ def check_folder(planned: PlannedRun) -> None:
 
 
 def holder_of(folder: RunFolder) -> str:
-    """Who has locked a run folder; empty if nobody. Asks without locking, which could turn away a run that just starts."""
-    file = folder.path / "lock"
-    if not file.exists():
-        return ""
-    with file.open(encoding="utf-8") as lock:
-        wanted = struct.pack(_FLOCK, fcntl.F_WRLCK, 0, 0, 0, 0)
-        kind = struct.unpack(_FLOCK, fcntl.fcntl(lock, fcntl.F_GETLK, wanted))[0]
-        return "" if kind == fcntl.F_UNLCK else lock.read().strip() or "unknown"
-
-
-_FLOCK = "hhqqi"
-"""C's struct flock on 64-bit Linux: type, whence, start, length, process."""
+    """Who works in a run folder; empty if nobody, or if nobody can know: see `tbps.data.file_lock`."""
+    return file_lock.holder_of(folder.lock) if folder.lock.exists() else ""

@@ -8,7 +8,6 @@ point that ran out of memory is tried once more with twice the accumulation, whi
 from __future__ import annotations
 
 import argparse
-import fcntl
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +26,7 @@ from launch.site import Site, add_options, given_options, site_from
 from launch.slurm import NoSlurm, Queue, check_request, partitions, queue
 from launch.sweep_points import PlannedPoint, Sweep, read_sweep
 from tbps.config.run import Data
+from tbps.data import file_lock
 from tbps.reporting.table_rows import write_row
 
 _EAGER_OPTIONS = {"gpus_per_node"}
@@ -111,10 +111,8 @@ def _alone(folder: Path) -> Iterator[None]:
     """Two copies of one command would each submit every point."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("a") as lock:
-        try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as error:
-            raise ValueError(f"another launch.sweep is at work in {folder}; wait until it ends") from error
+        if not file_lock.take(lock):
+            raise ValueError(f"another launch.sweep is at work in {folder}; wait until it ends")
         yield
 
 

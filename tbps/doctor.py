@@ -17,10 +17,11 @@ from pathlib import Path
 import torch
 
 from tbps.config.run import Loop
+from tbps.data import file_lock
 from tbps.data.loader import PREFETCH_BATCHES
 from tbps.training import checkpoint
 from tbps.training.distributed import gather_objects, start_processes
-from tbps.training.run_folder import RunFolder, lock_file
+from tbps.training.run_folder import RunFolder
 
 _LIBRARIES = ("torch", "accelerate", "deepspeed", "submitit", "transformers", "safetensors", "webdataset")
 _SPARE_CHECKPOINTS = 2
@@ -163,8 +164,14 @@ def _lock(runs: Path) -> list[Finding]:
         return [Finding(good=True, text=f"{runs} does not exist yet: a run makes it; its locks were not tried")]
     file = runs / ".doctor-lock"
     first = os.environ.get("RANK", "0") == "0"
-    held = lock_file(file) if first else None
-    gather_objects(None)  # all others wait until it is held
+    held = file.open("a+", encoding="utf-8") if first else None
+    missing = held is not None and file_lock.are_missing(file)
+    if held is not None and not missing:
+        file_lock.take(held)
+    missing = gather_objects(missing)[0]  # all others wait until it is held
+    if missing:
+        file.unlink(missing_ok=True)
+        return [Finding(good=file_lock.WITHOUT in os.environ, text=file_lock.no_locks(runs))]
     if first:  # a process never hinders itself: another one has to try
         attempt = multiprocessing.get_context("spawn").Pool(1)
         with attempt:
@@ -182,10 +189,8 @@ def _lock(runs: Path) -> list[Finding]:
 
 
 def _can_lock(file: Path) -> bool:
-    opened = lock_file(file)
-    if opened is not None:
-        opened.close()
-    return opened is not None
+    with file.open("a+", encoding="utf-8") as opened:
+        return file_lock.take(opened)
 
 
 def _space(runs: Path, run_folder: Path | None) -> list[Finding]:

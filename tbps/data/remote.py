@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import platform
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from urllib.parse import quote, urlsplit, urlunsplit
 
+from tbps.data import file_lock
 from tbps.data.transfer import IDLE_S, Failed, Refused, copy_http, copy_s3
 from tbps.data.turns import one_at_a_time, size_of
 
@@ -72,7 +74,7 @@ def fetch(url: str, *, cache: Path, sha256: str, num_bytes: int, patience_s: flo
     path.parent.mkdir(parents=True, exist_ok=True)
     with _turn(path, url, patience_s):
         if not _complete(path, num_bytes):
-            partial = path.with_suffix(".partial")
+            partial = _partial(path)
             _try_again(url, partial, lambda: _difference(partial, sha256, num_bytes), patience_s=patience_s)
             os.replace(partial, path)
     return path
@@ -112,8 +114,15 @@ def _difference(path: Path, sha256: str, num_bytes: int) -> str:
 
 def _turn(path: Path, url: str, patience_s: float) -> AbstractContextManager[None]:
     # Another one gives up after half of this, if it lives.
-    growing, doing = path.with_suffix(".partial"), f"fetches {shown(url)}"
+    growing, doing = _partial(path), f"fetches {shown(url)}"
     return one_at_a_time(path.with_suffix(".lock"), doing=doing, growing=growing, patience_s=2 * patience_s)
+
+
+def _partial(path: Path) -> Path:
+    """Where a download grows: without locks, one for each node, whose processes still take turns."""
+    lock = path.with_suffix(".lock")
+    lock.touch()
+    return path.with_suffix(f".partial-{platform.node()}" if file_lock.are_missing(lock) else ".partial")
 
 
 # -- attempts -------------------------------------------------------------------------------------------------------------

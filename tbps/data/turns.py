@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import logging
 import os
 import platform
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
+
+from tbps.data import file_lock
 
 logger = logging.getLogger(__name__)
 
@@ -22,17 +26,25 @@ FIRST_WORD_S, NEXT_WORD_S = 10.0, 60.0
 
 @contextmanager
 def one_at_a_time(lock_file: Path, *, doing: str, growing: Path, patience_s: float) -> Iterator[None]:
-    """Enter when no other process is inside with the same `lock_file`.
+    """Enter when no other process is inside with the same `lock_file`; of this node only, where there are no locks.
 
     doing: what the other one does, such as "fetches URL"; growing: the file that it writes. ValueError: that file did not
     grow for `patience_s` seconds while this process waited.
     """
-    with lock_file.open("a+") as lock:
+    lock_file.touch()
+    with (_on_this_node(lock_file) if file_lock.are_missing(lock_file) else lock_file).open("a+") as lock:
         _wait(lock, doing=doing, growing=growing, patience_s=patience_s)
         with contextlib.suppress(OSError):  # the name is for messages only; the disk may be full
             os.ftruncate(lock.fileno(), 0)
             os.write(lock.fileno(), f"process {os.getpid()} on {platform.node()}".encode())
         yield
+
+
+def _on_this_node(lock_file: Path) -> Path:
+    """A file in the folder for temporary files, which stands for `lock_file`."""
+    folder = Path(tempfile.gettempdir()) / f"tbps-locks-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder / hashlib.sha256(str(lock_file.absolute()).encode()).hexdigest()[:32]
 
 
 def _wait(lock: IO[str], *, doing: str, growing: Path, patience_s: float) -> None:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import platform
 import subprocess
-import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any
 
 from tbps.config.run import Run
 from tbps.config.serialise import run_from_json, to_json
+from tbps.data import file_lock
 from tbps.training import checkpoint
 from tbps.training.atomic_file import read_json, write_json
 from tbps.training.config_hash import config_hash, difference
@@ -36,6 +35,8 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.evaluations = path / "evaluations"
         self.report = path / "report"
+        self.lock = path / "lock"
+        """Locked by the process that writes here, and says which that is."""
         self.lost = path / "lost.txt"
         """Which process was lost or hung, where that ended the run the last time."""
         self.timing = path / "timing.json"
@@ -152,12 +153,12 @@ def _lock(folder: Path) -> IO[str]:
     file = (folder / "lock").open("a+", encoding="utf-8")
     # Slurm starts a job again when it has lost a node; what runs there may live on for a while.
     wait_s = RESTART_WAIT_S if int(os.environ.get("SLURM_RESTART_COUNT", "0")) else 0.0
-    if not _take(file, wait_s=0.0):
+    if not file_lock.take(file):
         file.seek(0)
         holder = file.read().strip() or "unknown"
         if wait_s:
             logger.info("%s is held by what was there before the restart (%s): waiting up to %g s", folder, holder, wait_s)
-        if not _take(file, wait_s=wait_s):
+        if not file_lock.take(file, wait_s=wait_s):
             file.close()
             waited = f" and was not let go in {wait_s:g} s" if wait_s else ""
             raise ValueError(
@@ -168,28 +169,6 @@ def _lock(folder: Path) -> IO[str]:
     file.write(f"process {os.getpid()} on {platform.node()}\n")
     file.flush()
     return file
-
-
-def lock_file(path: Path) -> IO[str] | None:
-    """Hold a lock on a file, made if need be, until the result is closed; None where another process holds it."""
-    file = path.open("a+", encoding="utf-8")
-    if _take(file, wait_s=0.0):
-        return file
-    file.close()
-    return None
-
-
-def _take(file: IO[str], *, wait_s: float) -> bool:
-    deadline = time.monotonic() + wait_s
-    while True:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(0.5)
-        else:
-            return True
 
 
 def _read_object(file: Path, *, advice: str) -> dict[str, Any]:
