@@ -20,7 +20,7 @@ from tbps.data.vocabulary import Vocabulary
 
 _PUNCTUATION = ",.'!?\"()*#:;~"
 _DELETE = str.maketrans(dict.fromkeys(_PUNCTUATION, "") | {"-": " ", "/": " "})
-_SPACE = str.maketrans(dict.fromkeys(_PUNCTUATION, " ") | {"-": " ", "/": " ", "\u201c": " ", "\u201d": " "})
+_SPACE = str.maketrans(dict.fromkeys(_PUNCTUATION, " ") | {"-": " ", "/": " ", "`": " ", "\u201c": " ", "\u201d": " "})
 _INNER_APOSTROPHE = re.compile(r"(?<=\w)'(?=\w)")
 _TYPOGRAPHIC_APOSTROPHE = str.maketrans({"\u2018": "'", "\u2019": "'"})
 _PAD_MULTIPLE = 8
@@ -34,7 +34,7 @@ def clean_caption(caption: str, *, max_words: int | None = None, punctuation: Pu
 
     `delete` is the official rule of ALBEF, RaSa and MARS: "shirt.His" becomes "shirthis". `space` gives "shirt his"; only
     an apostrophe inside a word is deleted ("woman's" gives "womans", as under the official rule), since it parts no two
-    words. `space` also knows typographic quotes. May return "".
+    words. `space` also knows typographic quotes and back-ticks, which some captions quote with. May return "".
     """
     text = caption.lower()
     if punctuation == "space":

@@ -1,7 +1,9 @@
 """Words of pedestrian captions with the part they play in an adjective-noun chunk, for the built-in chunker.
 
 Ours: written from the vocabulary of the benchmarks' domain (colours, patterns, garments, body, belongings). A word that
-is not listed is judged by its ending, and else belongs to no chunk.
+is not listed is judged by its ending, and else by its place: between an adjective or article and a noun ("black gym shoes"),
+or behind an adjective ("red and grey chair"), it is a noun, before a colour ("a marigold yellow dress") an adjective. Words
+of no chunk (verbs, prepositions and such) are listed for that.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import StrEnum
 
-VERSION = 1
+VERSION = 2
 """Raise it whenever a word or a rule changes: caches of chunks are keyed by it."""
 
 
@@ -29,13 +31,18 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-_ADJECTIVES = _words(
+_COLOURS = _words(
     """
     amber aqua azure beige black blond blonde blue bronze brown brunette burgundy camel charcoal coral cream crimson
     cyan
     ebony emerald fuchsia gold golden gray green grey indigo ivory khaki lavender lilac lime magenta maroon mauve mint
     mustard navy nude ochre olive orange peach pink plum purple red rose ruby rust salmon scarlet silver tan taupe teal
     turquoise violet white yellow bluish blackish brownish grayish greyish greenish pinkish reddish whitish yellowish
+    """
+)
+
+_ADJECTIVES = _COLOURS | _words(
+    """
     bright dark deep dull faded light neon pale pastel vivid colorful colourful multicolored colored coloured multi
     bicolor monochrome
 
@@ -51,7 +58,7 @@ _ADJECTIVES = _words(
     zippered worn
 
     athletic bare bearded big bald balding casual chubby clean curly dressy elderly elegant fair fashionable fat formal
-    frail full fancy hairy heavy heavyset large lean leggy little messy middle aged modern muscular neat new old
+    frail full fancy fanny hairy heavy heavyset large lean leggy little messy middle aged modern muscular neat new old
     overweight petite plump preppy simple skinned slender small sporty stocky straightened stylish tall teenage trendy
     unkempt wavy wiry young younger older adult asian african american caucasian european shaved spiky braided permed
 
@@ -63,9 +70,9 @@ _ADJECTIVES = _words(
 
 _MODIFIERS = _words(
     """
-    ankle button calf color colour cotton denim fleece fur jean knee lace leather length linen mesh neck neckline
-    nylon plastic satin shade shoulder silk sleeve style suede thigh tone toned velvet vinyl waist zip canvas
-    corduroy tweed
+    ankle button calf chest color colour cotton denim fleece floor fur hip jean knee lace leather length linen mesh neck
+    neckline nylon plastic satin shade shoulder silk sleeve style suede thigh tone toned velvet vinyl waist wash zip
+    canvas corduroy tweed
     """
 )
 
@@ -108,13 +115,47 @@ _NOUNS = _words(
     """
 )
 
+# What says which of a colour's shades is meant, where a colour follows: "royal blue", "off white".
+_SHADES = _words(
+    """
+    army ash baby blood brick candy canary cherry chocolate cobalt coffee electric forest french hot hunter ice jet lemon
+    midnight moss ocean off oxford petrol powder prussian racing rich royal sand sea sky slate smoke steel stone
+    strawberry tiffany tomato wine
+    """
+)
+
+# Words of no chunk, which an unlisted word is not taken for: function words, numbers, verbs, places.
+_NO_CHUNK = _words(
+    """
+    a about above across after again against along also although an and another any are around as at away back
+    be because been before behind being below beside besides between both but by can can't could did do does down
+    during each either else every for from further had has have he her here hers herself him himself his how i if in
+    inside into is it its itself just many may maybe me might more most much my near neither no none nor not of off on
+    once one only onto or our out outside over own past per perhaps probably quite rather really seen several she
+    should since so some somewhat still such than that the their them themselves then there these they this those
+    though through to together too toward towards under underneath until up upon very was were what when where
+    which while who whom whose will with within without would you your
+    two three four five six seven eight nine ten first second third number
+    appears bends bent carries carry carrying catches checks comes cross crosses crossing drags dressed drinks
+    drives eats facing faces feature features flows follows get gets give go goes grabs hang hanging hangs have held
+    hold holding holds jog jogs keep keeps kneels lead leads lean leans left lie lies lift lifts listen listens look
+    looking looks made move moves passes pose poses posing pull pulls push pushes put puts reach reaches read reads
+    rest rests ride rides run runs seem seems seen shop shops show showing shown shows sit sits sport sports stand
+    standing stands stare stares step steps stop stops stroll strolls take takes talk talks text texting texts tie
+    touch touches turn turns use uses using wait waits walk walking walks wear wearing wears worn
+    accompanied accompanies adorned attached consists covers covered includes including reveals featuring appear
+    almost ahead alone always apparently clearly directly forward instead mostly partially slightly slowly
+    straight today together toward visibly well
+    """
+)
+
 # Words that count only directly before a noun, where they are its modifiers: "t shirt", "running shoes", "asian male".
 _BEFORE_NOUN = {
     **dict.fromkeys(("t", "v", "u", "crew"), Role.MODIFIER),
-    **dict.fromkeys(_words("running walking hiking shopping swimming jogging baseball basketball"), Role.NOUN),
-    **dict.fromkeys(("male", "female", "adult", "flat", "square"), Role.ADJECTIVE),
+    **dict.fromkeys(_words("running walking hiking shopping swimming jogging rolling sports"), Role.NOUN),
+    **dict.fromkeys(("male", "female", "adult", "flat", "square", "mobile"), Role.ADJECTIVE),
 }
-_OTHERWISE = {"male": Role.NOUN, "female": Role.NOUN, "adult": Role.NOUN, "flat": Role.NOUN, "square": Role.NOUN}
+_OTHERWISE = dict.fromkeys(("male", "female", "adult", "flat", "square", "mobile"), Role.NOUN)
 
 _ADJECTIVE_ENDINGS = ("ish", "less", "colored", "coloured", "striped", "sleeved", "toned", "haired", "length", "ous")
 _NOUN_ENDINGS = tuple(
@@ -126,13 +167,14 @@ _NOUN_ENDINGS = tuple(
         """
     )
 )
-_BEFORE_UNKNOWN_PARTICIPLE = _words("a an the his her their its")
+_DETERMINERS = _words("a an the his her their its")
 _CONJUNCTIONS = frozenset(("and", "or"))
 _COPULAS = _words("is are was were be being been looks look seems appears")
 # "button up shirt", "rolled up jeans": the particle stays inside the chunk.
 _PARTICLES = frozenset(("up", "down", "over", "on"))
-_TAKES_PARTICLE = _words("button buttoned zip zipped rolled")
+_TAKES_PARTICLE = _words("button buttoned lace pull roll rolled slip zip zipped")
 _NOMINAL = (Role.NOUN, Role.MODIFIER)
+_DESCRIBING = (Role.ADJECTIVE, Role.MODIFIER)
 _INSIDE = (Role.ADJECTIVE, *_NOMINAL)
 
 
@@ -141,6 +183,13 @@ def roles_of(words: Sequence[str]) -> list[Role]:
     roles = [_role_alone(word) for word in words]
     for place in range(len(words) - 1, -1, -1):
         roles[place] = _role_in_context(words, roles, place)
+    heads = [False]
+    for place in range(1, len(words)):
+        # "a red soccer cleat": two in a row.
+        is_next = heads[-1] and roles[place] is Role.NONE and _may_be_noun(words, place)
+        heads.append(is_next or _is_unlisted_head(words, roles, place))
+        if heads[-1]:
+            roles[place] = Role.NOUN
     # Joints need the final roles of both sides.
     for place in range(1, len(words) - 1):
         if _joins(words, roles, place):
@@ -179,13 +228,53 @@ def _role_in_context(words: Sequence[str], roles: Sequence[Role], place: int) ->
     word = words[place]
     following = roles[place + 1] if place + 1 < len(words) else Role.NONE
     if word in _BEFORE_NOUN:
-        return _BEFORE_NOUN[word] if following in _NOMINAL else _OTHERWISE.get(word, Role.NONE)
-    unknown_participle = roles[place] is Role.NONE and word.endswith("ed") and len(word) > 4
+        fitting = _INSIDE if _BEFORE_NOUN[word] is Role.ADJECTIVE else _NOMINAL
+        return _BEFORE_NOUN[word] if following in fitting else _OTHERWISE.get(word, Role.NONE)
+    if roles[place] is Role.NONE and word in _TAKES_PARTICLE and _is_before_particle(words, roles, place):
+        return Role.MODIFIER
+    unknown_participle = roles[place] is Role.NONE and word.endswith("ed") and len(word) > 3
     if unknown_participle and place and following in _INSIDE:
         before = words[place - 1]
-        if before in _BEFORE_UNKNOWN_PARTICIPLE or roles[place - 1] is Role.ADJECTIVE:
+        if before in _DETERMINERS or roles[place - 1] is Role.ADJECTIVE:
+            return Role.ADJECTIVE
+    if word in _SHADES and following is Role.ADJECTIVE and words[place + 1] in _COLOURS:
+        return Role.ADJECTIVE
+    if roles[place] is Role.NONE and _may_be_noun(words, place):
+        before, is_described = words[place - 1] if place else "", place and roles[place - 1] in _DESCRIBING
+        if following in _NOMINAL and (before in _DETERMINERS or is_described or before in _SHADES):
+            return Role.NOUN
+        if following is Role.ADJECTIVE and words[place + 1] in _COLOURS and before in _DETERMINERS:
             return Role.ADJECTIVE
     return roles[place]
+
+
+def _is_before_particle(words: Sequence[str], roles: Sequence[Role], place: int) -> bool:
+    """Whether it is as the "slip" of "slip on shoes"."""
+    return place + 2 < len(words) and words[place + 1] in _PARTICLES and roles[place + 2] in _INSIDE
+
+
+def _may_be_noun(words: Sequence[str], place: int) -> bool:
+    """Whether an unlisted word can be one: not if it looks like a verb, an adverb or a number."""
+    word = words[place]
+    if word in _NO_CHUNK or not word.isalpha() or len(word) < 3 or word.endswith(("ing", "ed", "ly")):
+        return False
+    following = words[place + 1] if place + 1 < len(words) else ""
+    return not (word.endswith("s") and following in _DETERMINERS)
+
+
+def _is_unlisted_head(words: Sequence[str], roles: Sequence[Role], place: int) -> bool:
+    """The "chair" of "a red and grey chair": behind an attributive adjective, where no noun follows."""
+    if roles[place] is not Role.NONE or roles[place - 1] not in _DESCRIBING or not _may_be_noun(words, place):
+        return False
+    return not _is_predicate(words, roles, place - 1)
+
+
+def _is_predicate(words: Sequence[str], roles: Sequence[Role], last: int) -> bool:
+    """Whether the adjectives up to place `last` stand behind "is" or "looks": they say something of what came before."""
+    first = last
+    while first and (roles[first - 1] is Role.ADJECTIVE or words[first - 1] in _CONJUNCTIONS):
+        first -= 1
+    return bool(first) and words[first - 1] in _COPULAS
 
 
 def _joins(words: Sequence[str], roles: Sequence[Role], place: int) -> bool:

@@ -52,6 +52,7 @@ def pieces_of(vocabulary: Vocabulary, encoded: EncodedCaption) -> list[str]:
         ("A red shirt.His hat", "a red shirt his hat", "a red shirthis hat"),
         ("T-shirt/jeans,  BLACK;shoes", "t shirt jeans black shoes", "t shirt jeans blackshoes"),
         ("The woman's 'big' bag, men's", "the womans big bag mens", "the womans big bag mens"),
+        ("a shirt that says ``Love''", "a shirt that says love", "a shirt that says ``love"),
         ("The woman\u2019s \u201cbig\u201d bag", "the womans big bag", "the woman\u2019s \u201cbig\u201d bag"),
         ("<person> (left) #1: hi!\n", "person left 1 hi", "person left 1 hi"),
         ("...", "", ""),
@@ -92,7 +93,7 @@ def test_chunks_are_aligned_through_word_pieces(vocabulary: Vocabulary) -> None:
 def test_unknown_words_of_a_chunk_belong_to_it(vocabulary: Vocabulary) -> None:
     encoded = encoder_of(vocabulary, chunker=BuiltinChunker()).encode("a purple caf\u00e9 shirt, red sneakers", "k")
     assert pieces_of(vocabulary, encoded)[1:5] == ["a", "[UNK]", "[UNK]", "shirt"]
-    assert encoded.chunk_ids.tolist() == [0, 0, 0, 0, 0, 1, 1, 1]
+    assert encoded.chunk_ids.tolist() == [0, 0, 1, 1, 1, 2, 2, 2]
 
 
 @pytest.mark.parametrize(

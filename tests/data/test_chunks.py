@@ -62,6 +62,29 @@ REALISTIC = [
     ),
     ("A pedestrian with a multi-colored tote bag over her left shoulder", ["multi colored tote bag", "left shoulder"]),
     ("A girl in denim jeans and flip flops", []),
+    # A word of no list, between an adjective and a noun.
+    (
+        "black flip flops, white gym shoes and a black cell phone",
+        ["black flip flops", "white gym shoes", "black cell phone"],
+    ),
+    ("a fanny pack and a large duffle bag", ["fanny pack", "large duffle bag"]),
+    ("a beige pashmina shawl, his grey polo helmet", ["beige pashmina shawl", "grey polo helmet"]),
+    # Behind one, where no noun follows.
+    ("beside a red and grey chair, with a brown leather zither case", ["red grey chair", "brown leather zither case"]),
+    ("he holds a blue frisbee golf disc", ["blue frisbee golf disc"]),
+    # Shades of colours.
+    ("a hip length black sweater and a royal blue jacket", ["hip length black sweater", "royal blue jacket"]),
+    (
+        "sky blue jeans, an off white top and dark navy blue socks",
+        ["sky blue jeans", "off white top", "dark navy blue socks"],
+    ),
+    (
+        "a marigold yellow dress; grey slip on shoes; flat white shoes",
+        ["marigold yellow dress", "grey slip shoes", "flat white shoes"],
+    ),
+    # Verbs, adverbs and predicates are no nouns.
+    ("A man in black walks away; she dressed in white carries a bag", []),
+    ("his hair is black and he pushes a cart. She is in blue jogging past. It looks red today", []),
     ("he is dressed in black and she wears white", []),
 ]
 
