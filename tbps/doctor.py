@@ -18,7 +18,7 @@ import torch
 
 from tbps.config.run import Loop
 from tbps.data import file_lock
-from tbps.data.loader import PREFETCH_BATCHES
+from tbps.data.worker_batches import PREFETCH_BATCHES
 from tbps.training import checkpoint
 from tbps.training.distributed import gather_objects, start_processes
 from tbps.training.run_folder import RunFolder

@@ -106,6 +106,7 @@ def make_parts(run: Run) -> Parts:
             num_steps=num_steps,
             rank=rank,
             world_size=world_size,
+            patience_s=2 * run.loop.timeout_s,  # as for collectives; servers are given up first, by name
         )
 
     return Parts(

@@ -38,32 +38,32 @@ def mapped_annotations(root: Path, benchmark: Benchmark, *, cache: Path) -> Anno
 
     What `read_annotations` warns of is said when the cache is made. ValueError: as `read_annotations`.
     """
-    files = _annotation_files(root, benchmark)
+    files = annotation_files(root, benchmark)
     if sum(file.stat().st_size for file in files) < SMALL_BYTES:
         return read_annotations(root, benchmark)
     folder = cache / _state(root, benchmark, files)
     if (splits := _map(folder)) is None:
-        cache.mkdir(parents=True, exist_ok=True)
-        doing, lock_file = f"reads the annotations at {root}", folder.with_suffix(".lock")
-        with one_at_a_time(lock_file, doing=doing, growing=folder / _SPLITS, patience_s=_PATIENCE_S):
-            if (splits := _map(folder)) is None:
-                logger.info("reading the annotations at %s, once: they are kept in %s", root, folder)
-                _write(folder, read_annotations(root, benchmark))
-                splits = _map(folder)
-    assert splits is not None, "it was just written"
+        try:
+            splits = _make(folder, root, benchmark)
+        except OSError as error:
+            logger.warning(
+                "annotations cannot be kept in %s (%s): every process reads %s; see --data.cache", cache, error, root
+            )
+            return read_annotations(root, benchmark)
     return Annotations(benchmark=benchmark, root=root, splits=splits)
 
 
-def _annotation_files(root: Path, benchmark: Benchmark) -> list[Path]:
-    try:
-        return annotation_files(root, benchmark)
-    except ValueError as error:
-        if not any(root.glob("*.tar")):
-            raise
-        raise ValueError(
-            f'{root} holds tar files without an index: run "tbps data index {root} --benchmark {benchmark}" once (its --help'
-            " tells how image, caption and identity are named), or give the folder that holds the annotation file"
-        ) from error
+def _make(folder: Path, root: Path, benchmark: Benchmark) -> dict[str, Split]:
+    """Read the annotations into `folder`, unless another process does it meanwhile. OSError: they cannot be kept."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    doing, lock_file = f"reads the annotations at {root}", folder.with_suffix(".lock")
+    with one_at_a_time(lock_file, doing=doing, growing=folder / _SPLITS, patience_s=_PATIENCE_S):
+        if (splits := _map(folder)) is None:
+            logger.info("reading the annotations at %s, once: they are kept in %s", root, folder)
+            _write(folder, read_annotations(root, benchmark))
+            splits = _map(folder)
+    assert splits is not None, "it was just written"
+    return splits
 
 
 def _state(root: Path, benchmark: Benchmark, files: list[Path]) -> str:
@@ -76,7 +76,7 @@ def _map(folder: Path) -> dict[str, Split] | None:
     try:
         names = json.loads((folder / _SPLITS).read_text(encoding="utf-8"))
         return {name: _split(name, folder / f"{name}.safetensors") for name in names}
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, TypeError) as error:
         logger.warning("%s is damaged (%s): the annotations are read again", folder, error)

@@ -73,6 +73,11 @@ def annotation_files(root: Path, benchmark: Benchmark) -> list[Path]:
     wanted = " or ".join((*names, *split_files[:1]))
     if not root.is_dir():
         raise ValueError(f"data.root {root} is not a folder; give the folder that holds {wanted}")
+    if any(root.glob("*.tar")):
+        raise ValueError(
+            f'{root} holds tar files without an index: run "tbps data index {root} --benchmark {benchmark}" once (its --help'
+            f" tells how image, caption and identity are named), or give the folder that holds {wanted}"
+        )
     here = sorted(entry.name for entry in root.iterdir())
     listed = ", ".join(here[:10]) + (f" and {len(here) - 10} more" if len(here) > 10 else "") if here else "nothing"
     raise ValueError(

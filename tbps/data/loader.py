@@ -5,16 +5,12 @@ Shapes: B pairs, H height, W width, L tokens.
 
 from __future__ import annotations
 
-import errno
-import signal
-import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from tbps.config.run import Data
 from tbps.data.augmentation import ViewDraws, draw_views, random_augment, uniforms
@@ -24,10 +20,7 @@ from tbps.data.draws import DrawSpec, PairDraws, draw_pair, generator_of, stack_
 from tbps.data.images import decode, resize, resize_exactly
 from tbps.data.order import BatchOrder
 from tbps.data.pairs import EvaluationSet, PairSource
-from tbps.data.worker_processes import WorkerContext, WorkerLost, no_room
-
-PREFETCH_BATCHES = 4
-"""Micro-batches that each worker prepares ahead."""
+from tbps.data.worker_batches import PATIENCE_S, load
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,13 +46,6 @@ class _Pair:
     replaced: bool
     identity: int
     draws: PairDraws
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Failure:
-    """A message that travels from a worker to the training process in place of a batch."""
-
-    message: str
 
 
 class _LoadedBatch(HostBatch):
@@ -207,83 +193,21 @@ class MicroBatchSampler:
                 yield MicroBatch(pairs=tuple(share[first : first + self.pairs]), epoch=self.order.epoch(step))
 
 
-class _Guarded(Dataset[object]):
-    """Turns a ValueError of `dataset` into a value: DataLoader would wrap its one sentence into a page of traceback."""
-
-    def __init__(self, dataset: Dataset) -> None:
-        self.dataset = dataset
-
-    def __getitem__(self, index: object) -> object:
-        try:
-            return self.dataset[index]
-        except ValueError as error:
-            return _Failure(message=str(error))
-
-
 class TrainingLoader:
     """Iterating gives `micro_batches_per_step` host batches for each step, in order."""
 
-    def __init__(self, dataset: PairDataset, sampler: MicroBatchSampler, *, workers: int) -> None:
+    def __init__(self, dataset: PairDataset, sampler: MicroBatchSampler, *, workers: int, patience_s: float) -> None:
         self._dataset = dataset
         self._sampler = sampler
         self._workers = workers
+        self._patience_s = patience_s
         self.micro_batches_per_step = sampler.micro_batches_per_step
 
     def __len__(self) -> int:
         return len(self._sampler)
 
     def __iter__(self) -> Iterator[HostBatch]:
-        return _load(self._dataset, self._sampler, workers=self._workers)
-
-
-def _load(dataset: Dataset, sampler: object, *, workers: int) -> Iterator:
-    """What `dataset` holds at each index of `sampler`, in order, loaded by `workers` processes (0 = by this one)."""
-    context = WorkerContext()
-    loader = DataLoader(
-        _Guarded(dataset),
-        sampler=sampler,  # type: ignore[arg-type]
-        batch_size=None,
-        num_workers=workers,
-        multiprocessing_context=context if workers else None,
-        prefetch_factor=PREFETCH_BATCHES if workers else None,
-        collate_fn=_unchanged,
-        pin_memory=torch.cuda.is_available(),
-        # DataLoader draws a seed when it starts; from the global generator, that would change dropout after a restart.
-        generator=torch.Generator(),
-    )
-    try:
-        with _no_raise_at_a_workers_end():
-            batches = iter(loader)
-        for loaded in batches:
-            if isinstance(loaded, _Failure):
-                raise ValueError(loaded.message)
-            yield loaded
-    except (RuntimeError, OSError, EOFError) as error:
-        if workers and (getattr(error, "errno", None) == errno.ENOSPC or context.has_no_room()):
-            raise no_room() from error
-        if not (lost := context.lost()):
-            raise
-        raise WorkerLost(
-            f"a batch is lost: {lost}; the same command goes on from the last checkpoint; if this comes again, the node has"
-            " too little memory: ask for more, or set --data.workers lower"
-        ) from error
-
-
-@contextmanager
-def _no_raise_at_a_workers_end() -> Iterator[None]:
-    """Take back DataLoader's handler, which raises wherever training is just then, in a save too: who waits finds out."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # it sets none here
-        return
-    before = signal.getsignal(signal.SIGCHLD)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGCHLD, before)
-
-
-def _unchanged(loaded: object) -> object:
-    return loaded
+        return load(self._dataset, self._sampler, workers=self._workers, patience_s=self._patience_s)
 
 
 def make_loader(
@@ -297,6 +221,7 @@ def make_loader(
     num_steps: int,
     rank: int = 0,
     world_size: int = 1,
+    patience_s: float = PATIENCE_S,
 ) -> TrainingLoader:
     """Micro-batches of `rank` for `num_steps` steps from `start_step` on: the same as in a run that was never stopped.
 
@@ -311,7 +236,9 @@ def make_loader(
         num_steps=num_steps,
         micro_batch_pairs=data.micro_batch_pairs,
     )
-    return TrainingLoader(PairDataset(source, encoder, data, draw_spec, seed=seed), sampler, workers=data.workers)
+    return TrainingLoader(
+        PairDataset(source, encoder, data, draw_spec, seed=seed), sampler, workers=data.workers, patience_s=patience_s
+    )
 
 
 class _GalleryDataset(Dataset[Tensor]):
@@ -339,7 +266,7 @@ def load_gallery(
 ) -> Iterator[Tensor]:
     """(at most batch_images, 3, H, W) uint8 for the gallery rows `images`, in order; see `views.normalise_pixels`."""
     batches = [images[first : first + batch_images] for first in range(0, len(images), batch_images)]
-    return _load(_GalleryDataset(evaluation, image_px), batches, workers=workers)
+    return load(_GalleryDataset(evaluation, image_px), batches, workers=workers)
 
 
 def load_queries(

@@ -72,6 +72,14 @@ def test_a_changed_or_damaged_file_is_seen(tmp_path: Path, caplog: pytest.LogCap
     assert sorted(path.suffix for path in cache.iterdir()) == ["", "", ".lock", ".lock", ".lock"]
 
 
+def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_folder(tmp_path / "data", "cuhk-pedes")
+    (tmp_path / "cache").write_text("a file")
+    train = mapped_annotations(tmp_path / "data", "cuhk-pedes", cache=tmp_path / "cache").split("train")
+    assert len(train.caption) == 20
+    assert f"cannot be kept in {tmp_path}/cache (" in caplog.text and "see --data.cache" in caplog.text
+
+
 def _open(root: Path, cache: Path, queue: multiprocessing.Queue) -> None:
     caption = mapped_annotations(root, "cuhk-pedes", cache=cache).split("train").caption
     with open("/proc/self/maps", encoding="utf-8") as maps:

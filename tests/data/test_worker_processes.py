@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from torch.utils.data import Dataset
 
-from tbps.data.loader import PREFETCH_BATCHES, _load
+from tbps.data import worker_batches
+from tbps.data.worker_batches import PREFETCH_BATCHES, load
 from tbps.data.worker_processes import STOP_SIGNALS, WorkerContext, WorkerLost
 
 WORKERS = 2
@@ -36,7 +37,7 @@ def _workers() -> list[int]:
 
 @pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_workers_leave_a_stop_to_their_parent(number: signal.Signals) -> None:
-    batches = _load(Numbers(), range(NUM_BATCHES), workers=WORKERS)
+    batches = load(Numbers(), range(NUM_BATCHES), workers=WORKERS)
     loaded = [next(batches)]
     for pid in _workers():
         os.kill(pid, number)
@@ -44,7 +45,7 @@ def test_workers_leave_a_stop_to_their_parent(number: signal.Signals) -> None:
 
 
 def test_a_killed_worker_is_told_where_its_batch_is_waited_for_and_nowhere_else() -> None:
-    batches = _load(Numbers(), range(NUM_BATCHES), workers=WORKERS)
+    batches = load(Numbers(), range(NUM_BATCHES), workers=WORKERS)
     next(batches)
     victim = _workers()[0]
     os.kill(victim, signal.SIGKILL)
@@ -59,7 +60,7 @@ def test_an_error_of_a_data_set_is_not_taken_for_a_lost_worker() -> None:
             raise RuntimeError("decoder")
 
     with pytest.raises(RuntimeError, match="decoder"):
-        list(_load(Broken(), range(4), workers=WORKERS))
+        list(load(Broken(), range(4), workers=WORKERS))
 
 
 def test_a_worker_that_does_not_leave_can_be_ended() -> None:
@@ -85,3 +86,24 @@ def test_workers_die_with_their_parent() -> None:
     while worker.exists() and worker.read_text().rpartition(")")[2].split()[0] != "Z":
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def test_a_batch_that_does_not_come_is_not_waited_for_for_ever(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A stopped worker stands for one that hangs on its disk."""
+    monkeypatch.setattr(worker_batches, "POLL_S", 0.2)
+    monkeypatch.setattr(worker_batches, "FIRST_WORD_S", 0.3)
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.5)  # how long it waits for their farewell
+    others = set(multiprocessing.active_children())
+    batches = load(Numbers(), range(100), workers=WORKERS, patience_s=1.0)
+    assert next(batches) == 0
+    workers = set(multiprocessing.active_children()) - others
+    for process in workers:
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGSTOP)
+    with pytest.raises(WorkerLost, match=r"^no batch came for 1 s: a disk or server does not answer, or loading is too"):
+        list(batches)
+    assert len(workers) == WORKERS and not any(process.is_alive() for process in workers)
+    assert "waiting for a batch for 0 s: a disk or server does not answer, or is slow" in caplog.text
+    assert list(load(Numbers(), range(8), workers=WORKERS, patience_s=0.0)) == list(range(8)), "slow, but not so slow"

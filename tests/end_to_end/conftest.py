@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 from small_world import World, make_world
+
+sys.path.append(str(Path(__file__).parents[1] / "data"))  # for the hostile server
 
 
 @pytest.fixture(scope="session")
