@@ -74,6 +74,8 @@ class Data:
     """Height and width an image is resized to."""
     augmentation: Literal["none", "flip", "crop-erase", "randaugment"] = "flip"
     """RaSa and MARS: flip; AGA, IRRA: flip + padded crop + erasing; ALBEF: resized crop + flip + two random operations."""
+    keep_sides: bool = False
+    """Never mirror the image of a pair whose caption, own or swapped, says left or right; official code mirrors them too."""
     weak_positive_probability: Share = 0.0
     """How often a caption is swapped for another of the same identity."""
     weak_positive_pool: Literal["identity", "other-image"] = "identity"
@@ -91,6 +93,10 @@ class Data:
 
     def __post_init__(self) -> None:
         check_ranges(self, "data")
+        if self.keep_sides and self.augmentation == "none":
+            raise ValueError(
+                'data.keep_sides is on with data.augmentation "none", which mirrors nothing; turn it off, or choose another'
+            )
         if self.batch_pairs % self.group_pairs:
             raise ValueError(
                 f"data.batch_pairs is {self.batch_pairs}, expected a multiple of data.group_pairs ({self.group_pairs});"

@@ -23,6 +23,7 @@ _DELETE = str.maketrans(dict.fromkeys(_PUNCTUATION, "") | {"-": " ", "/": " "})
 _SPACE = str.maketrans(dict.fromkeys(_PUNCTUATION, " ") | {"-": " ", "/": " ", "`": " ", "\u201c": " ", "\u201d": " "})
 _INNER_APOSTROPHE = re.compile(r"(?<=\w)'(?=\w)")
 _TYPOGRAPHIC_APOSTROPHE = str.maketrans({"\u2018": "'", "\u2019": "'"})
+_SIDE = re.compile(r"\b(?:left|right)(?:s|most|side|ward|wards|hand|handed)?\b")
 _PAD_MULTIPLE = 8
 
 
@@ -42,6 +43,11 @@ def clean_caption(caption: str, *, max_words: int | None = None, punctuation: Pu
     else:
         text = text.translate(_DELETE)
     return " ".join(text.replace("<person>", "person").split()[:max_words])
+
+
+def says_side(caption: str) -> bool:
+    """Whether a caption as annotated tells left from right, so that it is wrong of the mirrored image."""
+    return _SIDE.search(caption.lower()) is not None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -6,7 +6,7 @@ Shapes: B pairs, H height, W width, L tokens.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from tbps.config.run import Data
 from tbps.data.augmentation import ViewDraws, draw_views, random_augment, uniforms
 from tbps.data.batch import Captions, HostBatch
-from tbps.data.captions import CaptionEncoder, EncodedCaption, make_captions
+from tbps.data.captions import CaptionEncoder, EncodedCaption, make_captions, says_side
 from tbps.data.draws import DrawSpec, PairDraws, draw_pair, generator_of, stack_draws
 from tbps.data.images import decode, resize, resize_exactly
 from tbps.data.order import BatchOrder
@@ -101,6 +101,8 @@ class PairDataset(Dataset[HostBatch]):
         own = self.encoder.encode(caption, key)
         paired = own if other == caption else self.encoder.encode(other, self.source.key(swapped))
         views = draw_views(augmentation, image_px=image_px, uniform=uniform)
+        if self.data.keep_sides and (says_side(caption) or says_side(other)):
+            views = replace(views, flip=(False, False))  # drawn all the same, so that no other choice moves
         image_HWC = decode(self.source.image_bytes(index), key=key)
         random = augmentation == "randaugment"
         method = generator_of(seed=self.seed, epoch=epoch, key=key, use="method")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tbps.data.captions import CaptionEncoder, EncodedCaption, clean_caption, make_captions
+from tbps.data.captions import CaptionEncoder, EncodedCaption, clean_caption, make_captions, says_side
 from tbps.data.chunk_store import ChunkStore, KeptChunks
 from tbps.data.chunks import BuiltinChunker, Chunker, ContentWord
 from tbps.data.vocabulary import SPECIAL_TOKENS, Vocabulary, load_tokenizer
@@ -258,3 +258,17 @@ def test_every_piece_of_a_vacuous_word_is_marked(vocabulary: Vocabulary, chunker
 def test_vacuous_words_are_marked_only_where_asked_for(vocabulary: Vocabulary) -> None:
     caption = encoder_of(vocabulary).encode("the man", "a")
     assert caption.vacuous is None and make_captions([caption]).vacuous_BL is None
+
+
+@pytest.mark.parametrize(
+    ("caption", "expected"),
+    [
+        ("A bag in her Left hand", True),
+        ("shirt.RIGHT arm", True),
+        ("a left-handed man facing rightward", True),
+        ("a bright, upright copyright leftover", False),
+        ("", False),
+    ],
+)
+def test_says_side(caption: str, expected: bool) -> None:
+    assert says_side(caption) is expected

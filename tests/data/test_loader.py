@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_folder import DRAW_SPEC, caption, make_data, make_encoder, write_folder
+from tiny_folder import DRAW_SPEC, MAIN_FILE, caption, make_data, make_encoder, write_folder
 from torch import Tensor
 
 from tbps.config.run import Data
-from tbps.data.batch import HostBatch
+from tbps.data.batch import Captions, HostBatch
 from tbps.data.captions import CaptionEncoder
 from tbps.data.loader import load_gallery, load_queries, make_loader
 from tbps.data.pairs import EvaluationSet, open_pairs
@@ -245,3 +245,39 @@ def test_equal_sentence_is_no_replacement(tmp_path: Path, encoder: CaptionEncode
     (tmp_path / "reid_raw.json").write_text(json.dumps(rows))
     batches = load(make_data(tmp_path, weak_positive_probability=1.0), encoder, start=0, steps=3)
     assert not any(batch.replaced_B.any() for batch in batches)
+
+
+@pytest.mark.parametrize("augmentation", ["flip", "crop-erase", "randaugment"])
+def test_keep_sides_mirrors_no_pair_that_says_left_or_right_and_moves_no_other_choice(
+    tmp_path: Path, encoder: CaptionEncoder, augmentation: str
+) -> None:
+    rows = write_folder(tmp_path, "cuhk-pedes", num_identities=13)
+    for row in rows[::3]:  # the first caption of every third image: its second one may be swapped for it
+        row["captions"][0] += " His left hand holds a bag"
+    (tmp_path / MAIN_FILE["cuhk-pedes"]).write_text(json.dumps(rows))
+    changes = {"augmentation": augmentation, "workers": 1, "weak_positive_probability": 0.5}
+    usual = load(make_data(tmp_path, **changes), encoder, start=0, steps=12)
+    kept = load(make_data(tmp_path, keep_sides=True, **changes), encoder, start=0, steps=12)
+    left = encoder.vocabulary.encode("left").ids
+    unflipped = 0
+    for before, after in zip(usual, kept, strict=True):
+        told = torch.tensor(
+            [_holds(own, left) or _holds(other, left) for own, other in zip(_rows(after.own), _rows(after.paired))]
+        )
+        assert torch.equal(after.flip_B2, before.flip_B2 & ~told[:, None])
+        unflipped += int((before.flip_B2 & told[:, None]).sum())
+        assert_equal(dataclasses.replace(after, flip_B2=before.flip_B2), before)
+    assert unflipped > 10
+
+
+def _rows(captions: Captions) -> list[list[int]]:
+    return [row[:length].tolist() for row, length in zip(captions.token_ids_BL, captions.lengths)]
+
+
+def _holds(row: list[int], piece: list[int]) -> bool:
+    return any(row[start : start + len(piece)] == piece for start in range(len(row)))
+
+
+def test_keep_sides_needs_mirroring(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r'data.keep_sides is on with data.augmentation "none", which mirrors nothing'):
+        make_data(tmp_path, augmentation="none", keep_sides=True)
