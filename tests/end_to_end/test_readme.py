@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import io
 import re
 import shlex
 import shutil
 import sys
+import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,6 +165,23 @@ def _shard(command: str, trial: Trial) -> None:
     assert (trial.tmp_path / "shards/mals/tbps-index.json").exists()
 
 
+def _chunks(command: str, trial: Trial) -> None:
+    """Whole shards have nothing left to do; what it finds is checked in tests/data."""
+    assert main([*command.split()[1:], str(shutil.copytree(trial.world.shards, trial.tmp_path / "shards"))]) == 0
+
+
+def _index(command: str, trial: Trial) -> None:
+    """One sample of another tool."""
+    members = {"a.png": b"an image", "a.json": b'{"id": 1, "captions": ["A man.", "He walks."]}'}
+    (trial.tmp_path / "tars").mkdir()
+    with tarfile.open(trial.tmp_path / "tars/0.tar", "w") as tar:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    assert main([str(trial.tmp_path / "tars") if word == "DIR" else word for word in command.split()[1:]]) == 0
+
+
 def _benchmark(command: str, trial: Trial) -> None:
     """Small; what step.py, method_steps.py and rerank.py print is checked in tests/benchmarks."""
     small = {
@@ -247,7 +266,9 @@ HOW: dict[str, Callable[[str, Trial], None]] = {
     "python recipes/mars.py cuhk-pedes --help": _help,
     "tbps evaluate runs/mars/cuhk-pedes --on rstpreid --root data/RSTPReid": _evaluate,
     "tbps report runs/mars/cuhk-pedes": _report,
-    "tbps data shard data/MALS shards/mals --benchmark mals": _shard,
+    "tbps data shard data/MALS shards/mals --benchmark mals --chunks auto": _shard,
+    "tbps data chunks": _chunks,
+    "tbps data index DIR --benchmark cuhk-pedes --caption-key json:captions --identity-key json:id": _index,
     "accelerate launch recipes/pretrain_mals.py mals": _train,
     "accelerate launch recipes/mars.py cuhk-pedes --start.weights runs/pretrain_mals/mals": _train,
     "accelerate launch recipes/pretrain_coco.py coco --data.root data/COCO": _train,
