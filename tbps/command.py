@@ -9,6 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from tbps.training.stop_signals import StoppedBySignal, StopSignals
+
 CHUNKERS = ("auto", "spacy", "builtin")
 BENCHMARKS = ("cuhk-pedes", "icfg-pedes", "rstpreid", "mals", "coco")
 
@@ -18,7 +20,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     given = _parser().parse_args(arguments)
     try:
-        return int(given.run(given) or 0)
+        with StopSignals() as signals, signals.at_once():  # so that whoever has workers or files begun can end them
+            return int(given.run(given) or 0)
+    except StoppedBySignal as stop:
+        sys.stderr.write("tbps: stopped as asked\n")
+        return int(stop.code or 0)
     except (ValueError, OSError) as error:
         sys.stderr.write(f"tbps: {error}\n")
         return 2

@@ -25,6 +25,7 @@ from tbps.training.run_folder import RunFolder
 
 _LIBRARIES = ("torch", "accelerate", "deepspeed", "submitit", "transformers", "safetensors", "webdataset")
 _SPARE_CHECKPOINTS = 2
+_SHARE = "choose one on a file system that all nodes share, with --runs"
 _MARGIN = 1.5
 """A step and a save may take so many times longer than measured."""
 
@@ -45,7 +46,13 @@ def examine(runs: Path, run_folder: Path | None) -> tuple[str, bool]:
     if "WORLD_SIZE" in os.environ:
         start_processes(Loop())
     processes = gather_objects(_this_process())
-    findings = [*_libraries(), *_slurm(run_folder), *_lock(runs), *_space(runs, run_folder), _shared_memory(run_folder)]
+    findings = [
+        *_libraries(),
+        *_slurm(run_folder),
+        *_folder_of_runs(runs),
+        *_space(runs, run_folder),
+        _shared_memory(run_folder),
+    ]
     lines = [f"{'rank':>4}  {'host':<20}  {'device':<28}  memory", *processes, ""]
     lines += [f"{'ok  ' if finding.good else 'BAD '} {finding.text}" for finding in findings]
     return "\n".join(lines), all(finding.good for finding in findings)
@@ -158,10 +165,27 @@ def _step_and_save_s(run_folder: Path) -> float | None:
 # -- folders -------------------------------------------------------------------------------------------------------------
 
 
-def _lock(runs: Path) -> list[Finding]:
-    """Whether a lock that one process holds is seen by another; with a launcher, by one of every host."""
-    if not runs.is_dir():
+def _folder_of_runs(runs: Path) -> list[Finding]:
+    """Whether all processes see one folder and may write there, and whether its locks work.
+
+    What one process finds must not let it leave while the others wait for it.
+    """
+    state = "does not exist"
+    if runs.exists():
+        state = "" if runs.is_dir() and os.access(runs, os.W_OK) else "is no folder that may be written"
+    states = gather_objects((platform.node(), state))
+    if not any(state for _, state in states):
+        return [_lock(runs)]
+    if all(state == "does not exist" for _, state in states):
         return [Finding(good=True, text=f"{runs} does not exist yet: a run makes it; its locks were not tried")]
+    bad = [Finding(good=False, text=f"{runs} {state} on {host}") for host, state in dict.fromkeys(states) if state]
+    if any(not state for _, state in states):
+        bad.append(Finding(good=False, text=f"{runs} is not the same on all: {_SHARE}"))
+    return bad
+
+
+def _lock(runs: Path) -> Finding:
+    """Whether a lock that one process holds is seen by another; with a launcher, by one of every host."""
     file = runs / ".doctor-lock"
     first = os.environ.get("RANK", "0") == "0"
     held = file.open("a+", encoding="utf-8") if first else None
@@ -171,26 +195,32 @@ def _lock(runs: Path) -> list[Finding]:
     missing = gather_objects(missing)[0]  # all others wait until it is held
     if missing:
         file.unlink(missing_ok=True)
-        return [Finding(good=file_lock.WITHOUT in os.environ, text=file_lock.no_locks(runs))]
+        return Finding(good=file_lock.WITHOUT in os.environ, text=file_lock.no_locks(runs))
     if first:  # a process never hinders itself: another one has to try
         attempt = multiprocessing.get_context("spawn").Pool(1)
         with attempt:
-            taken = attempt.apply(_can_lock, (file,))
+            found = attempt.apply(_try_lock, (file,))
     else:
-        taken = _can_lock(file)
-    bad = [host for host, was_taken in gather_objects((platform.node(), taken)) if was_taken]
+        found = _try_lock(file)
+    everywhere = gather_objects((platform.node(), found))
     if held is not None:
         held.close()
         file.unlink()
+    apart, bad = (sorted({host for host, found in everywhere if found == what}) for what in ("not there", "taken"))
+    if apart:
+        return Finding(good=False, text=f"{runs} on {', '.join(apart)} is another folder than that of rank 0: {_SHARE}")
     if not bad:
-        return [Finding(good=True, text=f"locks in {runs} keep a second copy of a run out")]
-    text = f"locks in {runs} are not seen on {', '.join(sorted(set(bad)))}: a second copy of a run would not be kept out;"
-    return [Finding(good=False, text=f"{text} mount the file system with locks (NFS: without nolock, Lustre: with flock)")]
+        return Finding(good=True, text=f"locks in {runs} keep a second copy of a run out")
+    text = f"locks in {runs} are not seen on {', '.join(bad)}: a second copy of a run would not be kept out;"
+    return Finding(good=False, text=f"{text} mount the file system with locks (NFS: without nolock, Lustre: with flock)")
 
 
-def _can_lock(file: Path) -> bool:
+def _try_lock(file: Path) -> str:
+    """`not there`, where rank 0 has made it in another folder of that name; `taken`, or `held` by rank 0."""
+    if not file.exists():
+        return "not there"
     with file.open("a+", encoding="utf-8") as opened:
-        return file_lock.take(opened)
+        return "taken" if file_lock.take(opened) else "held"
 
 
 def _space(runs: Path, run_folder: Path | None) -> list[Finding]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -110,3 +113,36 @@ def test_two_processes_are_listed(tmp_path: Path) -> None:
     ranks = [line.split()[0] for line in done.stdout.splitlines() if line.strip()[:2] in ("0 ", "1 ")]
     assert ranks == ["0", "1"], done.stdout + done.stderr
     assert f"locks in {tmp_path} keep a second copy of a run out" in done.stdout
+
+
+def _two_processes(folder: Path) -> tuple[str, list[int]]:
+    """The doctor on two processes, each in a folder of its own with a `runs` of its own, as nodes that share nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    processes = []
+    for rank in (0, 1):
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", **{name: str(value) for name, value in place.items()}}
+        words = [sys.executable, "-m", "tbps.command", "doctor"]
+        cwd = folder / str(rank)
+        cwd.mkdir(exist_ok=True)
+        processes.append(
+            subprocess.Popen(words, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        )
+    said = [process.communicate(timeout=120) for process in processes]
+    assert "Traceback" not in said[0][1] + said[1][1]
+    return said[0][0], [process.returncode for process in processes]
+
+
+@pytest.mark.slow
+def test_a_folder_of_runs_that_is_not_shared_is_told(tmp_path: Path) -> None:
+    (tmp_path / "0" / "runs").mkdir(parents=True)
+    host, share = platform.node(), "choose one on a file system that all nodes share, with --runs"
+    said, statuses = _two_processes(tmp_path)
+    assert f"BAD  runs does not exist on {host}\nBAD  runs is not the same on all: {share}" in said
+    assert statuses == [1, 1]
+    (tmp_path / "1" / "runs").mkdir()
+    said, statuses = _two_processes(tmp_path)
+    assert f"BAD  runs on {host} is another folder than that of rank 0: {share}" in said
+    assert statuses == [1, 1]
+    assert not list(tmp_path.rglob(".doctor-lock"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,6 +13,7 @@ from tbps.config.run import Benchmark
 from tbps.data.image_files import ImageFiles, MissingImage
 from tbps.data.images import decode as decode_image
 from tbps.data.images import what_changes
+from tbps.data.worker_pool import worker_pool
 
 BATCH = 64
 """Images of one job."""
@@ -55,7 +56,7 @@ def look_at_images(
         for job in jobs:
             yield from _look(job)
         return
-    with ProcessPoolExecutor(workers) if decode else ThreadPoolExecutor(DISK_THREADS) as pool:
+    with worker_pool(workers) if decode else ThreadPoolExecutor(DISK_THREADS) as pool:
         for looked in pool.map(_look, jobs):
             yield from looked
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import json
 import logging
 import os
 import shutil
 import tarfile
 import zlib
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,18 +21,40 @@ from tbps.config.run import Benchmark
 from tbps.data.annotations import Split, read_annotations
 from tbps.data.image_files import ImageFiles
 from tbps.data.shard_index import MemberTable, ShardSplit, StoredFile, write_index, write_table
+from tbps.data.worker_pool import worker_pool
 
 logger = logging.getLogger(__name__)
 
 BYTES_PER_MB = 1_000_000
+_LOCK = "lock"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Image:
     number: int
     file: Path
+    num_bytes: int
+    changed_ns: int
     row: str
     """The JSON member."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Shard:
+    """What is to be written."""
+
+    path: Path
+    images: list[_Image]
+
+    @property
+    def members(self) -> Path:
+        """Says what the written shard holds: there, the shard is whole."""
+        return self.path.with_suffix(".members.json")
+
+    def digest(self) -> str:
+        """Of everything that the shard is made of, images by size and time."""
+        parts = [(image.number, str(image.file), image.num_bytes, image.changed_ns, image.row) for image in self.images]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,7 +73,8 @@ def write_shards(
     """Write `splits` (none named = all) of the data set at `root` into the new folder `out`; returns its index.
 
     Shards hold consecutive images up to `shard_mb`; the bytes depend on nothing but the data. `out` appears only when it is
-    complete. ValueError: `out` exists, the data set cannot be read, or an image is missing.
+    complete; shards that a call before has finished are not written again. ValueError: `out` exists or is being written, the
+    data set cannot be read, or an image is missing.
     """
     if out.exists():
         raise ValueError(f"{out} exists already; remove it or choose another folder")
@@ -57,31 +82,77 @@ def write_shards(
         raise ValueError(f"shard_mb is {shard_mb}, expected at least 1")
     annotations = read_annotations(root, benchmark)
     chosen = [annotations.split(name) for name in (splits or annotations.splits)]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.parent / f".{out.name}.partial-{os.getpid()}"
-    partial.mkdir()
-    try:
-        index = {
-            split.name: _write_split(root, benchmark, split, partial, shard_mb=shard_mb, workers=workers) for split in chosen
-        }
-        write_index(partial, benchmark, index)
+    partial = out.parent / f".{out.name}.partial"
+    partial.mkdir(parents=True, exist_ok=True)
+    with _alone_in(partial, out):
+        try:
+            planned = {split.name: _plan_split(root, benchmark, split, partial, shard_mb=shard_mb) for split in chosen}
+            _clear(partial, [shard for shards in planned.values() for shard in shards])
+            index = {split.name: _write_split(split, planned[split.name], partial, workers=workers) for split in chosen}
+            write_index(partial, benchmark, index)
+            for members in partial.glob("*.members.json"):
+                members.unlink()
+        except BaseException:
+            if finished := len(list(partial.glob("*.members.json"))):
+                logger.warning("%d shards are kept in %s: the same command goes on from there", finished, partial)
+            else:
+                shutil.rmtree(partial, ignore_errors=True)
+            raise
+        (partial / _LOCK).unlink()
         os.rename(partial, out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return index
 
 
-def _write_split(root: Path, benchmark: Benchmark, split: Split, out: Path, *, shard_mb: int, workers: int) -> ShardSplit:
+@contextmanager
+def _alone_in(partial: Path, out: Path) -> Iterator[None]:
+    """Keep a second call out. The lock goes with this process, and forked ones do not inherit it."""
+    with (partial / _LOCK).open("a") as lock:
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            raise ValueError(f"{out} is being written by another process: wait for it, or choose another folder") from error
+        except OSError as error:
+            logger.warning("%s has no locks (%s): see to it that nothing else writes %s", partial, error.strerror, out)
+        yield
+
+
+def _clear(partial: Path, shards: Sequence[_Shard]) -> None:
+    """Remove what an earlier call has begun, or has finished from other images or annotations."""
+    kept = {partial / _LOCK}
+    for shard in shards:
+        if _finished(shard) is not None:
+            kept |= {shard.path, shard.members}
+    for entry in set(partial.iterdir()) - kept:
+        entry.unlink()
+    if finished := len(kept) // 2:
+        logger.info("%d of %d shards are there already", finished, len(shards))
+
+
+def _finished(shard: _Shard) -> _Members | None:
+    """What a call before has written, if from the same images and rows."""
+    try:
+        found = json.loads(shard.members.read_text(encoding="utf-8"))
+        members = _Members(**{**found["members"], "file": StoredFile(**found["members"]["file"])})
+        whole = found["of"] == shard.digest() and shard.path.stat().st_size == members.file.num_bytes
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return members if whole else None
+
+
+def _plan_split(root: Path, benchmark: Benchmark, split: Split, out: Path, *, shard_mb: int) -> list[_Shard]:
     batches = _plan(_list_images(root, benchmark, split), shard_bytes=shard_mb * BYTES_PER_MB)
-    jobs = [(out / f"{split.name}-{number:04d}.tar", batch) for number, batch in enumerate(batches)]
+    return [_Shard(path=out / f"{split.name}-{number:04d}.tar", images=batch) for number, batch in enumerate(batches)]
+
+
+def _write_split(split: Split, shards: Sequence[_Shard], out: Path, *, workers: int) -> ShardSplit:
     if workers > 1:
-        with ProcessPoolExecutor(workers) as pool:
-            written = list(pool.map(_write_shard, jobs))
+        with worker_pool(workers) as pool:
+            written = list(pool.map(_write_shard, shards))
     else:
-        written = [_write_shard(job) for job in jobs]
+        written = [_write_shard(shard) for shard in shards]
     logger.info("%s: %d images in %d shards", split.name, len(split.image_path), len(written))
     table = MemberTable(
-        shard_I=np.repeat(np.arange(len(batches), dtype=np.int32), [len(batch) for batch in batches]),
+        shard_I=np.repeat(np.arange(len(shards), dtype=np.int32), [len(shard.images) for shard in shards]),
         start_I=np.array([start for shard in written for start in shard.starts], dtype=np.int64),
         size_I=np.array([size for shard in written for size in shard.sizes], dtype=np.int64),
         crc_I=np.array([crc for shard in written for crc in shard.crcs], dtype=np.uint32),
@@ -108,7 +179,10 @@ def _list_images(root: Path, benchmark: Benchmark, split: Split) -> list[_Image]
         row = {"path": image_path, "identity": int(split.image_identity_I[number]), "captions": captions[number]}
         if split.attribute_IA is not None:
             row["attributes"] = split.attribute_IA[number].tolist()
-        images.append(_Image(number=number, file=file, row=json.dumps(row)))
+        found = file.stat()
+        images.append(
+            _Image(number=number, file=file, num_bytes=found.st_size, changed_ns=found.st_mtime_ns, row=json.dumps(row))
+        )
     return images
 
 
@@ -117,7 +191,7 @@ def _plan(images: Sequence[_Image], *, shard_bytes: int) -> list[list[_Image]]:
     batches: list[list[_Image]] = []
     room = 0
     for image in images:
-        num_bytes = image.file.stat().st_size + len(image.row)
+        num_bytes = image.num_bytes + len(image.row)
         if num_bytes > room or not batches:
             batches.append([])
             room = shard_bytes
@@ -126,25 +200,32 @@ def _plan(images: Sequence[_Image], *, shard_bytes: int) -> list[list[_Image]]:
     return batches
 
 
-def _write_shard(job: tuple[Path, list[_Image]]) -> _Members:
+def _write_shard(shard: _Shard) -> _Members:
+    """Write a shard, unless it is there: first aside, so that a shard of that name is whole."""
     from webdataset import TarWriter
 
-    path, images = job
+    if (there := _finished(shard)) is not None:
+        return there
     crcs = []
-    with TarWriter(str(path), encoder=False, mtime=0) as writer:
-        for image in images:
+    aside = shard.path.with_suffix(".tmp")
+    with TarWriter(str(aside), encoder=False, mtime=0) as writer:
+        for image in shard.images:
             content = image.file.read_bytes()
             crcs.append(zlib.crc32(content))
             writer.write({"__key__": _key(image), _extension(image.file): content, "json": image.row.encode()})
-    with tarfile.open(path) as tar:
+    with tarfile.open(aside) as tar:
         members = {member.name: (member.offset_data, member.size) for member in tar}
-    places = [members[f"{_key(image)}.{_extension(image.file)}"] for image in images]
-    return _Members(
-        file=StoredFile.of(path, below=path.parent),
+    places = [members[f"{_key(image)}.{_extension(image.file)}"] for image in shard.images]
+    aside.rename(shard.path)
+    written = _Members(
+        file=StoredFile.of(shard.path, below=shard.path.parent),
         starts=[start for start, _ in places],
         sizes=[size for _, size in places],
         crcs=crcs,
     )
+    aside.write_text(json.dumps({"of": shard.digest(), "members": asdict(written)}), encoding="utf-8")
+    aside.rename(shard.members)
+    return written
 
 
 def _key(image: _Image) -> str:

@@ -10,7 +10,6 @@ import logging
 import tarfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -31,6 +30,7 @@ from tbps.data.shard_index import (
     write_index,
     write_table,
 )
+from tbps.data.worker_pool import worker_pool
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ def index_tars(
         splits = splits_in(read_content(str(root), cache=root), str(root))
     jobs = [(root, file, keys) for file in files]
     if workers > 1:
-        with ProcessPoolExecutor(workers) as pool:
+        with worker_pool(workers) as pool:
             shards = list(pool.map(_read_shard, jobs))
     else:
         shards = [_read_shard(job) for job in jobs]

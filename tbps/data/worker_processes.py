@@ -63,7 +63,7 @@ class _Worker(ForkProcess):
 
     def run(self) -> None:
         """What the process does."""
-        _die_with_parent(self)
+        die_with_parent(self._parent_pid)  # type: ignore[attr-defined]
         # A batch that cannot be sent would be dropped, and its receiver wait for ever.
         multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_end_unsent)  # type: ignore[attr-defined]
         super().run()
@@ -110,10 +110,10 @@ def _end_unsent(error: Exception, _: object) -> None:
     os._exit(1)
 
 
-def _die_with_parent(process: BaseProcess) -> None:
+def die_with_parent(parent: int) -> None:
     """Where the parent is killed, nobody else would end this process for seconds, and it holds memory and sockets."""
     if sys.platform != "linux":
         return
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != process._parent_pid:  # type: ignore[attr-defined]  # it was quicker
+    if os.getppid() != parent:  # it was quicker
         os.kill(os.getpid(), signal.SIGKILL)

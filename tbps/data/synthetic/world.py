@@ -5,10 +5,9 @@ Called from a script with more than one worker, this needs the usual `if __name_
 
 from __future__ import annotations
 
-import multiprocessing
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from tbps.data.synthetic.person import Crowd, Person, differing_attributes
 from tbps.data.synthetic.randomness import stream
 from tbps.data.synthetic.rendering import Shot, render, sample_shot
 from tbps.data.synthetic.writers import AnnotationWriter, prepare_folder, write_marker, write_parsing_manifest
+from tbps.data.worker_pool import worker_pool
 
 CHUNK_IMAGES = 48
 """About as many images as a worker makes before it reports."""
@@ -173,8 +173,7 @@ def _chunks(root: Path, spec: WorldSpec, workers: int) -> Iterator[Chunk]:
             yield make_chunk(root, spec, start, stop)
         return
     # Spawned, not forked: the caller may hold threads (torch, a logger), which a fork would copy half-way.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(starts)), mp_context=context) as pool:
+    with worker_pool(min(workers, len(starts)), start="spawn") as pool:
         waiting: deque[Future[Chunk]] = deque()
         for start, stop in ranges:
             waiting.append(pool.submit(make_chunk, root, spec, start, stop))

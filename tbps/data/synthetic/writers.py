@@ -101,7 +101,8 @@ def prepare_folder(root: Path) -> None:
             f"{root} is not empty (found {shown}) and is no earlier synthetic world; give a new or an empty folder"
         )
     ours = {form.annotation for form in FORMATS.values()} | {form.image_folder for form in FORMATS.values()} - {"."}
-    for name in sorted(ours | {"gene_crop", "train2014", "val2014", "parsing", PEOPLE}):
+    begun = {path.name for path in root.glob("*.partial")}  # by a call that was killed
+    for name in sorted(ours | begun | {"gene_crop", "train2014", "val2014", "parsing", PEOPLE}):
         path = root / name
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
