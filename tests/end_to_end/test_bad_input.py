@@ -196,8 +196,8 @@ def test_spoiled_shards(
         ),
         (["--start.weights", "TRAINED", "--start.sha256", "00"], ["has sha256 ", "expected 00"]),
         (
-            ["--method.weights.pitm", "0", "--method.weights.attribute", "0"],
-            ["starting from random weights: itm_head.weight, itm_head.bias would stay random", "evaluation.rerank_k 0"],
+            ["--method.weights.mlm", "0"],  # the twin's word head still draws the words of m-RTD
+            ["starting from random weights: online.word_head.bias, ", " would stay random, because", "start from weights"],
         ),
         (["--data.benchmark", "icfg-pedes"], ["is not icfg-pedes: looked for ICFG-PEDES.json"]),
         (["--data.micro-batch-pairs", "48"], ["data.micro_batch_pairs is 48, expected a divisor of the 32 pairs"]),
