@@ -20,6 +20,7 @@ from tbps.config.run import Benchmark
 from tbps.data.annotations import Annotations, Split, read_annotations
 from tbps.data.column import map_columns, write_columns
 from tbps.data.layouts import annotation_files
+from tbps.data.remote import sha256_of
 from tbps.data.turns import one_at_a_time
 
 logger = logging.getLogger(__name__)
@@ -74,16 +75,18 @@ def _state(root: Path, benchmark: Benchmark, files: list[Path]) -> str:
 def _map(folder: Path) -> dict[str, Split] | None:
     """The splits in `folder`; None where it is not there or damaged."""
     try:
-        names = json.loads((folder / _SPLITS).read_text(encoding="utf-8"))
-        return {name: _split(name, folder / f"{name}.safetensors") for name in names}
+        digests = json.loads((folder / _SPLITS).read_text(encoding="utf-8"))
+        return {name: _split(name, folder / f"{name}.safetensors", digest) for name, digest in digests.items()}
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, TypeError) as error:
+    except (ValueError, AttributeError) as error:
         logger.warning("%s is damaged (%s): the annotations are read again", folder, error)
         return None
 
 
-def _split(name: str, path: Path) -> Split:
+def _split(name: str, path: Path, digest: str) -> Split:
+    if sha256_of(path) != digest:
+        raise ValueError(f"{path.name} has changed")
     columns = cast(dict[str, Any], map_columns(path))
     return Split(name=name, **{"attribute_IA": None, **columns})
 
@@ -93,12 +96,13 @@ def _write(folder: Path, annotations: Annotations) -> None:
     partial = folder.with_suffix(f".partial-{uuid.uuid4().hex}")
     partial.mkdir()
     try:
+        digests = {}
         for name, split in annotations.splits.items():
             columns = {field.name: getattr(split, field.name) for field in dataclasses.fields(split) if field.name != "name"}
-            write_columns(
-                partial / f"{name}.safetensors", {name: column for name, column in columns.items() if column is not None}
-            )
-        (partial / _SPLITS).write_text(json.dumps(list(annotations.splits)), encoding="utf-8")
+            path = partial / f"{name}.safetensors"
+            write_columns(path, {name: column for name, column in columns.items() if column is not None})
+            digests[name] = sha256_of(path)
+        (partial / _SPLITS).write_text(json.dumps(digests), encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)  # a damaged one
         os.rename(partial, folder)
     finally:

@@ -82,13 +82,15 @@ class ShardPairs:
         return self._identities.pairs(int(self.identity_N[index]))
 
     def _map_table(self) -> MemberTable:
-        try:
-            return MemberTable.map(self._local(self._split.index))
-        except ValueError as error:
+        """The table, after all of it has been checked: what it says is believed of every pair."""
+        file = self._split.index
+        path = self._local(file)
+        if (found := sha256_of(path)) != file.sha256:
             if not is_remote(self.root):
-                raise ValueError(f"{error}; {ADVICE}") from error
-        self._forget_damaged(self._split.index)
-        return MemberTable.map(self._local(self._split.index))
+                raise ValueError(f"{_digest_problem(file, found)}; {ADVICE}")
+            self._forget_damaged(file)
+            path = self._local(file)
+        return MemberTable.map(path)
 
     def _read(self, file: int, image: int) -> bytes:
         """Content of the image, after its CRC has been checked."""
@@ -146,6 +148,10 @@ def _size_problem(root: Path, file: StoredFile) -> str:
     return ""
 
 
+def _digest_problem(file: StoredFile, found: str) -> str:
+    return f"shard {file.name}: sha256 is {found[:12]}, expected {file.sha256[:12]}"
+
+
 def verify_shards(root: Path) -> list[str]:
     """Read every file of a shard folder and compare its size and sha256 with the index; returns one line per problem."""
     problems = []
@@ -153,7 +159,7 @@ def verify_shards(root: Path) -> list[str]:
         for file in (split.index, *split.shards):
             problem = _size_problem(root, file)
             if not problem and (found := sha256_of(root / file.name)) != file.sha256:
-                problem = f"shard {file.name}: sha256 is {found[:12]}, expected {file.sha256[:12]}"
+                problem = _digest_problem(file, found)
             if problem:
                 problems.append(problem)
     return problems

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import multiprocessing
-import os
 from pathlib import Path
 
 import numpy as np
@@ -62,10 +61,11 @@ def test_a_changed_or_damaged_file_is_seen(tmp_path: Path, caplog: pytest.LogCap
     rows[0]["captions"][0] = before.replace("man", "men")  # of the same length
     file.write_text(json.dumps(rows))
     assert first() == before.replace("man", "men") and times_read(caplog) == 2
-    for table in cache.rglob("train.safetensors"):
-        os.truncate(table, 100)
-    assert first() == before.replace("man", "men") and times_read(caplog) == 3
-    assert "is damaged or another file (" in caplog.text and "the annotations are read again" in caplog.text
+    for number, damage in enumerate((lambda full: full[:100], lambda full: full.replace(b"shoes", b"shoos"))):
+        for table in cache.rglob("train.safetensors"):
+            table.write_bytes(damage(table.read_bytes()))
+        assert first() == before.replace("man", "men") and times_read(caplog) == 3 + number
+    assert "is damaged (train.safetensors has changed): the annotations are read again" in caplog.text
     file.write_text("[")
     with pytest.raises(ValueError, match=r"data_captions.json is not valid JSON"):
         first()

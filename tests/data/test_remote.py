@@ -230,6 +230,19 @@ def test_a_damaged_shard_in_the_cache_is_fetched_once_more(
             [first.image_bytes(pair) for pair in range(len(first))]
 
 
+def test_a_damaged_table_in_the_cache_is_fetched_once_more(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_folder(tmp_path / "folder", "cuhk-pedes")
+    write_shards(tmp_path / "folder", "cuhk-pedes", tmp_path / "shards")
+    with serve(tmp_path / "shards") as server:
+        expected = ShardPairs(server.url, "train", cache=tmp_path / "cache").caption(3)
+        table = (tmp_path / "shards/train-index.safetensors").read_bytes()
+        cached = tmp_path / "cache" / hashlib.sha256(table).hexdigest()[:2] / hashlib.sha256(table).hexdigest()
+        cached.write_bytes(table.replace(expected.encode(), b"?" * len(expected)))
+        assert ShardPairs(server.url, "train", cache=tmp_path / "cache").caption(3) == expected
+        assert len(server.asked("index.safetensors")) == 2
+    assert "train-index.safetensors in " in caplog.text and "was damaged: fetching it once more" in caplog.text
+
+
 def test_aws_that_stalls_or_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stand-in for the program: the real one needs an account."""
     monkeypatch.setattr(remote, "FIRST_PAUSE_S", 0.01)
