@@ -11,7 +11,7 @@ demo: setup
 	$(BIN)/python -m recipes.demo --processes $(PROCESSES)
 
 test: setup check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 4 --dist loadgroup
 
 check: setup
 	$(BIN)/ruff check .

@@ -15,7 +15,9 @@ import pytest
 from cluster_jobs import Cluster, restarts, steps_done, weights_sha256
 from small_world import AS_RECIPES_TRAIN, LAUNCH_TWO, World, call, metrics
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.xdist_group("slurm")]
+# Tests on a Slurm mostly wait for its timers: two more groups beside the others of this folder, each on a Slurm of its own.
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+signals, losses = pytest.mark.xdist_group("slurm signals"), pytest.mark.xdist_group("slurm losses")
 
 STEPS = 120
 """With `paced`, so many that everything below happens while it trains."""
@@ -90,6 +92,7 @@ def submit(cluster: Cluster, world: World, undisturbed: Path, tmp_path: Path) ->
     return submit
 
 
+@signals
 def test_requeued_three_times(submit: Submit) -> None:
     job = submit(*TWO_NODES)
     for number in (1, 2, 3):
@@ -101,6 +104,7 @@ def test_requeued_three_times(submit: Submit) -> None:
     assert f"Slurm job {job.id}, restart 3 (requeued), from step " in job.log.read_text()
 
 
+@signals
 def test_preempted_twice(submit: Submit) -> None:
     job = submit(*TWO_NODES)
     for number in (1, 2):
@@ -114,6 +118,7 @@ def test_preempted_twice(submit: Submit) -> None:
     job.assert_ends_as_undisturbed(causes=["preemption"] * 2)
 
 
+@signals
 def test_time_limit(submit: Submit) -> None:
     job = submit(*TWO_NODES, "--signal=USR2@50")
     done = job.make_steps(3)
@@ -127,6 +132,7 @@ def test_time_limit(submit: Submit) -> None:
     job.assert_ends_as_undisturbed(causes=["time limit"])
 
 
+@losses
 def test_slurmd_killed_under_one_of_two_nodes(submit: Submit) -> None:
     job = submit(*TWO_NODES)
     job.make_steps(3)
@@ -139,6 +145,7 @@ def test_slurmd_killed_under_one_of_two_nodes(submit: Submit) -> None:
     assert weights_sha256(job.run_folder, STEPS) == weights_sha256(job.undisturbed, STEPS)
 
 
+@losses
 def test_slurmd_killed_under_a_run_that_lives_on(submit: Submit) -> None:
     job = submit(*ONE_NODE)
     job.make_steps(3)
@@ -153,6 +160,7 @@ def test_slurmd_killed_under_a_run_that_lives_on(submit: Submit) -> None:
     assert metrics(job.run_folder) == metrics(job.undisturbed)
 
 
+@losses
 def test_slurmctld_restarted_while_the_job_trains_and_stops(submit: Submit) -> None:
     job = submit(*TWO_NODES)
     done = job.make_steps(3)
@@ -176,6 +184,7 @@ def _rank(pid: int) -> str:
     return next(line.removeprefix(b"SLURM_PROCID=").decode() for line in environment if line.startswith(b"SLURM_PROCID="))
 
 
+@losses
 @pytest.mark.parametrize(
     ("number", "silence"),
     [(signal.SIGKILL, "was lost: it ended without a word"), (signal.SIGSTOP, "has not been heard of for 10 s")],
@@ -193,6 +202,7 @@ def test_a_rank_that_is_lost_is_named_and_the_job_goes_on(submit: Submit, number
     job.assert_ends_as_undisturbed(causes=[cause])
 
 
+@signals
 def test_cancelled_by_the_user_stays_cancelled(submit: Submit) -> None:
     job = submit(*TWO_NODES)
     done = job.make_steps(3)
@@ -201,6 +211,7 @@ def test_cancelled_by_the_user_stays_cancelled(submit: Submit) -> None:
     assert any(job.run_folder.glob("checkpoints/step-*")) and steps_done(job.run_folder) >= done
 
 
+@signals
 def test_restarts_without_a_step_end(cluster: Cluster, world: World, tmp_path: Path) -> None:
     recipe = tmp_path / "dies.py"
     recipe.write_text(

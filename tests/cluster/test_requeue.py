@@ -11,7 +11,7 @@ from cluster_jobs import Cluster
 
 from launch.requeue import BATCH_LINE
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.xdist_group("slurm")]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 
 def submit(cluster: Cluster, log: Path, task: str, *options: str) -> str:
@@ -26,6 +26,7 @@ GOES_ON = ("exit 75", "exit 143", "kill -KILL $$", "kill -SEGV $$")
 ENDS = ("exit 1", "exit 2", "exit 130")
 
 
+@pytest.mark.xdist_group("slurm")
 def test_what_goes_on_and_what_ends(cluster: Cluster, tmp_path: Path) -> None:
     """All at once: Slurm lets every job wait for seconds before it is started again."""
     logs = {task: tmp_path / f"{number}.log" for number, task in enumerate((*GOES_ON, *ENDS, "array", "never"))}
@@ -45,6 +46,7 @@ def test_what_goes_on_and_what_ends(cluster: Cluster, tmp_path: Path) -> None:
     assert said in logs["never"].read_text()
 
 
+@pytest.mark.xdist_group("slurm losses")  # nobody else's controller is away meanwhile
 def test_controller_that_is_away_for_a_minute(cluster: Cluster, tmp_path: Path) -> None:
     job = submit(cluster, tmp_path / "log", f"touch {tmp_path}/started; sleep 3; exit 143")
     cluster.wait_for("its task runs", (tmp_path / "started").exists)  # srun itself needs the controller to start it
