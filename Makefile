@@ -10,7 +10,7 @@ BIN := .venv/bin
 demo: setup
 	$(BIN)/python -m recipes.demo --processes $(PROCESSES)
 
-test: setup check
+test: setup .venv/test-packages check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 4 --dist loadgroup
 
 check: setup
@@ -20,7 +20,7 @@ check: setup
 
 setup: .venv/installed
 
-.venv/installed: setup.cfg constraints.txt tests/packages.txt
+.venv/installed: setup.cfg constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
 	  { echo "tbps needs Python 3.11 to 3.13, found: $$($(PYTHON) --version 2>&1); set PYTHON=python3.12, say"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
@@ -30,6 +30,9 @@ setup: .venv/installed
 	$(PYTHON) -m venv .venv
 	@echo "installing PyTorch and the other packages into .venv: some minutes, about 3 GB to fetch"
 	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on --constraint constraints.txt --editable '.[test]'
+	@touch $@
+
+.venv/test-packages: .venv/installed tests/packages.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --require-hashes --requirement tests/packages.txt
 	@touch $@
 
