@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -48,6 +50,8 @@ class Batch:
     """Consecutive pairs that contrast with each other; B is a multiple of it."""
     epoch: float
     """How many epochs of pairs came before this step."""
+    first_group: int = 0
+    """Number of this batch's first group in the global batch: dropout is keyed by groups."""
     last_stage: bool = True
     """Whether the step belongs to the last stage of the schedule; there is one stage, or two."""
 
@@ -60,6 +64,11 @@ class Batch:
     def num_groups(self) -> int:
         """B / group_pairs."""
         return self.num_pairs // self.group_pairs
+
+    @property
+    def group_B(self) -> NDArray[np.int64]:
+        """Number of each pair's group in the global batch."""
+        return self.first_group + np.arange(self.num_pairs) // self.group_pairs
 
 
 @dataclass(kw_only=True)

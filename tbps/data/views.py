@@ -27,7 +27,9 @@ def normalise_pixels(pixels_BCHW: Tensor) -> Tensor:
     return pixels_BCHW.float().div_(255).sub_(mean).div_(std)
 
 
-def make_views(host: HostBatch, device: torch.device, *, group_pairs: int, last_stage: bool = True) -> Batch:
+def make_views(
+    host: HostBatch, device: torch.device, *, group_pairs: int, first_group: int = 0, last_stage: bool = True
+) -> Batch:
     """The batch on `device`. Copies are asynchronous where the loader pinned its memory; captions stay on the host."""
     pixels = host.pixels_BCHW.to(device, non_blocking=True)
     second = host.second_pixels_BCHW
@@ -50,6 +52,7 @@ def make_views(host: HostBatch, device: torch.device, *, group_pairs: int, last_
         identity_B=host.identity_B.to(device, non_blocking=True),
         group_pairs=group_pairs,
         epoch=host.epoch,
+        first_group=first_group,
         last_stage=last_stage,
     )
 

@@ -39,7 +39,7 @@ def rerank_scores(
     image_M, caption_M = image_row_M.cpu().numpy(), caption_row_M.cpu().numpy()
     block_images = block_images or BLOCK_IMAGES[method.device.type]
     text = method.online.text_encoder
-    prepared = prepare_captions(text, method.pack_captions(captions, padded=False), query_hidden)
+    prepared = prepare_captions(text, method.pack_captions(captions), query_hidden)
     order = np.argsort(image_M, kind="stable")
     edges = np.searchsorted(image_M[order], np.arange(0, len(tokens_IPD) + block_images, block_images))
     scores = torch.empty(len(image_M), device=method.device)

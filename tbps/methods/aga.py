@@ -43,8 +43,8 @@ MASKED, REPLACED_BY = 0, 1
 class TwinText:
     """The twin's text pass."""
 
-    hidden_ND: Tensor
-    """States of the paired captions, then of own ones that differ."""
+    cls_BD: Tensor
+    """[CLS] states of the paired captions."""
     probability: HostCopy | None
     """(B, L) of each place of the own captions to be masked; None where attention does not decide."""
 
@@ -103,10 +103,10 @@ class AgaMethod(RasaMethod):
 
         Only where a loss needs words: `mrtd_head` is None elsewhere.
         """
-        paired = self.pack_captions(batch.paired, padded=False)
+        paired = self.pack_captions(batch.paired, group=batch.group_B)
         differs_R = differing(batch)
         text = self.read_captions(batch, differs_R)
-        momentum, twin_token_BPD = self.momentum_features(batch, paired, hidden_ND=text.hidden_ND)
+        momentum, twin_token_BPD = self.momentum_features(batch, paired, cls_BD=text.cls_BD)
         draws = self.choose_words(batch, draws, text.probability)
         words = self.word_task(batch, draws, twin_token_BPD)
         enriched = self.enrich(paired, words, draws, differs_R)
@@ -116,9 +116,11 @@ class AgaMethod(RasaMethod):
     def read_captions(self, batch: Batch, differs_R: Index) -> TwinText:
         """One packed text pass of the twin; what its [CLS] tokens attend to starts its way to the host."""
         if self.masking != "attention":
-            hidden_ND = self.encode_text(self.twin, self.pack_captions(batch.paired, padded=False))
-            return TwinText(hidden_ND=hidden_ND, probability=None)
-        shown = self.pack_captions(_join(batch.paired, batch.own, differs_R), padded=False)
+            paired = self.pack_captions(batch.paired, group=batch.group_B)
+            hidden_ND = self.encode_text(self.twin, paired)
+            return TwinText(cls_BD=hidden_ND.index_select(0, paired.packing.first_S), probability=None)
+        group_S = np.concatenate([batch.group_B, batch.group_B[differs_R]])
+        shown = self.pack_captions(_join(batch.paired, batch.own, differs_R), group=group_S)
         encoder = self.twin.text_encoder
         embedded_ND = encoder.embed(shown.token_id_N, shown.packing)
         hidden_ND, attention_KSL = encoder.encode_text_with_class_attention(embedded_ND, shown.packing)
@@ -134,7 +136,8 @@ class AgaMethod(RasaMethod):
             temperature=self.attention_temperature,
             masked_share=self.masked_share,
         )
-        return TwinText(hidden_ND=hidden_ND, probability=HostCopy(probability_BL))
+        cls_BD = hidden_ND.index_select(0, shown.packing.first_S[: batch.num_pairs])
+        return TwinText(cls_BD=cls_BD, probability=HostCopy(probability_BL))
 
     def choose_words(self, batch: Batch, draws: Draws, probability: HostCopy | None) -> Draws:
         """The draws with MLM's positions chosen by attention, or among vacuous words; RaSa's own where both are off."""

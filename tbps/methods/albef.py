@@ -52,7 +52,7 @@ class AlbefMethod(AlbefFamily):
 
     def encode(self, batch: Batch, draws: Draws) -> Encoded:
         """Both encoders, online and twin, their contrast, and the hard negatives that it leads to."""
-        captions = self.pack_captions(batch.paired, padded=self.padding == "official", group_pairs=batch.group_pairs)
+        captions = self.pack_captions(batch.paired, group=batch.group_B, padded=self.padding == "official")
         momentum, _ = self.momentum_features(batch, captions)
         token_BPD = self.online.image_encoder(batch.image_BCHW)
         hidden_ND = self.encode_text(self.online, captions)
@@ -79,6 +79,7 @@ class AlbefMethod(AlbefFamily):
             ids_N=encoded.captions.token_id_N,
             hidden_ND=encoded.hidden_ND,
             image_IPD=encoded.token_BPD,
+            group_I=batch.group_B,
             shown=sequences(encoded.captions, offset=0, image=negatives.images(), caption=negatives.captions()),
         )
         logit_R2 = self.itm_head(crossed.hidden_ND.index_select(0, crossed.packing.first_S))

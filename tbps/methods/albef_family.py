@@ -12,7 +12,6 @@ from typing import Literal
 import numpy as np
 import torch
 import torch.distributed as dist
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tbps.config.methods import AgaWeights, AlbefWeights, LaipWeights, MarsWeights, RasaWeights
@@ -23,7 +22,7 @@ from tbps.nn.bert import Bert
 from tbps.nn.dual_encoder import DualEncoder
 from tbps.nn.mae_decoder import MaeDecoder
 from tbps.nn.momentum import advance, momentum_copy
-from tbps.nn.packing import lay_out, upload
+from tbps.nn.packing import Index, lay_out, upload
 from tbps.nn.queue import EMPTY, FeatureQueue
 from tbps.nn.vit import VisionTransformer
 from tbps.objectives.itc import Contrast, Features, empty_share, momentum_contrast
@@ -164,7 +163,7 @@ class AlbefFamily(nn.Module):
     @torch.no_grad()
     def embed_captions(self, captions: Captions) -> EmbeddedCaptions:
         """Online text encoder: features and, where the cross encoder starts from them, the packed states."""
-        packed = self.pack_captions(captions, padded=False)
+        packed = self.pack_captions(captions)
         hidden_ND = self.encode_text(self.online, packed)
         feature_QE = self.online.caption_feature(hidden_ND.index_select(0, packed.packing.first_S))
         full = self.online.text_encoder.full_cross_attention
@@ -181,11 +180,11 @@ class AlbefFamily(nn.Module):
         """Weight of soft targets: 0 to its full value over the first epoch (official schedule of ALBEF, RaSa, MARS)."""
         return self.max_alpha * min(1.0, batch.epoch)
 
-    def pack_captions(self, captions: Captions, *, padded: bool, group_pairs: int = 0) -> PackedCaptions:
-        """Lay captions out; `padded` also computes padding up to the longest caption of each group."""
+    def pack_captions(self, captions: Captions, *, group: Index | None = None, padded: bool = False) -> PackedCaptions:
+        """Lay captions out; group: of each caption; `padded` also computes padding up to the longest of each group."""
         keys_B = np.asarray(captions.lengths, np.int64)
-        tokens_B = _longest_of_group(keys_B, group_pairs) if padded else keys_B
-        layout = lay_out(tokens_B, keys=keys_B)
+        tokens_B = _longest_of_group(keys_B, group) if padded else keys_B
+        layout = lay_out(tokens_B, keys=keys_B, group=group)
         ids_N = captions.token_ids_BL.numpy()[layout.sequence_N, layout.position_N]
         return PackedCaptions(layout=layout, packing=layout.to(self.device), token_id_N=upload([ids_N], self.device)[0])
 
@@ -196,16 +195,13 @@ class AlbefFamily(nn.Module):
 
     @torch.no_grad()
     def momentum_features(
-        self, batch: Batch, captions: PackedCaptions, *, hidden_ND: Tensor | None = None
+        self, batch: Batch, captions: PackedCaptions, *, cls_BD: Tensor | None = None
     ) -> tuple[Features, Tensor]:
-        """The twin's unit features of the batch, and its image tokens; `hidden_ND`: its text states, if they are known."""
+        """The twin's unit features of the batch, and its image tokens; `cls_BD`: its text's [CLS] states, if known."""
         token_BPD = self.twin.image_encoder(batch.second_image_BCHW)
-        if hidden_ND is None:
-            hidden_ND = self.encode_text(self.twin, captions)
-        features = Features(
-            image_BE=self.twin.image_feature(token_BPD),
-            caption_BE=self.twin.caption_feature(hidden_ND.index_select(0, captions.packing.first_S)),
-        )
+        if cls_BD is None:
+            cls_BD = self.encode_text(self.twin, captions).index_select(0, captions.packing.first_S)
+        features = Features(image_BE=self.twin.image_feature(token_BPD), caption_BE=self.twin.caption_feature(cls_BD))
         if self.training:
             self._pending.append((features, batch.identity_B))
         return features, token_BPD
@@ -230,8 +226,13 @@ class AlbefFamily(nn.Module):
         return found
 
 
-def _longest_of_group(length_B: NDArray[np.int64], group_pairs: int) -> NDArray[np.int64]:
-    return np.repeat(length_B.reshape(-1, group_pairs).max(1), group_pairs)
+def _longest_of_group(length_B: Index, group_B: Index | None) -> Index:
+    if group_B is None:
+        return np.full_like(length_B, length_B.max())
+    _, place_B = np.unique(group_B, return_inverse=True)
+    longest_G = np.zeros(place_B.max() + 1, np.int64)
+    np.maximum.at(longest_G, place_B, length_B)
+    return longest_G[place_B]
 
 
 def _gather(local_RX: Tensor) -> Tensor:

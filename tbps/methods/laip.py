@@ -32,7 +32,7 @@ from tbps.methods.albef import AlbefMethod, Encoded
 from tbps.methods.packed_calls import CrossPass, CrossSequences, PackedCaptions, cross_encode, sequences
 from tbps.nn.attention import mean_attention, split_heads
 from tbps.nn.bert import CrossRecord
-from tbps.nn.packing import Packing, lay_out, upload
+from tbps.nn.packing import Index, Packing, lay_out, upload
 from tbps.objectives.bidirectional_attention import Attention, Combination, backward_attention, patch_weights
 from tbps.objectives.fusion_triplet import fusion_triplet_loss
 from tbps.objectives.group_mean import group_mean
@@ -122,13 +122,17 @@ class LaipMethod(AlbefMethod):
     def read_phrases(self, batch: Batch, draws: Draws) -> Phrases:
         """Phrases of the own captions, whole and masked, through the text encoder in one packed call."""
         assert draws.token_BUL is not None
-        return self._read(batch.own, draws.token_BUL[:, 0])
+        return self._read(batch.own, draws.token_BUL[:, 0], group_B=batch.group_B)
 
-    def _read(self, captions: Captions, uniform_BL: Tensor) -> Phrases:
+    def _read(self, captions: Captions, uniform_BL: Tensor, *, group_B: Index) -> Phrases:
         table = phrase_table(
-            captions.token_ids_BL.numpy(), captions.chunk_id_BL.numpy(), uniform_BL.numpy(), mask_id=self.mask_id
+            captions.token_ids_BL.numpy(),
+            captions.chunk_id_BL.numpy(),
+            uniform_BL.numpy(),
+            mask_id=self.mask_id,
+            group_pairs=int((group_B == group_B[0]).sum()),
         )
-        packed = self.pack_captions(table.captions, padded=False)
+        packed = self.pack_captions(table.captions, group=np.tile(group_B[table.caption_M], 2))
         one_token = lay_out(np.ones_like(table.caption_M), image=table.caption_M, num_images=len(captions.lengths))
         return Phrases(
             table=table,
@@ -147,7 +151,8 @@ class LaipMethod(AlbefMethod):
     def phrase_maps(self, image_BCHW: Tensor, captions: Captions) -> PhraseMaps:
         """For reports: attention of every phrase over the patches of its caption's image, its last word masked."""
         with torch.enable_grad():
-            phrases = self._read(captions, torch.full(captions.token_ids_BL.shape, 1 - 1e-6))
+            uniform_BL = torch.full(captions.token_ids_BL.shape, 1 - 1e-6)
+            phrases = self._read(captions, uniform_BL, group_B=np.zeros(len(captions.lengths), np.int64))
             crossed = cross_encode(
                 self.online.text_encoder,
                 ids_N=phrases.packed.token_id_N,
@@ -202,7 +207,7 @@ class LaipMethod(AlbefMethod):
 
     def _by_image(self, x_MD: Tensor, phrases: Phrases, record: CrossRecord) -> Tensor:
         """(M, D) to (I, H, Q, d); places without a phrase repeat the first one, and are never read."""
-        grid_IQ = phrases.per_image.image_grid_IQ
+        grid_IQ = phrases.per_image.views[0].image_grid_IQ
         assert grid_IQ is not None
         x_IQD = x_MD.index_select(0, grid_IQ.flatten()).view(*grid_IQ.shape, -1)
         return split_heads(x_IQD, record.key_IHPd.shape[1])
@@ -239,6 +244,7 @@ class LaipMethod(AlbefMethod):
             hidden_ND=torch.cat(hidden),
             image_IPD=encoded.token_BPD,
             shown=CrossSequences.join(shown),
+            group_I=batch.group_B,
             record_layer=self.attention_layer if self.weights["bidir"] else None,
         )
 
@@ -284,7 +290,7 @@ class LaipMethod(AlbefMethod):
     def _mask_captions(self, batch: Batch, draws: Draws) -> tuple[PackedCaptions, Tensor]:
         """Own captions with BERT's masks, and which places are masked."""
         ids_BL, chosen_BL = mask_tokens(batch.own.token_ids_BL, draws.mlm, cls_id=self.cls_id, mask_id=self.mask_id)
-        return self.pack_captions(replace(batch.own, token_ids_BL=ids_BL), padded=False), chosen_BL
+        return self.pack_captions(replace(batch.own, token_ids_BL=ids_BL), group=batch.group_B), chosen_BL
 
     def _masked_caption_loss(self, batch: Batch, chosen_BL: Tensor, crossed: CrossPass) -> Tensor:
         """mlm: one-hot labels, as masked phrases have them (Eq. 11)."""

@@ -117,7 +117,7 @@ class MarsMethod(RasaMethod):
     def reconstruct(self, image_BCHW: Tensor, captions: Captions, noise_BN: Tensor) -> tuple[Tensor, Tensor]:
         """For reports: predicted pixels (B, N, p * p * 3), normalised as the input, and removed patches (B, N)."""
         patch_BND = self.online.image_encoder.patches(image_BCHW)
-        paired = self.pack_captions(captions, padded=False)
+        paired = self.pack_captions(captions)
         hidden_ND = self.encode_text(self.online, paired)
         return self.rebuild(patch_BND, paired, hidden_ND, noise_BN)
 

@@ -77,4 +77,4 @@ def match_pairs(
 
 def _after_self_attention(layer: BertLayer, x_ND: Tensor, packing: Packing, image_IPD: Tensor) -> Tensor:
     assert layer.cross_attention is not None
-    return layer.feed_forward(layer.cross_attention(x_ND, packing, image_IPD))
+    return layer.feed_forward(layer.cross_attention(x_ND, packing, image_IPD), packing)

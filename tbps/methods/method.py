@@ -40,7 +40,10 @@ class Method(Protocol):
     draw_spec: DrawSpec
 
     def forward(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
-        """Named, unweighted scalar losses: each a mean over the groups of the batch."""
+        """Named, unweighted scalar losses: each a mean over the groups of the batch.
+
+        Units are dropped by tbps/nn/dropout.py: torch's own dropout depends on how the batch is shared out.
+        """
 
     def untrained(self, *, reranks: bool) -> list[str]:
         """Parameters that are read and that no loss with a weight moves: weights to start from must hold them.

@@ -76,15 +76,22 @@ def cross_encode(
     hidden_ND: Tensor | None,
     image_IPD: Tensor,
     shown: CrossSequences,
+    group_I: Index | None = None,
     record_layer: int | None = None,
 ) -> CrossPass:
     """Run every sequence through the cross encoder in one call.
 
     ids_N: token ids of the joined source captions; hidden_ND: their text states, needed unless the cross encoder starts
-    from ids (full cross-attention); image_IPD (I, P, D) image tokens; record_layer: cross layer (1 = the first) of which a
-    record is kept.
+    from ids (full cross-attention); image_IPD (I, P, D) image tokens; group_I: group of each image, and of what is shown to
+    it (default: one group); record_layer: cross layer (1 = the first) of which a record is kept.
     """
-    layout = lay_out(shown.tokens_S, keys=shown.keys_S, image=shown.image_S, num_images=len(image_IPD))
+    layout = lay_out(
+        shown.tokens_S,
+        keys=shown.keys_S,
+        group=None if group_I is None else group_I[shown.image_S],
+        image=shown.image_S,
+        num_images=len(image_IPD),
+    )
     packing = layout.to(ids_N.device)
     source_N = upload([shown.source_S[layout.sequence_N] + layout.position_N], ids_N.device)[0]
     if text.full_cross_attention:

@@ -99,7 +99,7 @@ class RasaMethod(AlbefFamily):
     def forward(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
         """Named losses; see tbps/methods/method.py. The order of work hides the wait for the hard negatives."""
         padded = self.padding == "official"
-        paired = self.pack_captions(batch.paired, padded=padded, group_pairs=batch.group_pairs)
+        paired = self.pack_captions(batch.paired, group=batch.group_B, padded=padded)
         momentum, twin_token_BPD = self.momentum_features(batch, paired)
         online = self.encode_online(batch, paired)
         contrast, pending = self.contrast_step(batch, draws, online, momentum)
@@ -163,7 +163,7 @@ class RasaMethod(AlbefFamily):
     def word_task(self, batch: Batch, draws: Draws, twin_token_BPD: Tensor) -> WordTask:
         """Mask the own captions twice, one packed call of the twin for both, its soft labels and its sampled words."""
         padded = self.padding == "official"
-        own = self.pack_captions(batch.own, padded=padded, group_pairs=batch.group_pairs)
+        own = self.pack_captions(batch.own, group=batch.group_B, padded=padded)
         ids_BL = batch.own.token_ids_BL
         mlm_BL, chosen_BL = mask_tokens(ids_BL, draws.mlm, cls_id=self.cls_id, mask_id=self.mask_id)
         mrtd_BL, _ = mask_tokens(ids_BL, draws.mrtd, cls_id=self.cls_id, mask_id=self.mask_id)
@@ -176,7 +176,7 @@ class RasaMethod(AlbefFamily):
         )
         masked = PackedCaptions(layout=layout, packing=own.packing, token_id_N=mlm_N)
         generator = PackedCaptions(layout=layout, packing=own.packing, token_id_N=mrtd_N)
-        crossed = self.cross_captions(self.twin, [masked, generator], twin_token_BPD)
+        crossed = self.cross_captions(self.twin, [masked, generator], twin_token_BPD, group_B=batch.group_B)
         rows_M = crossed.layout.rows(*chosen)
         rows_N = crossed.layout.rows(batch.num_pairs + place_N[0], place_N[1])
         index_M, index_N, real_N = upload(
@@ -196,14 +196,21 @@ class RasaMethod(AlbefFamily):
             corrupted=corrupted,
         )
 
-    def cross_captions(self, encoder: Any, kinds: list[PackedCaptions], image_BPD: Tensor) -> CrossPass:
+    def cross_captions(self, encoder: Any, kinds: list[PackedCaptions], image_BPD: Tensor, *, group_B: Index) -> CrossPass:
         """Several variants of the captions of a batch, each with its own image, in one packed call."""
         ids_N, hidden_ND, offsets = self.sources(encoder, kinds)
         own = np.arange(len(image_BPD))
         shown = CrossSequences.join(
             [sequences(kind, offset=offset, image=own) for kind, offset in zip(kinds, offsets, strict=True)]
         )
-        return cross_encode(encoder.text_encoder, ids_N=ids_N, hidden_ND=hidden_ND, image_IPD=image_BPD, shown=shown)
+        return cross_encode(
+            encoder.text_encoder,
+            ids_N=ids_N,
+            hidden_ND=hidden_ND,
+            image_IPD=image_BPD,
+            shown=shown,
+            group_I=group_B,
+        )
 
     def sources(self, encoder: Any, kinds: list[PackedCaptions]) -> tuple[Tensor, Tensor | None, list[int]]:
         """Joined token ids of several packed captions, their text states where needed, and where each starts."""
@@ -233,6 +240,7 @@ class RasaMethod(AlbefFamily):
             hidden_ND=hidden_ND,
             image_IPD=online.token_BPD,
             shown=CrossSequences.join(parts),
+            group_I=batch.group_B,
         )
         return Matched(crossed=crossed, negatives=negatives, pending=pending)
 

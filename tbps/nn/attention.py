@@ -6,26 +6,43 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tbps.nn.dropout import drop
+from tbps.nn.dropout import Groups, Site, drop
 
 # On a CPU the fused kernel loses to two matrix products when keys are few (its blocks are mostly empty).
 FEW_KEYS = 96
+_NOTHING_DROPPED = Site(probability=0.0)
 
 
 def attention(
-    query_SHQd: Tensor, key_SHKd: Tensor, value_SHKd: Tensor, *, bias: Tensor | None = None, dropout: float = 0.0
+    query_SHQd: Tensor,
+    key_SHKd: Tensor,
+    value_SHKd: Tensor,
+    *,
+    bias: Tensor | None = None,
+    site: Site = _NOTHING_DROPPED,
+    group: int = 0,
 ) -> Tensor:
     """softmax(q k' / sqrt(d) + bias) v.
 
     query_SHQd (S, H, Q, d), key_SHKd and value_SHKd (S, H, K, d); bias broadcastable to (S, H, Q, K), 0 or a large
-    negative number; dropout on the probabilities. Returns (S, H, Q, d).
+    negative number; dropout on the probabilities at `site`, where all sequences are of `group`. Returns (S, H, Q, d).
     """
-    if _fused(query_SHQd, num_keys=key_SHKd.shape[2], dropout=dropout):
-        return F.scaled_dot_product_attention(query_SHQd, key_SHKd, value_SHKd, attn_mask=bias, dropout_p=dropout)
+    if _fused(query_SHQd, num_keys=key_SHKd.shape[2], dropout=site.probability):
+        return fused_attention(query_SHQd, key_SHKd, value_SHKd, bias=bias, site=site, group=group)
     logit_SHQK = (query_SHQd * query_SHQd.shape[-1] ** -0.5) @ key_SHKd.transpose(2, 3)
     if bias is not None:
         logit_SHQK = logit_SHQK + bias
-    return drop(logit_SHQK.softmax(-1).to(value_SHKd.dtype), dropout) @ value_SHKd
+    probability_SHQK = logit_SHQK.softmax(-1).to(value_SHKd.dtype)
+    return drop(probability_SHQK, site, Groups(numbers=(group,), rows=(len(query_SHQd),))) @ value_SHKd
+
+
+def fused_attention(
+    query_SHQd: Tensor, key_SHKd: Tensor, value_SHKd: Tensor, *, bias: Tensor | None, site: Site, group: int
+) -> Tensor:
+    """`attention` by torch's fused kernel, which draws dropout's numbers from the device's own generator."""
+    if site.probability:
+        site.seed_device(query_SHQd.device, group)
+    return F.scaled_dot_product_attention(query_SHQd, key_SHKd, value_SHKd, attn_mask=bias, dropout_p=site.probability)
 
 
 def mean_attention(query_SHQd: Tensor, key_SHKd: Tensor, *, bias: Tensor | None = None) -> Tensor:

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from tbps.nn.attention import attention, join_heads, mean_attention, split_heads
-from tbps.nn.dropout import drop
-from tbps.nn.packing import Packing
+from tbps.nn.dropout import Site, drop
+from tbps.nn.packing import GroupView, Packing
 
 NORM_EPS = 1e-12
 
@@ -39,17 +39,36 @@ class SelfAttention(nn.Module):
 
         What [CLS] attends to, (S, L) float32, is appended to `class_rows` where that is given.
         """
-        qkv_SLD = self.qkv(x_ND).index_select(0, packing.grid_SL.flatten()).view(*packing.grid_SL.shape, -1)
+        qkv_ND = self.qkv(x_ND)
+        if class_rows is not None:
+            class_rows.append(self._class_rows(qkv_ND, packing))
+        site = Site.next(self.dropout, self.training)
+        parts = [self._attend(qkv_ND, view, site, only_first) for view in packing.views]
+        context_ND = parts[0] if len(parts) == 1 else torch.cat(parts)
+        if only_first:
+            assert len(parts) == 1, "sequences of several groups are not in the order they were given"
+        else:
+            context_ND = context_ND.index_select(0, packing.flat_N)
+        residual = x_ND.index_select(0, packing.first_S) if only_first else x_ND
+        out = drop(self.out(context_ND), Site.next(self.dropout, self.training), packing.groups)
+        return self.norm(out + residual)
+
+    def _attend(self, qkv_ND: Tensor, view: GroupView, site: Site, only_first: bool) -> Tensor:
+        """What the tokens of a group attended to: (S * L, D), or (S, D) with `only_first`."""
+        qkv_SLD = qkv_ND.index_select(0, view.grid_SL.flatten()).view(*view.grid_SL.shape, -1)
         query, key, value = (split_heads(part, self.heads) for part in qkv_SLD.chunk(3, dim=-1))
         query = query[:, :, :1] if only_first else query
-        dropout = self.dropout if self.training else 0.0
-        bias = None if packing.key_bias_SL is None else packing.key_bias_SL.to(query.dtype)
-        if class_rows is not None:
-            class_rows.append(mean_attention(query[:, :, :1], key, bias=bias)[:, 0])
-        context_SLD = join_heads(attention(query, key, value, bias=bias, dropout=dropout))
-        context_ND = context_SLD[:, 0] if only_first else context_SLD.flatten(0, 1).index_select(0, packing.flat_N)
-        residual = x_ND.index_select(0, packing.first_S) if only_first else x_ND
-        return self.norm(drop(self.out(context_ND), self.dropout, self.training) + residual)
+        bias = None if view.key_bias_SL is None else view.key_bias_SL.to(query.dtype)
+        context_SLD = join_heads(attention(query, key, value, bias=bias, site=site, group=view.group))
+        return context_SLD.flatten(0, 1)
+
+    def _class_rows(self, qkv_ND: Tensor, packing: Packing) -> Tensor:
+        """What [CLS] attends to, mean over heads: (S, L)."""
+        query_ND, key_ND, _ = qkv_ND.chunk(3, dim=-1)
+        query_S1D = query_ND.index_select(0, packing.first_S)[:, None]
+        key_SLD = key_ND.index_select(0, packing.grid_SL.flatten()).view(*packing.grid_SL.shape, -1)
+        bias = None if packing.key_bias_SL is None else packing.key_bias_SL.to(qkv_ND.dtype)
+        return mean_attention(split_heads(query_S1D, self.heads), split_heads(key_SLD, self.heads), bias=bias)[:, 0]
 
 
 @dataclass(kw_only=True)
@@ -79,16 +98,22 @@ class CrossAttention(nn.Module):
         self, x_ND: Tensor, packing: Packing, image_IPD: Tensor, *, records: list[CrossRecord] | None = None
     ) -> Tensor:
         """(N, D) to (N, D); what was held on the way is appended to `records` where that is given."""
-        assert packing.image_grid_IQ is not None and packing.image_flat_N is not None
+        assert packing.image_flat_N is not None
         query_ND = self.query(x_ND)
-        query_IQD = query_ND.index_select(0, packing.image_grid_IQ.flatten()).view(*packing.image_grid_IQ.shape, -1)
         key, value = (split_heads(part, self.heads) for part in self.key_value(image_IPD).chunk(2, dim=-1))
-        dropout = self.dropout if self.training else 0.0
-        context_IQD = join_heads(attention(split_heads(query_IQD, self.heads), key, value, dropout=dropout))
-        context_ND = context_IQD.flatten(0, 1).index_select(0, packing.image_flat_N)
+        site = Site.next(self.dropout, self.training)
+        parts = [self._attend(query_ND, key[view.images], value[view.images], view, site) for view in packing.views]
+        context_ND = (parts[0] if len(parts) == 1 else torch.cat(parts)).index_select(0, packing.image_flat_N)
         if records is not None:
             records.append(CrossRecord(query_ND=query_ND, key_IHPd=key, value_IHPd=value, context_ND=context_ND))
-        return self.norm(drop(self.out(context_ND), self.dropout, self.training) + x_ND)
+        return self.norm(drop(self.out(context_ND), Site.next(self.dropout, self.training), packing.groups) + x_ND)
+
+    def _attend(self, query_ND: Tensor, key_IHPd: Tensor, value_IHPd: Tensor, view: GroupView, site: Site) -> Tensor:
+        """What the tokens of a group attended to: (I * Q, D)."""
+        assert view.image_grid_IQ is not None
+        query_IQD = query_ND.index_select(0, view.image_grid_IQ.flatten()).view(*view.image_grid_IQ.shape, -1)
+        context_IHQd = attention(split_heads(query_IQD, self.heads), key_IHPd, value_IHPd, site=site, group=view.group)
+        return join_heads(context_IHQd).flatten(0, 1)
 
 
 class BertLayer(nn.Module):
@@ -118,11 +143,12 @@ class BertLayer(nn.Module):
         x_ND = self.self_attention(x_ND, packing, class_rows=class_rows)
         if image_IPD is not None and self.cross_attention is not None:
             x_ND = self.cross_attention(x_ND, packing, image_IPD, records=records)
-        return self.feed_forward(x_ND)
+        return self.feed_forward(x_ND, packing)
 
-    def feed_forward(self, x_ND: Tensor) -> Tensor:
-        """The layer's last third."""
-        return self.norm(drop(self.fc2(F.gelu(self.fc1(x_ND))), self.dropout, self.training) + x_ND)
+    def feed_forward(self, x_ND: Tensor, packing: Packing) -> Tensor:
+        """Feed-forward, residual, norm."""
+        out_ND = self.fc2(F.gelu(self.fc1(x_ND)))
+        return self.norm(drop(out_ND, Site.next(self.dropout, self.training), packing.groups) + x_ND)
 
 
 class Bert(nn.Module):
@@ -169,7 +195,7 @@ class Bert(nn.Module):
     def embed(self, token_id_N: Tensor, packing: Packing) -> Tensor:
         """Token ids to (N, D)."""
         x_ND = self.words(token_id_N) + self.positions(packing.position_N) + self.token_type[0]
-        return drop(self.norm(x_ND), self.dropout, self.training)
+        return drop(self.norm(x_ND), Site.next(self.dropout, self.training), packing.groups)
 
     def encode_text(self, x_ND: Tensor, packing: Packing) -> Tensor:
         """Embedded tokens through the text encoder; no image is seen."""

@@ -39,18 +39,23 @@ class PhraseTable:
 
 
 def phrase_table(
-    token_ids_BL: NDArray[np.int64], chunk_id_BL: NDArray[np.int64], uniform_BL: NDArray[np.float64], *, mask_id: int
+    token_ids_BL: NDArray[np.int64],
+    chunk_id_BL: NDArray[np.int64],
+    uniform_BL: NDArray[np.float64],
+    *,
+    mask_id: int,
+    group_pairs: int = 0,
 ) -> PhraseTable:
     """Every chunk of every caption becomes a phrase; one of its tokens is masked.
 
     token_ids_BL starts with [CLS]; chunk_id_BL 0 or the token's chunk; uniform_BL in [0, 1): the number at a phrase's first
-    token chooses which of its tokens is masked. Where no caption has a phrase, the first word of the first caption stands in
-    with weight 0, so that every weight of the method still gets a (zero) gradient.
+    token chooses which of its tokens is masked. Where no caption of a group (0 = all are one group) has a phrase, the first
+    word of its first caption stands in with weight 0, so that every weight of the method still gets a (zero) gradient.
     """
-    chunk_BL = chunk_id_BL
-    if not chunk_BL.any():
-        chunk_BL = np.zeros_like(chunk_BL)
-        chunk_BL[0, 1] = 1
+    group_pairs = group_pairs or len(chunk_id_BL)
+    without = group_pairs * np.flatnonzero(~chunk_id_BL.reshape(len(chunk_id_BL) // group_pairs, -1).any(1))
+    chunk_BL = chunk_id_BL.copy()
+    chunk_BL[without, 1] = 1
     rows = [
         (caption, np.flatnonzero(chunk_L == number))
         for caption, chunk_L in enumerate(chunk_BL)
@@ -69,11 +74,12 @@ def phrase_table(
     lengths = tuple(len(ids) for ids in whole)
     ids_ST = pad_rows([*whole, *masked], length=max(lengths))
     known: dict[bytes, int] = {}
+    caption_M = np.array([caption for caption, _ in rows], np.int64)
     return PhraseTable(
         captions=Captions(token_ids_BL=ids_ST, lengths=lengths * 2, chunk_id_BL=torch.zeros_like(ids_ST)),
-        caption_M=np.array([caption for caption, _ in rows], np.int64),
+        caption_M=caption_M,
         position_M=np.array(places, np.int64),
         label_M=np.array(labels, np.int64),
         words_M=np.array([known.setdefault(ids.numpy().tobytes(), len(known)) for ids in whole], np.int64),
-        weight_M=np.full(len(rows), 1 / len(token_ids_BL) if chunk_id_BL.any() else 0, np.float32),
+        weight_M=np.where(np.isin(caption_M, without), 0, 1 / len(token_ids_BL)).astype(np.float32),
     )

@@ -7,7 +7,17 @@ import hashlib
 import torch
 
 
-def seed_micro_step(*, seed: int, step: int, rank: int, micro: int) -> None:
-    """Seed every device's default generator for one forward pass, so that a resumed run drops the same units."""
-    digest = hashlib.blake2b(f"{seed}\0{step}\0{rank}\0{micro}\0dropout".encode(), digest_size=8).digest()
-    torch.manual_seed(int.from_bytes(digest, "little") >> 1)
+def seed_micro_step(*, seed: int, step: int, first_group: int) -> None:
+    """Seed every device's default generator for one forward pass, so that a resumed run drops the same units.
+
+    The CPU's is the same in all micro-batches of a step, on all processes: it names the places where groups lose units
+    (tbps/nn/dropout.py). Those of GPUs follow the first group of the micro-batch, for whoever uses torch's own dropout.
+    """
+    torch.default_generator.manual_seed(_number(seed, step, "dropout"))
+    if torch.cuda.is_available():
+        torch.cuda.manual_seed_all(_number(seed, step, first_group, "dropout"))
+
+
+def _number(*key: int | str) -> int:
+    digest = hashlib.blake2b("\0".join(map(str, key)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1

@@ -85,11 +85,15 @@ class Stepper:
 
     def _micro_step(self, step: int, micro: int, host: HostBatch) -> Losses:
         self.pulse.enter(f"the forward pass of step {step + 1}")
-        seed_micro_step(seed=self.run.loop.seed, step=step, rank=self.accelerator.process_index, micro=micro)
+        group_pairs = self.run.data.group_pairs
+        # Each process computes a contiguous slice of the global batch.
+        first_group = (self.accelerator.process_index * self.micro_batches + micro) * len(host.keys) // group_pairs
+        seed_micro_step(seed=self.run.loop.seed, step=step, first_group=first_group)
         batch = make_views(
             host,
             self.accelerator.device,
-            group_pairs=self.run.data.group_pairs,
+            group_pairs=group_pairs,
+            first_group=first_group,
             last_stage=step >= self.second_stage_step,
         )
         losses: dict[str, Tensor] = self.parallel(batch, host.draws)

@@ -25,8 +25,10 @@ so a key bias has no gradient but rounding, which Adam divides by its own size. 
 
 
 def _arguments(world: World, runs: Path) -> list[str]:
+    """As real recipes train: with dropout and loader workers."""
     changes = ["--schedule.epochs", "5", "--evaluation.every-epochs", "0", "--evaluation.test", "False"]
-    return ["tiny", *world.overrides(runs, max_steps=STEPS), *changes]
+    real = ["--method.bert.dropout", "0.1", "--data.workers", "1", "--loop.log-steps", "1"]
+    return ["tiny", *world.overrides(runs, max_steps=STEPS), *changes, *real]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,7 @@ class Alone:
 def _assert_same(found: Path, alone: Alone) -> None:
     ours, theirs = metrics(found / alone.recipe / "tiny"), metrics(alone.runs / alone.recipe / "tiny")
     assert [line["step"] for line in ours[:STEPS]] == list(range(1, STEPS + 1))
+    assert ours[0] == pytest.approx(theirs[0], rel=1e-6), "step 1"
     for line, other in zip(ours[:STEPS], theirs, strict=False):
         assert line == pytest.approx(other, rel=TOLERANCE), f"step {line['step']}"
     weights, others = (
@@ -120,7 +123,7 @@ WORLDS = ((1, 0, 0), (2, 1, 4), (4, 2, 2), (3, 3, 4), (1, 0, 8))
 
 @pytest.mark.slow
 def test_a_run_goes_on_with_other_processes_and_another_stage(world: World, tmp_path: Path) -> None:
-    changes = ["--data.batch-pairs", "24", "--data.group-pairs", "2", "--loop.log-steps", "1", *HALF_EMPTY]
+    changes = ["--data.batch-pairs", "24", "--data.group-pairs", "2", *HALF_EMPTY]
     whole = [*_arguments(world, tmp_path / "whole"), *changes]
     assert run_recipe("mars", *whole) == 0
     parts = [*_arguments(world, tmp_path / "parts"), *changes]

@@ -74,7 +74,7 @@ def naive_scores(method: AlbefFamily, evaluation_set: EvaluationSet, captions: C
                 )
                 read = method.embed_captions(one)
                 similarity_QG[query, image] = read.feature_QE[0] @ seen.feature_IE[0]
-                packed = method.pack_captions(one, padded=False)
+                packed = method.pack_captions(one)
                 crossed = cross_encode(
                     method.online.text_encoder,
                     ids_N=packed.token_id_N,

@@ -18,6 +18,7 @@ from tiny_methods import (
     gradients,
     make_step,
     total_loss,
+    with_dropout,
     with_fixed_choices,
 )
 from torch import Tensor
@@ -52,7 +53,7 @@ def test_bfloat16_autocast_is_near_float32(config: Config) -> None:
 def test_activation_checkpointing_changes_memory_and_nothing_else(config: Config) -> None:
     outcomes, kept_bytes = [], []
     for on in (False, True):
-        method = build(replace(config, bert=replace(config.bert, dropout=0.2)))
+        method = build(with_dropout(config, 0.2))
         method.set_activation_checkpointing(on)
         assert not method.twin.text_encoder.checkpointing and not method.twin.image_encoder.checkpointing
         assert method.online.text_encoder.checkpointing == on

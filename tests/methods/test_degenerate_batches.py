@@ -10,6 +10,7 @@ import torch
 from tiny_methods import (
     BERT,
     CONFIGS,
+    LAIP,
     MARS,
     RASA,
     Config,
@@ -19,6 +20,7 @@ from tiny_methods import (
     make_step,
     part_of_step,
     total_loss,
+    with_dropout,
 )
 
 
@@ -65,6 +67,19 @@ def test_no_chunk_in_one_of_two_groups() -> None:
     batch.paired.chunk_id_BL[:4] = 0
     second = method(*part_of_step(batch, draws, slice(4, 8)))["attribute"]
     assert method(batch, draws)["attribute"].item() == pytest.approx(second.item() / 2, rel=1e-5)
+
+
+def test_no_phrase_in_one_of_two_groups() -> None:
+    """A word stands in for its phrases: it must not move what dropout takes from the rest of its group."""
+    method = build(with_dropout(LAIP, 0.2))
+    batch, draws = make_step(method.draw_spec)
+    batch.own.chunk_id_BL[:4] = 0
+    found = []
+    for rows in (slice(0, 8), slice(0, 4), slice(4, 8)):
+        torch.manual_seed(3)
+        found.append(method(*part_of_step(batch, draws, rows)))
+    for name, value in found[0].items():
+        assert value.item() == pytest.approx((found[1][name].item() + found[2][name].item()) / 2, abs=1e-6), name
 
 
 @pytest.mark.parametrize("soft", ["vocabulary", "sequence"])

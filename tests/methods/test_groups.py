@@ -6,26 +6,57 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_methods import CONFIGS, IDENTITIES, MARS, RASA, Config, build, gradients, make_step, part_of_step, total_loss
+from tiny_methods import (
+    AGA,
+    CONFIGS,
+    IDENTITIES,
+    LAIP,
+    MARS,
+    RASA,
+    Config,
+    build,
+    gradients,
+    make_step,
+    on_gpu,
+    part_of_step,
+    total_loss,
+    with_dropout,
+    with_fixed_choices,
+)
+from torch import Tensor
+
+from tbps.config.methods import LaipWeights
+from tbps.data.batch import Batch, Draws
+from tbps.training.seeds import seed_micro_step
 
 CASES: dict[str, Config] = {
     **CONFIGS,
     "rasa-official": replace(RASA, padding="official", mlm_soft="sequence"),
     "mars-official": replace(MARS, padding="official", mlm_soft="sequence"),
+    "laip-words": replace(LAIP, weights=LaipWeights(mlm=1.0)),
+    "aga-random": replace(AGA, masking="random"),
 }
 HALVES = (slice(0, 4), slice(4, 8))
 
 
 @pytest.mark.parametrize("config", CASES.values(), ids=CASES)
-def test_two_groups_are_the_mean_of_each_alone(config: Config) -> None:
-    method = build(config)
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["stored", "recomputed"])
+def test_two_groups_are_the_mean_of_each_alone(config: Config, checkpointing: bool) -> None:
+    method = build(with_dropout(config, 0.1))
     batch, draws = make_step(method.draw_spec)
+    batch = replace(batch, first_group=6)
     assert batch.num_groups == 2
-    whole = method(batch, draws)
+
+    def losses_of(batch: Batch, draws: Draws) -> dict[str, Tensor]:
+        seed_micro_step(seed=1, step=2, first_group=batch.first_group)
+        return method(batch, draws)  # type: ignore[no-any-return]
+
+    whole = losses_of(batch, draws)
     total_loss(method, whole).backward()
     together = {name: gradient.clone() for name, gradient in gradients(method).items()}
     method.zero_grad()
-    parts = [method(*part_of_step(batch, draws, rows)) for rows in HALVES]
+    method.set_activation_checkpointing(checkpointing)
+    parts = [losses_of(*part_of_step(batch, draws, rows)) for rows in HALVES]
     for name, value in whole.items():
         assert value.item() == pytest.approx((parts[0][name].item() + parts[1][name].item()) / 2, abs=1e-6), name
         assert parts[0][name].item() != pytest.approx(parts[1][name].item(), abs=1e-4), name
@@ -34,6 +65,37 @@ def test_two_groups_are_the_mean_of_each_alone(config: Config) -> None:
     for name, gradient in gradients(method).items():
         bound = 1e-5 * together[name].abs().max().clamp(min=1e-2)
         assert (gradient - together[name]).abs().max() <= bound, name
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_bfloat16_loses_the_same_units_in_two_groups_as_in_each_alone(config: Config) -> None:
+    method = build(with_dropout(config, 0.2))
+    batch, draws = make_step(method.draw_spec)
+    draws = with_fixed_choices(batch, draws)
+    found = []
+    for rows in (slice(0, 8), *HALVES):
+        part = part_of_step(batch, draws, rows)
+        seed_micro_step(seed=1, step=2, first_group=part[0].first_group)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found.append(method(*part))
+    for name, value in found[0].items():
+        assert value.item() == pytest.approx((found[1][name].item() + found[2][name].item()) / 2, rel=3e-3), name
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_a_gpu_drops_the_same_units_in_two_groups_as_in_each_alone(config: Config) -> None:
+    method = build(with_dropout(config, 0.2)).cuda()
+    batch, draws = make_step(method.draw_spec)
+    draws = with_fixed_choices(batch, draws)
+    found = []
+    for rows in (slice(0, 8), *HALVES):
+        part, part_draws = part_of_step(batch, draws, rows)
+        seed_micro_step(seed=1, step=2, first_group=part.first_group)
+        found.append(method(on_gpu(part), part_draws))
+    for name, value in found[0].items():
+        assert value.item() == pytest.approx((found[1][name].item() + found[2][name].item()) / 2, rel=1e-4), name
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)

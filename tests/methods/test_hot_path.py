@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_methods import CONFIGS, MARS, Config, build, make_step, total_loss, with_fixed_choices
+from tiny_methods import CONFIGS, MARS, Config, build, make_step, on_gpu, total_loss, with_dropout, with_fixed_choices
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -46,7 +46,7 @@ class CountedWaits(TorchDispatchMode):
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_a_step_waits_for_nothing(config: Config) -> None:
-    method = build(config)
+    method = build(with_dropout(config, 0.1))
     batch, draws = make_step(method.draw_spec)
     with CountedWaits() as counted:
         total_loss(method, method(batch, draws)).backward()
@@ -73,17 +73,11 @@ def test_a_wait_is_seen(name: str, action: Any) -> None:
     assert name in counted.names
 
 
-def on_gpu(batch: Any) -> Any:
-    for name in ("image_BCHW", "second_image_BCHW", "replaced_B", "identity_B"):
-        setattr(batch, name, getattr(batch, name).cuda())
-    return batch
-
-
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_a_gpu_step_never_blocks(config: Config) -> None:
-    method = build(config).cuda()
+    method = build(with_dropout(config, 0.1)).cuda()
     batch, draws = make_step(method.draw_spec)
     batch = on_gpu(batch)
     for debug in ("default", "error"):  # the first step fills caches and may block

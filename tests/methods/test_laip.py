@@ -86,7 +86,7 @@ def cross_states(
                 attention = attention.clone()
                 attention[:, 0] += bump
         context = torch.einsum("hlp,phd->lhd", attention, value).flatten(1)
-        x_LD = block.feed_forward(cross.norm(cross.out(context) + x_LD))
+        x_LD = block.feed_forward(cross.norm(cross.out(context) + x_LD), packing)
     return x_LD, watched
 
 

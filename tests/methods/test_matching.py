@@ -23,7 +23,7 @@ def test_scores_equal_pairs_one_by_one(config: Rasa | Mars) -> None:
     batch, _ = make_step(method.draw_spec)
     text = method.online.text_encoder
     tokens = method.embed_images(batch.image_BCHW).tokens_IPD
-    captions = method.pack_captions(batch.own, padded=False)
+    captions = method.pack_captions(batch.own)
     hidden = method.embed_captions(batch.own).hidden_ND
     rng = np.random.default_rng(0)
     image, caption = np.concatenate([np.arange(8), rng.integers(0, 8, 20)]), rng.integers(0, 8, 28)

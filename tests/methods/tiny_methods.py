@@ -52,6 +52,11 @@ def build(config: Config) -> Any:
     return method.train()
 
 
+def with_dropout(config: Config, probability: float) -> Config:
+    """The config with BERT's dropout."""
+    return replace(config, bert=replace(config.bert, dropout=probability))
+
+
 def captions_of(rows: list[Tensor], chunks: list[Tensor]) -> Captions:
     """Padded to a multiple of 8."""
     lengths = tuple(len(row) for row in rows)
@@ -133,6 +138,7 @@ def part_of_step(batch: Batch, draws: Draws, rows: slice) -> tuple[Batch, Draws]
 
     part = replace(
         batch,
+        first_group=batch.first_group + (rows.start or 0) // batch.group_pairs,
         image_BCHW=batch.image_BCHW[rows],
         second_image_BCHW=batch.second_image_BCHW[rows],
         own=captions(batch.own),
@@ -145,10 +151,25 @@ def part_of_step(batch: Batch, draws: Draws, rows: slice) -> tuple[Batch, Draws]
         mlm=mask(draws.mlm),
         mrtd=mask(draws.mrtd),
         word_BL=draws.word_BL[rows],
+        negative_image_B=_inside(draws.negative_image_B, rows),
+        negative_caption_B=_inside(draws.negative_caption_B, rows),
+        sampled_word_BL=None if draws.sampled_word_BL is None else draws.sampled_word_BL[rows],
         mae_noise_BN=draws.mae_noise_BN[rows],
         token_BUL=None if draws.token_BUL is None else draws.token_BUL[rows],
         pair_BU=None if draws.pair_BU is None else draws.pair_BU[rows],
     )
+
+
+def on_gpu(batch: Batch) -> Batch:
+    """The batch with its images and identities on the GPU."""
+    for name in ("image_BCHW", "second_image_BCHW", "replaced_B", "identity_B"):
+        setattr(batch, name, getattr(batch, name).cuda())
+    return batch
+
+
+def _inside(row_B: Tensor | None, rows: slice) -> Tensor | None:
+    """Recorded rows of the batch as rows of a part of it."""
+    return None if row_B is None else row_B[rows] - (rows.start or 0)
 
 
 def with_fixed_choices(batch: Batch, draws: Draws) -> Draws:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tbps.nn.attention import attention, join_heads, split_heads
+from tbps.nn.attention import attention, fused_attention, join_heads, split_heads
+from tbps.nn.dropout import Site
 
 # The package attribute of this name is the module; inside it lies the function of the same name.
 MODULE = importlib.import_module("tbps.nn.attention")
@@ -68,15 +70,26 @@ def test_both_paths_have_the_same_gradient(monkeypatch: pytest.MonkeyPatch) -> N
         assert torch.allclose(fused, plain, atol=1e-5)
 
 
-@pytest.mark.parametrize("few_keys", [0, 96])
-def test_dropout_falls_on_the_probabilities(monkeypatch: pytest.MonkeyPatch, few_keys: int) -> None:
-    monkeypatch.setattr(MODULE, "FEW_KEYS", few_keys)
-    torch.manual_seed(0)
+@pytest.mark.parametrize("fused", [False, True])
+def test_dropout_falls_on_the_probabilities(fused: bool) -> None:
+    attend: Any = partial(fused_attention, bias=None) if fused else attention
     ones = torch.ones(1, 1, 4000, 4)
     # Equal keys and values of 1: a row is (number kept) / 4 / 0.75, on average 1.
-    row = attention(ones, torch.ones(1, 1, 4, 4), torch.ones(1, 1, 4, 4), dropout=0.25)[0, 0, :, 0]
+    row = attend(ones, ones[:, :, :4], ones[:, :, :4], site=Site(probability=0.25, key=1), group=2)[0, 0, :, 0]
     assert row.mean().item() == pytest.approx(1.0, abs=0.03)
     assert len(row.mul(3).round().unique()) == 5
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_dropout_is_that_of_site_and_group_whatever_was_drawn_before(fused: bool) -> None:
+    """`fused` is the path of GPUs, where the device's own generator draws."""
+    attend: Any = partial(fused_attention, bias=None) if fused else attention
+    found = []
+    for key, group in ((1, 2), (1, 2), (1, 3), (2, 2)):
+        found.append(attend(*inputs(), site=Site(probability=0.5, key=key), group=group))
+        torch.rand(3)
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2]) and not torch.equal(found[0], found[3])
 
 
 def test_heads_split_and_join() -> None:

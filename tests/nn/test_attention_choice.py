@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from tbps.nn.attention import FEW_KEYS, attention
+from tbps.nn.dropout import Site
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def test_the_fused_kernel_runs_where_it_pays(precision: Callable[[str], None], m
     query, key, value = (torch.randn(1, 2, FEW_KEYS + 1, 8) for _ in range(3))
     attention(query, key, value)
     assert len(calls) == 1
-    attention(query, key, value, dropout=0.1)
+    attention(query, key, value, site=Site(probability=0.1))
     attention(query, key[:, :, 1:], value[:, :, 1:])
     attention(query.bfloat16(), key.bfloat16(), value.bfloat16())
     precision("medium")

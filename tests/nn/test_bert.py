@@ -9,7 +9,7 @@ from tiny_encoders import shaken, tiny_bert
 from torch import Tensor
 
 from tbps.nn.bert import Bert, BertLayer, WordHead
-from tbps.nn.packing import lay_out
+from tbps.nn.packing import Layout, Packing, lay_out
 
 CPU = torch.device("cpu")
 TOKENS = [5, 1, 8, 3, 8, 2]
@@ -25,24 +25,30 @@ def images() -> Tensor:
     return torch.randn(3, 7, 12, generator=torch.Generator().manual_seed(2))
 
 
-def text_states(bert: Bert, rows: list[Tensor]) -> list[Tensor]:
-    layout = lay_out([len(row) for row in rows])
-    packing = layout.to(CPU)
-    hidden = bert.encode_text(bert.embed(torch.cat(rows), packing), packing)
-    return list(hidden.split([len(row) for row in rows]))
+def packed(layout: Layout, rows: list[Tensor]) -> Tensor:
+    return torch.stack([rows[s][position] for s, position in zip(layout.sequence_N, layout.position_N, strict=True)])
 
 
-def cross_states(bert: Bert, rows: list[Tensor], image_of: list[int], image_IPD: Tensor) -> list[Tensor]:
-    layout = lay_out([len(row) for row in rows], image=image_of, num_images=len(image_IPD))
+def unpacked(packing: Packing, hidden_ND: Tensor, rows: list[Tensor]) -> list[Tensor]:
+    return [hidden_ND[packing.grid_SL[number, : len(row)]] for number, row in enumerate(rows)]
+
+
+def text_states(bert: Bert, rows: list[Tensor], group: list[int] | None = None) -> list[Tensor]:
+    layout = lay_out([len(row) for row in rows], group=group)
     packing = layout.to(CPU)
-    place = list(zip(layout.sequence_N, layout.position_N, strict=True))
+    return unpacked(packing, bert.encode_text(bert.embed(packed(layout, rows), packing), packing), rows)
+
+
+def cross_states(
+    bert: Bert, rows: list[Tensor], image_of: list[int], image_IPD: Tensor, group: list[int] | None = None
+) -> list[Tensor]:
+    layout = lay_out([len(row) for row in rows], image=image_of, num_images=len(image_IPD), group=group)
+    packing = layout.to(CPU)
     if bert.full_cross_attention:
-        x_ND = bert.embed(torch.stack([rows[sequence][position] for sequence, position in place]), packing)
+        x_ND = bert.embed(packed(layout, rows), packing)
     else:
-        states = text_states(bert, rows)
-        x_ND = torch.stack([states[sequence][position] for sequence, position in place])
-    hidden = bert.encode_cross(x_ND, packing, image_IPD)
-    return [hidden[packing.grid_SL[number, : len(row)]] for number, row in enumerate(rows)]
+        x_ND = packed(layout, text_states(bert, rows, group))
+    return unpacked(packing, bert.encode_cross(x_ND, packing, image_IPD), rows)
 
 
 def test_text_encoder_equals_captions_one_by_one() -> None:
@@ -143,9 +149,43 @@ def test_checkpointing_keeps_less_for_backward() -> None:
     assert kept[1] < kept[0] / 2
 
 
+GROUPS = {3: ([1, 3, 4], [0, 1], slice(0, 2)), 4: ([0, 2, 5], [2], slice(2, 3))}
+"""By group: its captions, its images among all, as a slice."""
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("full", [False, True])
+def test_a_group_loses_the_same_units_whatever_is_computed_beside_it(full: bool, checkpointing: bool) -> None:
+    bert = tiny_bert(full_cross_attention=full, dropout=0.3)
+    group = [4, 3, 4, 3, 3, 4]
+    torch.manual_seed(5)
+    together = cross_states(bert, captions(), IMAGE, images(), group)
+    torch.cat(together).square().sum().backward()
+    gradients = {name: parameter.grad for name, parameter in bert.named_parameters()}
+    bert.zero_grad()
+    bert.checkpointing = checkpointing
+    for number, (rows, shown, part) in GROUPS.items():
+        torch.manual_seed(5)
+        image_of = [shown.index(IMAGE[row]) for row in rows]
+        alone = cross_states(bert, [captions()[row] for row in rows], image_of, images()[part], [number] * len(rows))
+        for row, found in zip(rows, alone, strict=True):
+            assert torch.allclose(found, together[row], atol=1e-5), row
+        torch.rand(3)  # backward must not count on the generator's state
+        torch.cat(alone).square().sum().backward()
+    for name, parameter in bert.named_parameters():
+        expected = gradients[name]
+        assert parameter.grad is not None and expected is not None, name
+        assert torch.allclose(parameter.grad, expected, rtol=1e-4, atol=1e-4), name
+
+
+def test_every_pass_loses_units_of_its_own() -> None:
+    bert = tiny_bert(dropout=0.3)
+    first, second = (torch.cat(text_states(bert, captions())) for _ in range(2))
+    assert not torch.isclose(first, second, atol=1e-3).all(1).any()
+
+
 def test_dropout_acts_in_training_only() -> None:
-    bert = tiny_bert()
-    bert.dropout = 0.5
+    bert = tiny_bert(dropout=0.5)
     packing = lay_out(TOKENS).to(CPU)
     ids = torch.cat(captions())
     assert not torch.equal(bert.train().embed(ids, packing), bert.embed(ids, packing))

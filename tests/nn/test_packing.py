@@ -36,11 +36,11 @@ def test_padded_view_and_back(seed: int, images: int | None) -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_view_by_image_and_back(seed: int) -> None:
     layout, packing, tokens = random_layout(seed)
-    assert layout.image_S is not None and packing.image_grid_IQ is not None and packing.image_flat_N is not None
+    assert layout.image_S is not None and packing.views[0].image_grid_IQ is not None and packing.image_flat_N is not None
     image_N = torch.from_numpy(layout.image_S[layout.sequence_N])
     assert torch.equal(image_N, image_N.sort().values)  # grouped by image
     number_N = torch.arange(tokens.sum())
-    by_image = number_N[packing.image_grid_IQ]
+    by_image = number_N[packing.views[0].image_grid_IQ]
     for image in range(5):
         expected = number_N[image_N == image]
         assert torch.equal(by_image[image, : len(expected)], expected)
@@ -52,8 +52,50 @@ def test_sequences_of_an_image_keep_their_order() -> None:
     assert layout.sequence_N.tolist() == [1, 3, 0, 0, 2, 2, 2]
     assert layout.start_S.tolist() == [2, 0, 4, 1]
     packing = layout.to(CPU)
-    assert packing.image_grid_IQ is not None
-    assert packing.image_grid_IQ.tolist() == [[0, 1, 0, 0, 0], [2, 3, 4, 5, 6], [0, 0, 0, 0, 0]]  # image 2 is not looked at
+    grid_IQ = packing.views[0].image_grid_IQ
+    assert grid_IQ is not None
+    assert grid_IQ.tolist() == [[0, 1, 0, 0, 0], [2, 3, 4, 5, 6], [0, 0, 0, 0, 0]]  # image 2 is not looked at
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_views_of_groups(seed: int) -> None:
+    """A group's view is the packing of its sequences alone, its tokens lie side by side, and the way back finds them."""
+    rng = np.random.default_rng(seed)
+    tokens, image = rng.integers(1, 9, 14), rng.permutation([*range(6), *rng.integers(0, 6, 8)])
+    group = np.array([2, 2, 3, 3, 3, 7])[image]
+    layout = lay_out(tokens, keys=np.maximum(tokens - 1, 1), group=group, image=image, num_images=6)
+    packing = layout.to(CPU)
+    assert packing.groups.numbers == (2, 3, 7) and [view.group for view in packing.views] == [2, 3, 7]
+    assert [view.images for view in packing.views] == [slice(0, 2), slice(2, 5), slice(5, 6)]
+    number_N, first = torch.arange(tokens.sum()), 0
+    for view, rows in zip(packing.views, packing.groups.rows, strict=True):
+        members = np.flatnonzero(group == view.group)
+        keys, shown = np.maximum(tokens[members] - 1, 1), image[members] - view.images.start
+        alone = lay_out(tokens[members], keys=keys, image=shown, num_images=shown.max() + 1).to(CPU)
+        own_N = torch.cat([number_N[first : first + rows], number_N[:1]])
+        for found, expected in (
+            (view.grid_SL, alone.grid_SL),
+            (view.image_grid_IQ, alone.views[0].image_grid_IQ),
+        ):
+            assert found is not None and expected is not None and found.shape == expected.shape
+            real = found.flatten() >= first if first else torch.ones(found.numel(), dtype=torch.bool)
+            assert torch.equal(own_N[expected.flatten()][real], found.flatten()[real])
+        assert view.key_bias_SL is not None and torch.equal(view.key_bias_SL, alone.key_bias_SL)  # type: ignore[arg-type]
+        first += rows
+    assert packing.image_flat_N is not None
+    for flat_N, grids in (
+        (packing.flat_N, [view.grid_SL for view in packing.views]),
+        (packing.image_flat_N, [view.image_grid_IQ for view in packing.views]),
+    ):
+        assert torch.equal(torch.cat([grid.flatten() for grid in grids if grid is not None])[flat_N], number_N)
+
+
+def test_sequences_without_images_are_sorted_by_group() -> None:
+    layout = lay_out([2, 1, 3, 1], group=[1, 0, 1, 0])
+    assert layout.sequence_N.tolist() == [1, 3, 0, 0, 2, 2, 2]
+    packing = layout.to(CPU)
+    assert packing.groups.rows == (2, 5)
+    assert packing.grid_SL.tolist() == [[2, 3, 0], [0, 0, 0], [4, 5, 6], [1, 0, 0]]
 
 
 def test_rows_of_given_tokens() -> None:

@@ -24,7 +24,7 @@ def shaken(build: Callable[[], M]) -> M:
     return module
 
 
-def tiny_bert(*, full_cross_attention: bool = False) -> Bert:
+def tiny_bert(*, full_cross_attention: bool = False, dropout: float = 0.0) -> Bert:
     """Four layers of width 16; two of them, or all, see images of width 12."""
     return shaken(
         lambda: Bert(
@@ -37,7 +37,7 @@ def tiny_bert(*, full_cross_attention: bool = False) -> Bert:
             fusion_layer=2,
             full_cross_attention=full_cross_attention,
             image_width=12,
-            dropout=0.0,
+            dropout=dropout,
         )
     )
 

@@ -35,6 +35,15 @@ def test_without_a_phrase_the_first_word_stands_in_with_no_weight() -> None:
     assert table.num_phrases == 0 and table.weight_M.tolist() == [0]
 
 
+def test_a_group_without_a_phrase_has_one_whatever_the_other_groups_have() -> None:
+    ids, chunks = np.tile(IDS, (2, 1)), np.concatenate([np.zeros_like(CHUNKS), CHUNKS])
+    both = phrase_table(ids, chunks, np.zeros((6, 6)), mask_id=MASK, group_pairs=3)
+    parts = [phrase_table(IDS, part, np.zeros((3, 6)), mask_id=MASK) for part in np.split(chunks, 2)]
+    assert both.caption_M.tolist() == [*parts[0].caption_M, *(3 + parts[1].caption_M)] == [0, 3, 3, 5]
+    assert both.weight_M.tolist() == pytest.approx([0, *(parts[1].weight_M / 2)])
+    assert both.num_phrases == 3
+
+
 def test_every_word_of_a_phrase_is_masked_in_its_turn() -> None:
     masked = [
         phrase_table(IDS, CHUNKS, np.full((3, 6), number), mask_id=MASK).position_M[0] for number in (0, 0.49, 0.5, 0.999999)

@@ -63,7 +63,7 @@ class Stepped:
 
     def __init__(self, recorded: Recorded, method: Any, batch: Batch, draws: Draws) -> None:
         self.tensors, self.method, self.batch = recorded.tensors, method, batch
-        self.paired = method.pack_captions(batch.paired, padded=True, group_pairs=batch.group_pairs)
+        self.paired = method.pack_captions(batch.paired, padded=True, group=batch.group_B)
         self.momentum, self.twin_token_BPD = method.momentum_features(batch, self.paired)
         self.draws = draws
 
@@ -133,7 +133,9 @@ def check_words(step: Stepped, words: Any) -> None:
     close(label, step.tensors["draws.mlm.labels"], "labels")
     close(words.twin_logit_MV, step.tensors["expected.mlm_logits_m"][words.chosen], "mlm_logits_m")
     step.expect("mrtd.input_ids", step.padded(words.corrupted.token_id_N, own))
-    twin = step.method.cross_captions(step.method.twin, [words.masked, words.generator], step.twin_token_BPD)
+    twin = step.method.cross_captions(
+        step.method.twin, [words.masked, words.generator], step.twin_token_BPD, group_B=step.batch.group_B
+    )
     rows = twin.layout.rows(step.batch.num_pairs + own.layout.sequence_N, own.layout.position_N)
     step.expect("mrtd_logits_m", step.padded(step.method.twin.word_logits(twin.hidden_ND[torch.from_numpy(rows)]), own))
 

@@ -17,6 +17,7 @@ from tbps.config.run import AdamW, Captioning, Cosine, Data, Evaluation, Loop, R
 from tbps.data.batch import Batch, Captions, Draws, HostBatch
 from tbps.data.draws import DrawSpec, draw_pair, generator_of, stack_draws
 from tbps.data.order import BatchOrder
+from tbps.nn.dropout import Groups, Site, drop
 from tbps.nn.momentum import advance, momentum_copy
 from tbps.nn.queue import FeatureQueue
 from tbps.training.parts import Parts
@@ -35,15 +36,18 @@ class SmallEncoder(nn.Module):
         self.image = nn.Linear(3 * _PX * _PX, _WIDTH)
         self.words = nn.Embedding(_WORDS, _WIDTH)
         self.text = nn.Linear(_WIDTH, _WIDTH)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = dropout
 
-    def embed_image(self, image_BCHW: Tensor) -> Tensor:
-        return F.normalize(self.dropout(self.image(image_BCHW.flatten(1))), dim=1)
+    def embed_image(self, image_BCHW: Tensor, groups: Groups) -> Tensor:
+        return F.normalize(self._drop(self.image(image_BCHW.flatten(1)), groups), dim=1)
 
-    def embed_text(self, captions: Captions) -> Tensor:
+    def embed_text(self, captions: Captions, groups: Groups) -> Tensor:
         device = self.words.weight.device
         mean_BD = self.words(captions.token_ids_BL.to(device)).mean(1)
-        return F.normalize(self.text(self.dropout(mean_BD)), dim=1)
+        return F.normalize(self.text(self._drop(mean_BD, groups)), dim=1)
+
+    def _drop(self, x_BD: Tensor, groups: Groups) -> Tensor:
+        return drop(x_BD, Site.next(self.dropout, self.training), groups)
 
 
 class SmallMethod(nn.Module):
@@ -71,19 +75,21 @@ class SmallMethod(nn.Module):
         assert not on
 
     def forward(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
-        image_BE, text_BE = self.online.embed_image(batch.image_BCHW), self.online.embed_text(batch.paired)
+        numbers = range(batch.first_group, batch.first_group + batch.num_groups)
+        groups = Groups(numbers=tuple(numbers), rows=(batch.group_pairs,) * batch.num_groups)
+        image_BE, text_BE = self.online.embed_image(batch.image_BCHW, groups), self.online.embed_text(batch.paired, groups)
         with torch.no_grad():
-            twin_image_BE = self.twin.embed_image(batch.second_image_BCHW)
-            twin_text_BE = self.twin.embed_text(batch.paired)
+            twin_image_BE = self.twin.embed_image(batch.second_image_BCHW, groups)
+            twin_text_BE = self.twin.embed_text(batch.paired, groups)
         self._pending.append((twin_image_BE, twin_text_BE, batch.identity_B))
-        groups = []
+        contrast = []
         for rows in torch.arange(len(image_BE)).split(batch.group_pairs):
             key_KE = torch.cat([twin_text_BE[rows], self.queue.caption_KE])
             logits = image_BE[rows] @ key_KE.T / self.temperature
             noise = 0.01 * draws.negative_B2[rows].float().mean()  # of the group: a loss must not know its micro-batch
-            groups.append(F.cross_entropy(logits, torch.arange(len(rows))) * (1 + noise))
+            contrast.append(F.cross_entropy(logits, torch.arange(len(rows))) * (1 + noise))
         return {
-            "itc": torch.stack(groups).mean(),
+            "itc": torch.stack(contrast).mean(),
             "prd": F.cross_entropy(self.prd_head(text_BE), batch.replaced_B),
         }
 

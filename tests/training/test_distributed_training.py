@@ -48,9 +48,9 @@ def _weights(runs: Path) -> dict[str, torch.Tensor]:
 @pytest.mark.slow
 def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
     changes = {"lr": 1e-3, "eps": LARGE_EPS, "steps": STEPS}
-    process = _launch(tmp_path / "two", changes, {"dropout": 0.0})
+    process = _launch(tmp_path / "two", changes, {"dropout": 0.1})
     run = small_run(tmp_path / "one", lr=1e-3, eps=LARGE_EPS, steps=STEPS)
-    train(run, small_parts(run, dropout=0.0))
+    train(run, small_parts(run, dropout=0.1))
     assert _finish(process, tmp_path / "two") == 0, log_of(tmp_path / "two")
     one, two = _weights(tmp_path / "one"), _weights(tmp_path / "two")
     assert torch.equal(one["queue.identity_K"], two["queue.identity_K"])
@@ -74,9 +74,9 @@ def test_weights_twin_and_queue_are_the_same_on_all_ranks(tmp_path: Path, stage:
 @pytest.mark.slow
 def test_two_processes_that_accumulate_do_what_one_does(tmp_path: Path) -> None:
     changes = {"lr": 1e-3, "eps": LARGE_EPS, "steps": STEPS, "batch_pairs": 16}
-    process = _launch(tmp_path / "two", {**changes, "micro_batch_pairs": 4}, {"dropout": 0.0})
+    process = _launch(tmp_path / "two", {**changes, "micro_batch_pairs": 4}, {"dropout": 0.1})
     run = small_run(tmp_path / "one", lr=1e-3, eps=LARGE_EPS, steps=STEPS, batch_pairs=16)
-    train(run, small_parts(run, dropout=0.0))
+    train(run, small_parts(run, dropout=0.1))
     assert _finish(process, tmp_path / "two") == 0, log_of(tmp_path / "two")
     one, two = _weights(tmp_path / "one"), _weights(tmp_path / "two")
     for name, tensor in one.items():
