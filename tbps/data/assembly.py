@@ -104,6 +104,7 @@ def training_encoder(
 
 def _kept_chunks(source: PairSource, data: Data, team: Team, patience_s: float) -> KeptChunks:
     chunker, punctuation = make_chunker(data.captioning.chunker), data.captioning.punctuation
+    logger.info("attribute chunks are those of %s (chunker = %s)", chunker.name, data.captioning.chunker)
     cache = Path(data.cache).expanduser()
     if isinstance(source, ShardPairs) and not data.limit_pairs:
         brought: list[KeptChunks | None] = []

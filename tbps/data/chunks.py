@@ -10,10 +10,8 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import itertools
-import logging
 import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from tbps.data import chunk_lexicon
@@ -22,8 +20,6 @@ if TYPE_CHECKING:
     from spacy.language import Language
     from spacy.matcher import Matcher
     from spacy.tokens import Doc, Span
-
-logger = logging.getLogger(__name__)
 
 SPACY_MODEL = "en_core_web_sm"
 """The pipeline of the official code."""
@@ -63,14 +59,7 @@ def make_chunker(kind: ChunkerKind) -> Chunker:
         return SpacyChunker()
     if kind == "builtin":
         return BuiltinChunker()
-    chunker: Chunker = SpacyChunker() if importlib.util.find_spec(SPACY_MODEL) else BuiltinChunker()
-    _log_choice(chunker.name)
-    return chunker
-
-
-@lru_cache(maxsize=1)
-def _log_choice(name: str) -> None:
-    logger.info("attribute chunks are found by %s (chunker = auto)", name)
+    return SpacyChunker() if importlib.util.find_spec(SPACY_MODEL) else BuiltinChunker()
 
 
 def content_words(doc: Doc, noun_chunks: Iterable[Span]) -> tuple[ContentWord, ...]:

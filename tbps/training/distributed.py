@@ -178,22 +178,23 @@ class Team:
     def together(self, function: Callable[[], T], *, doing: str) -> list[T]:
         """Call on every process, return all results in rank order. `function` may take long, and uses no collective.
 
-        ValueError: a ValueError or OSError of this process's call; or of another's, which is named.
+        A ValueError or OSError of this process's call is raised; of another's, a ValueError that names it.
         """
         if self.size == 1:
             return [function()]
         done: tuple[T | None, str] = (None, "")
+        own: ValueError | OSError | None = None
         try:
             with shown_work(doing):
                 done = (function(), "")
         except (ValueError, OSError) as error:
-            done = (None, str(error) or type(error).__name__)
+            own, done = error, (None, str(error) or type(error).__name__)
         for rank in range(self.size):
             if rank != self.rank:
                 wait_for_work(rank)
         everywhere = gather_objects((platform.node(), done))
-        if done[1]:
-            raise ValueError(done[1])
+        if own is not None:
+            raise own
         for rank, (host, (_, failure)) in enumerate(everywhere):
             if failure:
                 raise ValueError(f"rank {rank} on {host} failed while {doing}: {failure}")

@@ -26,7 +26,7 @@ def _attempt(report: dict[str, Any], name: str, function: Any) -> None:
     began = time.monotonic()
     try:
         report[name] = function()
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError) as error:
         report[name] = f"{type(error).__name__}: {error}"
     report[f"{name}_s"] = time.monotonic() - began
 
@@ -69,7 +69,7 @@ def test_work_is_waited_for_a_failure_is_named_and_a_hang_is_given_up(tmp_path: 
     assert first["second_at_work"] == second["second_at_work"] == ["done", "done"]
     assert first["second_at_work_s"] > PATIENCE_S
     sentence = "[Errno 2] No such file or directory: 'model'"
-    assert second["second_fails"] == f"ValueError: {sentence}"
+    assert second["second_fails"] == f"FileNotFoundError: {sentence}"
     assert first["second_fails"] == f"ValueError: rank 1 on {platform.node()} failed while opening the model: {sentence}"
     assert first["both_go_on"] == second["both_go_on"] == [0, 1]
     host = platform.node()
