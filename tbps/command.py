@@ -160,8 +160,13 @@ def _doctor(given: argparse.Namespace) -> int:
 
 
 def _shard(given: argparse.Namespace) -> None:
+    from tbps.data.shard_index import INDEX_NAME
     from tbps.data.shard_writer import write_shards
 
+    if given.chunks and (given.out / INDEX_NAME).exists():
+        raise ValueError(
+            f"{given.out} holds whole shards already; tbps data chunks {given.out} finds their attribute chunks"
+        )
     index = write_shards(
         given.root, given.benchmark, given.out, splits=given.split, shard_mb=given.shard_mb, workers=given.workers
     )

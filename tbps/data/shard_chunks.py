@@ -11,7 +11,6 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from tbps.data.chunks import ChunkerKind, make_chunker
 from tbps.data.remote import fetch, is_remote, join, sha256_of
 from tbps.data.shard_index import StoredFile, read_content, splits_in, write_index
 from tbps.data.shards import ShardPairs
+from tbps.data.worker_pool import worker_pool
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ def add_chunks(root: Path, *, kind: ChunkerKind, punctuation: Punctuation = "spa
     )
     jobs = [(root, store, kind, punctuation, missing[first::workers]) for first in range(min(workers, len(missing)))]
     if len(jobs) > 1:
-        with ProcessPoolExecutor(workers) as pool:
+        with worker_pool(len(jobs)) as pool:
             list(pool.map(_find, jobs))
     else:
         for job in jobs:

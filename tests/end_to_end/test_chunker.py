@@ -42,8 +42,11 @@ def test_shards_bring_the_chunks(
 ) -> None:
     caplog.set_level("INFO")
     shards, cache = tmp_path / "shards", tmp_path / "cache" / "shards"
-    assert main(["data", "shard", str(world.mals), str(shards), "--benchmark", "mals", "--chunks", "builtin"]) == 0
+    words = ["data", "shard", str(world.mals), str(shards), "--benchmark", "mals", "--chunks", "builtin"]
+    assert main(words) == 0
     assert f"{shards}: train: attribute chunks found by {BuiltinChunker().name}" in capsys.readouterr().out
+    assert main(words) == 2  # as after a kill in the midst of the chunks
+    assert f"tbps data chunks {shards} finds their attribute chunks" in capsys.readouterr().err
     assert main(["data", "verify", str(shards)]) == 0
     arguments = ["tiny", *world.overrides(tmp_path, recipe="pretrain_mals", max_steps=1), "--data.workers", "1"]
     arguments += ["--data.root", str(shards), "--data.cache", str(cache)]
