@@ -23,6 +23,7 @@ from tbps.data.captions import CaptionEncoder
 from tbps.data.draws import DrawSpec
 from tbps.data.loader import TrainingLoader, make_loader
 from tbps.data.pairs import EvaluationSet, PairSource, open_pairs
+from tbps.data.remote import shown
 from tbps.data.vocabulary import Vocabulary
 from tbps.data.worker_processes import WorkerLost
 from tbps.evaluation.evaluate import evaluate
@@ -227,7 +228,7 @@ def _validation(run: Run, vocabulary: Vocabulary, splits: tuple[str, ...]) -> Ev
     if "val" not in splits:
         if run.evaluation.selection == "val":
             raise ValueError(
-                f"{run.data.benchmark} at {run.data.root} has no val split to choose the checkpoint on"
+                f"{run.data.benchmark} at {shown(run.data.root)} has no val split to choose the checkpoint on"
                 f" (it has {', '.join(splits)}); set --evaluation.selection last"
             )
         return None
@@ -255,7 +256,7 @@ def _test(run: Run, vocabulary: Vocabulary, splits: tuple[str, ...]) -> Evaluate
         return None
     if "test" not in splits:
         raise ValueError(
-            f"{run.data.benchmark} at {run.data.root} has no test split (it has {', '.join(splits)});"
+            f"{run.data.benchmark} at {shown(run.data.root)} has no test split (it has {', '.join(splits)});"
             " set --evaluation.test False"
         )
     folder = RunFolder.of(run)

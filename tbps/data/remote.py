@@ -48,9 +48,9 @@ def join(root: str, name: str) -> str:
 
 
 def shown(url: str) -> str:
-    """The URL for a message: without password and signature."""
-    parts = urlsplit(url)
-    if not parts.query and "@" not in parts.netloc:
+    """The URL for a message or a report: without password and signature. What is no http(s) URL comes back as it is."""
+    parts = urlsplit(url) if url.startswith(("http://", "https://")) else None
+    if parts is None or (not parts.query and "@" not in parts.netloc):
         return url
     query = "..." if parts.query else ""
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=query))

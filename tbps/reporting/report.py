@@ -13,6 +13,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from tbps.data.remote import shown
 from tbps.reporting.chart import Chart, make_chart
 from tbps.reporting.curves import Curves, read_curves
 from tbps.reporting.gallery import FOLDER
@@ -153,4 +154,4 @@ def _flat(values: Mapping[str, Any], prefix: str) -> list[tuple[str, str]]:
 def _value(value: Any) -> str:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return ", ".join(map(str, value))
-    return str(value) if value != "" else "(empty)"
+    return shown(str(value)) if value != "" else "(empty)"

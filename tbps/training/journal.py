@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from accelerate import Accelerator
 
 from tbps.config.run import Run
 from tbps.config.serialise import to_json
+from tbps.data.remote import shown
 from tbps.training.atomic_file import words_of, write_json
 from tbps.training.distributed import gather_objects, on_main
 from tbps.training.metrics_log import Line, MetricsLog
@@ -39,7 +41,8 @@ class Journal:
             if run.loop.tensorboard:
                 self._places.append(_Place(TensorBoard(folder.path, step=step), f"TensorBoard's file in {folder.path}"))
             if run.loop.wandb:
-                tracker = WandB(folder.path, config=to_json(run), project=run.recipe, name=run.name)
+                public = replace(run, data=replace(run.data, root=shown(run.data.root)))
+                tracker = WandB(folder.path, config=to_json(public), project=run.recipe, name=run.name)
                 self._places.append(_Place(tracker, f"Weights & Biases in {folder.path}"))
 
     def add(self, line: Line) -> None:

@@ -145,6 +145,11 @@ def test_a_full_disk_is_no_fault_of_the_server(server: HostileServer, tmp_path: 
     assert fetch(server, tmp_path) == CONTENT
 
 
+def test_what_is_no_url_is_shown_as_it_is() -> None:
+    assert remote.shown("/data/a?b@c") == "/data/a?b@c" and remote.shown("s3://bucket/a?b") == "s3://bucket/a?b"
+    assert remote.shown("http://host:1/a") == "http://host:1/a"
+
+
 def test_nobody_answers_and_a_proxy_is_asked(server: HostileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as nobody:
         port = nobody.getsockname()[1]

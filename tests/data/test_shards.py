@@ -2,6 +2,7 @@ import json
 import multiprocessing
 import pickle
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,9 +14,10 @@ from hostile_server import HostileServer, serve
 from tiny_folder import DRAW_SPEC, make_data, make_encoder, write_folder
 
 from tbps.config.run import Benchmark
+from tbps.data.column import StringColumn
 from tbps.data.loader import make_loader
 from tbps.data.pairs import PairSource, open_pairs
-from tbps.data.shard_index import INDEX_NAME, read_index
+from tbps.data.shard_index import INDEX_NAME, MemberTable, StoredFile, read_index, write_index, write_table
 from tbps.data.shard_writer import write_shards
 from tbps.data.shards import ShardPairs, verify_shards
 
@@ -216,3 +218,41 @@ def test_s3_asks_the_aws_command_line(tmp_path: Path, shards: Path, monkeypatch:
     assert subprocess.run(["aws", "x"], check=False).returncode == 2
     pairs = open_pairs(make_data("s3://bucket", cache=str(tmp_path / "cache")))
     assert_same_pairs(open_pairs(make_data(tmp_path / "folder")), pairs)
+
+
+def _growth_mb(root: Path, queue: multiprocessing.Queue) -> None:
+    def own_mb() -> float:
+        return next(int(line.split()[1]) for line in Path("/proc/self/status").open() if line.startswith("RssAnon")) / 1000
+
+    before, began = own_mb(), time.monotonic()
+    pairs = ShardPairs(str(root), "train", cache=root)
+    queue.put((own_mb() - before, time.monotonic() - began, pairs.caption(123_456)))
+
+
+def test_a_start_keeps_no_caption_of_its_own(tmp_path: Path) -> None:
+    """300,000 captions of 200 bytes: 60 MB."""
+    num, numbers = 300_000, np.arange(300_000)
+    start = np.arange(num + 1, dtype=np.int64)
+    table = MemberTable(
+        shard_I=np.zeros(num, np.int32),
+        start_I=np.zeros(num, np.int64),
+        size_I=np.zeros(num, np.int64),
+        crc_I=np.zeros(num, np.uint32),
+        image_path=StringColumn.of(start * 30, np.full(num * 30, ord("p"), np.uint8)),
+        identity_I=numbers,
+        image_N=numbers,
+        caption_number_N=np.zeros(num, np.int64),
+        caption=StringColumn.of(start * 200, np.full(num * 200, ord("c"), np.uint8)),
+    )
+    (tmp_path / "0.tar").touch()
+    split = write_table(tmp_path, "train", table, (StoredFile.of(tmp_path / "0.tar", below=tmp_path),))
+    write_index(tmp_path, "mals", {"train": split})
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    process = context.Process(target=_growth_mb, args=(tmp_path, queue))
+    process.start()
+    grown_mb, took_s, caption = queue.get(timeout=60)
+    process.join()
+    assert caption == "c" * 200
+    # Identities, their index, and room to sort them: four arrays of 2.4 MB.
+    assert grown_mb < 20 and took_s < 5

@@ -127,6 +127,15 @@ def test_parts_that_are_missing_are_named(tmp_path: Path) -> None:
     assert "Masked image modelling" not in words
 
 
+def test_the_signature_of_a_root_is_left_out(tmp_path: Path) -> None:
+    fill_run(tmp_path / "run")
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    config["run"]["data"]["root"] = "https://me:password@host/shards?sig=secret"
+    (tmp_path / "run/config.json").write_text(json.dumps(config))
+    text = write_report(tmp_path / "run").read_text(encoding="utf-8")
+    assert "https://host/shards?..." in text and "secret" not in text and "password" not in text
+
+
 def test_lines_cut_off_by_a_kill_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     fill_run(tmp_path / "run")
     write_log(tmp_path / "run" / "metrics.jsonl", steps=100)
