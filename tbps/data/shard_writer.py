@@ -77,7 +77,7 @@ def write_shards(
     data set cannot be read, or an image is missing.
     """
     if out.exists():
-        raise ValueError(f"{out} exists already; remove it or choose another folder")
+        raise ValueError(f"{out} exists already; remove it or choose another folder (tbps data chunks adds chunks alone)")
     if shard_mb < 1:
         raise ValueError(f"shard_mb is {shard_mb}, expected at least 1")
     annotations = read_annotations(root, benchmark)

@@ -157,7 +157,7 @@ def read_progress(folder: Path) -> dict[str, Any]:
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
-    """Every tensor of a safetensors file, on the host."""
+    """Every tensor of a safetensors file, on the host: mapped, so that the processes of a node read and hold it once."""
     with safe_open(file, framework="pt") as opened:
         return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  (not a mapping)
 

@@ -62,7 +62,8 @@ def load_state_tensors(optimiser: torch.optim.AdamW, tensors: Mapping[str, Tenso
     check_state_tensors(tensors, {name: tuple(parameter.shape) for name, parameter in named.items()})
     for name, parameter in named.items():
         if f"step/{name}" in tensors:
-            optimiser.state[parameter] = {part: tensors[f"{part}/{name}"].to(parameter.device) for part in _STATE}
+            # Copied on the CPU, too: what was read is the mapped file, which a later save prunes.
+            optimiser.state[parameter] = {part: tensors[f"{part}/{name}"].to(parameter.device, copy=True) for part in _STATE}
 
 
 def check_state_tensors(tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:

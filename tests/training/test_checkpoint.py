@@ -18,8 +18,10 @@ import torch
 from small_method import SmallMethod
 from torch import nn
 
+from tbps.config.run import AdamW
 from tbps.training import checkpoint
 from tbps.training.checkpoint import folder_of
+from tbps.training.optimiser import load_state_tensors, make_optimiser
 
 
 def _save(parent: Path, step: int, *, value: float = 0.0) -> Path:
@@ -278,3 +280,37 @@ def test_weights_come_back_to_the_last_bit(tmp_path: Path) -> None:
     checkpoint.load_model(other, folder)
     state = other.state_dict()
     assert all(torch.equal(state[name], tensor) for name, tensor in method.state_dict().items())
+
+
+def _private_mb() -> float:
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("Anonymous:")) / 1024
+
+
+def _resume_large(folder: Path, answer: multiprocessing.queues.Queue[Any]) -> None:
+    """Weights of 64 MB, optimiser state of 128."""
+    method = nn.Linear(4096, 4096, bias=False)
+    optimiser = make_optimiser(method, AdamW(lr=1e-3, head_lr=1e-3))
+    before = _private_mb()
+    tensors = checkpoint.read_tensors(folder / checkpoint.OPTIMISER_FILE)
+    sum(float(tensor.sum()) for tensor in tensors.values())
+    checkpoint.load_model(method, folder)
+    read_mb = _private_mb() - before
+    load_state_tensors(optimiser, tensors)
+    del tensors
+    answer.put((read_mb, _private_mb() - before, str(folder) in Path("/proc/self/maps").read_text()))
+
+
+def test_what_is_resumed_from_is_shared_by_the_processes_of_a_node_and_let_go(tmp_path: Path) -> None:
+    weight = torch.zeros(4096, 4096)
+    state = {"exp_avg/weight": weight, "exp_avg_sq/weight": weight.clone(), "step/weight": torch.ones(())}
+    folder = checkpoint.save(tmp_path, step=1, model={"weight": weight}, optimiser=state, progress={})
+    context = multiprocessing.get_context("spawn")
+    answer = context.Queue()
+    process = context.Process(target=_resume_large, args=(folder, answer))
+    process.start()
+    read_mb, held_mb, still_mapped = answer.get(timeout=30)
+    process.join()
+    assert read_mb < 16, "whoever reads it has a copy of its own"
+    assert 128 <= held_mb < 160
+    assert not still_mapped
