@@ -31,7 +31,7 @@ def shown_work(doing: str) -> Iterator[None]:
 
     doing: what is done, after "while", as "finding attribute chunks".
     """
-    store = _get_default_store().clone()  # a connection of its own: the one of the group is used by this thread
+    store = _get_default_store()  # two threads may use it: its calls lock each other out, and none here waits
     key = _next_key(store, dist.get_rank())
     signs = _Signs(store, key, f"{platform.node()}\0{doing}")
     signs.start()
