@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import json
 import multiprocessing
 import os
 import platform
@@ -20,6 +19,7 @@ from tbps.config.run import Loop
 from tbps.data import file_lock
 from tbps.data.worker_batches import PREFETCH_BATCHES
 from tbps.training import checkpoint
+from tbps.training.atomic_file import read_json
 from tbps.training.distributed import gather_objects, start_processes
 from tbps.training.run_folder import RunFolder
 
@@ -158,7 +158,7 @@ def _step_and_save_s(run_folder: Path) -> float | None:
     folder = RunFolder(run_folder)
     if not folder.timing.exists():
         return None
-    timing = json.loads(folder.timing.read_text(encoding="utf-8"))
+    timing = read_json(folder.timing, advice="remove it: the run's next save writes it again")
     return float(timing["step_s"]) + float(timing["save_s"])
 
 

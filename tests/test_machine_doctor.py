@@ -80,6 +80,17 @@ def test_a_slurm_that_loses_steps(
     assert len(bad) == 1 and part in bad[0]
 
 
+def test_a_speed_that_cannot_be_read_is_told_with_its_file(
+    run_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _slurm(run_folder / "bin", monkeypatch, CONFIG.format(kill_wait=30, mode="REQUEUE"))
+    (run_folder / "timing.json").write_text('{"step_s": 2')
+    assert main(["doctor", str(run_folder), "--runs", str(run_folder.parents[1])]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"tbps: {run_folder / 'timing.json'} cannot be read (") and told.count("\n") == 1
+    assert told.endswith("; remove it: the run's next save writes it again\n")
+
+
 def test_a_slurm_that_does_not_answer(
     run_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
