@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ FILE = "restarts.jsonl"
 MOST_WITHOUT_A_STEP = 3
 """Restarts in a row that may bring no new step; then something is wrong that another restart does not mend."""
 
+_ASKED_FOR = ("preemption", "requeued")
+"""Causes outside of the run, which do not count: a busy cluster may preempt it many times before its first step."""
 _STOPPED = "stopped.json"
 _NO_WORD = "unknown: the start before left no word (stopped before training, a rank or node died, or out of memory)"
 
@@ -36,8 +39,9 @@ def announce_start(folder: RunFolder, job: SlurmJob) -> None:
         "step": max(checkpoint.steps_in(folder.checkpoints), default=0),
         "time": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
-    # One start and its restarts, all from this step.
-    if len(before) > MOST_WITHOUT_A_STEP and all(old["step"] == line["step"] for old in before[-MOST_WITHOUT_A_STEP - 1 :]):
+    from_here = list(itertools.takewhile(lambda old: old["step"] == line["step"], reversed(before)))
+    restarts = [line, *from_here[:-1]] if from_here else []  # the oldest one is the start that they repeat
+    if sum(restart["cause"] not in _ASKED_FOR for restart in restarts) > MOST_WITHOUT_A_STEP:
         raise ValueError(
             f"job {job.id} was restarted {MOST_WITHOUT_A_STEP} times without a step after step {line['step']} (last cause:"
             f" {line['cause']}); it is not requeued again: look at its log, mend the cause and submit it anew"

@@ -198,7 +198,7 @@ class MicroBatchSampler:
 class TrainingLoader:
     """Iterating gives `micro_batches_per_step` host batches for each step, in order."""
 
-    def __init__(self, dataset: PairDataset, sampler: MicroBatchSampler, *, workers: int, patience_s: float) -> None:
+    def __init__(self, dataset: Dataset[HostBatch], sampler: MicroBatchSampler, *, workers: int, patience_s: float) -> None:
         self._dataset = dataset
         self._sampler = sampler
         self._workers = workers

@@ -35,7 +35,7 @@ def arguments(world: World, runs: Path) -> list[str]:
 def undisturbed(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of two local processes."""
     runs = tmp_path_factory.mktemp("undisturbed")
-    done = call(*LAUNCH_TWO, "recipes/pretrain_mals.py", *arguments(world, runs))
+    done = call(*LAUNCH_TWO, "recipes/pretrain_mals.py", *arguments(world, runs), timeout_s=600)
     assert done.returncode == 0, done.stderr
     return runs / "pretrain_mals/tiny"
 
@@ -182,6 +182,36 @@ def _rank(pid: int) -> str:
     """SLURM_PROCID of a rank."""
     environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     return next(line.removeprefix(b"SLURM_PROCID=").decode() for line in environment if line.startswith(b"SLURM_PROCID="))
+
+
+@signals
+def test_a_stop_never_ends_in_a_refusal_to_go_on(cluster: Cluster, tmp_path: Path) -> None:
+    recipe = tmp_path / "fails.py"
+    recipe.write_text(
+        "import os, signal\n"
+        "if 'SLURM_RESTART_COUNT' not in os.environ:\n"
+        "    try:\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    except SystemExit:\n"
+        "        raise ValueError('half a file')\n"
+        "raise SystemExit(0)\n"
+    )
+    job = cluster.submit(f"--output={tmp_path}/log", "slurm/finetune.sh", str(recipe), "tiny")
+    assert cluster.state_at_end(job) == "COMPLETED", (tmp_path / "log").read_text()
+    assert "half a file" in (tmp_path / "log").read_text() and cluster.facts(job)["Restarts"] == "1"
+
+
+@losses
+def test_a_loader_worker_that_is_killed_is_named_and_the_job_goes_on(submit: Submit) -> None:
+    job = submit(*TWO_NODES, more=("--loop.save-steps", "5"))
+    job.make_steps(6)
+    rank = next(pid for pid in job.cluster.ranks(job.id) if _rank(pid) == "1")
+    victim = int(Path(f"/proc/{rank}/task/{rank}/children").read_text().split()[0])
+    os.kill(victim, signal.SIGKILL)
+    job.restart(1)
+    cause = restarts(job.run_folder)[1]["cause"]
+    assert f"worker process {victim} was killed by SIGKILL" in cause, job.log.read_text()
+    job.assert_ends_as_undisturbed(causes=[cause])
 
 
 @losses

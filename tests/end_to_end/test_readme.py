@@ -81,6 +81,12 @@ def _make(command: str, trial: Trial) -> None:
     assert ".venv/bin/python -m pip install" in done.stdout or (REPOSITORY / ".venv/installed").exists()
 
 
+def _chaos(command: str, trial: Trial) -> None:
+    """What it does is tested in test_recipe_kill.py; here, that the command is there."""
+    done = call(sys.executable, *command.split()[1:], "--help")
+    assert done.returncode == 0 and "--times TIMES" in done.stdout
+
+
 def _install(command: str, trial: Trial) -> None:
     """Every package that setup.cfg asks for is pinned in the file that README names."""
     pinned = {line.split("==")[0].lower() for line in (REPOSITORY / "constraints.txt").read_text().splitlines()}
@@ -255,6 +261,7 @@ def _script(words: list[str]) -> list[str]:
 HOW: dict[str, Callable[[str, Trial], None]] = {
     "make demo": _make,
     "make test": _make,
+    "python -m tests.chaos --times 200": _chaos,
     "python3 -m venv .venv && .venv/bin/pip install -c constraints.txt -e .": _install,
     "source .venv/bin/activate": _activate,
     "tbps data doctor data/CUHK-PEDES --benchmark cuhk-pedes": lambda command, trial: trial.tbps(command),

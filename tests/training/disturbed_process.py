@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from small_method import SmallMethod, small_parts, small_run
+from small_method import WORKERS, SmallMethod, small_parts, small_run
 from torch import Tensor
 
 from tbps.data.batch import HostBatch
@@ -74,7 +74,7 @@ def main(folder: Path, changes: dict[str, Any], ranks: list[int], step: dict[str
     """Train; messages go to log.txt, the weights after an error to rank-<rank>.safetensors."""
     logging.basicConfig(filename=folder / "log.txt", level=logging.INFO, format="%(levelname)s %(message)s")
     step = step if int(os.environ["RANK"]) in ranks else {}
-    run = small_run(folder, **changes)
+    run = small_run(folder, **{"workers": WORKERS, **changes})
     parts = small_parts(run)
     made: list[SmallMethod] = []
     make_batches = parts.make_batches

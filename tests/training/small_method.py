@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from tbps.config.methods import Albef, Vit
 from tbps.config.run import AdamW, Captioning, Cosine, Data, Evaluation, Loop, Run
 from tbps.data.batch import Batch, Captions, Draws, HostBatch
 from tbps.data.draws import DrawSpec, draw_pair, generator_of, stack_draws
+from tbps.data.loader import MicroBatch, MicroBatchSampler, TrainingLoader
 from tbps.data.order import BatchOrder
 from tbps.nn.dropout import Groups, Site, drop
 from tbps.nn.momentum import advance, momentum_copy
@@ -23,6 +23,8 @@ from tbps.nn.queue import FeatureQueue
 from tbps.training.parts import Parts
 
 NUM_PAIRS = 40
+WORKERS = 2
+"""Loader processes of runs in processes of their own, as in recipes: what kills, stops or hangs a run meets them too."""
 _PX = 8
 _WORDS = 50
 _WIDTH = 16
@@ -113,34 +115,19 @@ def _all_gather(part: Tensor) -> list[Tensor]:
     return out
 
 
-@dataclass(kw_only=True)
-class SmallBatches:
-    """Batches that depend on (seed, step, pair) only. The random numbers of the step with index `nan_step` are NaN."""
+class SmallDataset(Dataset[HostBatch]):
+    """Batches that depend on (seed, step, pair) only. The random numbers of batches that begin at `nan_epoch` are NaN."""
 
-    data: Data
-    draw_spec: DrawSpec
-    start_step: int
-    num_steps: int
-    rank: int
-    world_size: int
-    nan_step: int = -1
+    def __init__(self, draw_spec: DrawSpec, *, nan_epoch: float | None) -> None:
+        self.draw_spec, self.nan_epoch = draw_spec, nan_epoch
 
-    def __post_init__(self) -> None:
-        self.order = BatchOrder(NUM_PAIRS, seed=1, batch_pairs=self.data.batch_pairs, group_pairs=self.data.group_pairs)
-        self.share = self.order.share_pairs(self.world_size)
-        self.micro = self.data.micro_batch_pairs or self.share
-        self.micro_batches_per_step = self.share // self.micro
+    def __getitem__(self, micro_batch: MicroBatch) -> HostBatch:
+        batch = self._make(micro_batch.pairs, micro_batch.epoch)
+        if micro_batch.epoch == self.nan_epoch:
+            batch.draws.negative_B2.fill_(float("nan"))
+        return batch
 
-    def __iter__(self) -> Iterator[HostBatch]:
-        for step in range(self.start_step, self.start_step + self.num_steps):
-            pairs = self.order.indices(step, rank=self.rank, world_size=self.world_size)
-            for first in range(0, self.share, self.micro):
-                batch = self._make(pairs[first : first + self.micro], self.order.epoch(step))
-                if step == self.nan_step:
-                    batch.draws.negative_B2.fill_(float("nan"))
-                yield batch
-
-    def _make(self, pairs: list[tuple[int, int]], epoch: float) -> HostBatch:
+    def _make(self, pairs: tuple[tuple[int, int], ...], epoch: float) -> HostBatch:
         generators = [generator_of(seed=3, epoch=e, key=str(pair), use="small") for e, pair in pairs]
         token_ids_BL = torch.stack([torch.randint(1, _WORDS, (8,), generator=g) for g in generators])
         captions = Captions(token_ids_BL=token_ids_BL, lengths=(8,) * len(pairs), chunk_id_BL=torch.zeros_like(token_ids_BL))
@@ -177,6 +164,7 @@ def small_run(
     precision: Literal["fp32", "bf16"] = "fp32",
     timeout_s: float = 600.0,
     second_stage_epoch: float = 0.0,
+    workers: int = 0,
 ) -> Run:
     """A run of `steps` steps: 5 steps an epoch, validated every 4."""
     return Run(
@@ -191,12 +179,23 @@ def small_run(
             batch_pairs=batch_pairs,
             group_pairs=4,
             micro_batch_pairs=micro_batch_pairs,
+            workers=workers,
         ),
         optim=AdamW(lr=lr, head_lr=10 * lr, clip_norm=clip_norm, eps=eps),
         schedule=Cosine(epochs=steps * batch_pairs / NUM_PAIRS, warmup_steps=2, second_stage_epoch=second_stage_epoch),
         loop=Loop(precision=precision, save_steps=save_steps, log_steps=2, tensorboard=False, timeout_s=timeout_s),
         evaluation=Evaluation(every_epochs=every_epochs),
     )
+
+
+def _make_batches(run: Run, spec: DrawSpec, *, nan_step: int, **where: Any) -> TrainingLoader:
+    """Through the loader that real data goes through, workers included."""
+    data = run.data
+    order = BatchOrder(NUM_PAIRS, seed=1, batch_pairs=data.batch_pairs, group_pairs=data.group_pairs)
+    sampler = MicroBatchSampler(order=order, micro_batch_pairs=data.micro_batch_pairs, **where)
+    nan_epoch = order.epoch(nan_step) if nan_step >= 0 else None
+    dataset = SmallDataset(spec, nan_epoch=nan_epoch)
+    return TrainingLoader(dataset, sampler, workers=data.workers, patience_s=run.loop.timeout_s)
 
 
 def score(method: nn.Module, step: int) -> dict[str, float]:
@@ -211,7 +210,7 @@ def small_parts(run: Run, *, dropout: float = 0.2, nan_step: int = -1) -> Parts:
     return Parts(
         build=lambda: SmallMethod(dropout=dropout),
         num_pairs=NUM_PAIRS,
-        make_batches=lambda spec, **where: SmallBatches(data=run.data, draw_spec=spec, nan_step=nan_step, **where),
+        make_batches=lambda spec, **where: _make_batches(run, spec, nan_step=nan_step, **where),
         validate=score,
         test=score,
     )

@@ -15,7 +15,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
-from small_method import score, small_parts, small_run
+from small_method import WORKERS, score, small_parts, small_run
 
 from tbps.training.loop import train
 from tbps.training.run_folder import RunFolder
@@ -28,7 +28,7 @@ _CONTEXT.set_forkserver_preload(["tbps.training.loop", "torch._dynamo"])
 def run_small(runs: str, changes: dict[str, Any], parts_changes: dict[str, Any], slow_evaluation: str = "") -> None:
     """Train; messages go to `runs`/log.txt. slow_evaluation: "val" or "test" takes a minute."""
     logging.basicConfig(filename=Path(runs) / "log.txt", level=logging.INFO, format="%(levelname)s %(message)s")
-    run = small_run(Path(runs), **changes)
+    run = small_run(Path(runs), **{"workers": WORKERS, **changes})
     parts = small_parts(run, **parts_changes)
     if slow_evaluation:
         slow: dict[str, Any] = {"validate" if slow_evaluation == "val" else "test": _slow_score}
@@ -67,6 +67,11 @@ def start(
     process = _CONTEXT.Process(target=run_small, args=(str(runs), changes, parts_changes, slow_evaluation))
     process.start()
     return process
+
+
+def loader_workers(process: ForkServerProcess) -> list[int]:
+    """Those that live now."""
+    return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
 
 
 def finish(runs: Path, **changes: Any) -> int | None:

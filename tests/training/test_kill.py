@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import time
 from pathlib import Path
@@ -11,9 +12,11 @@ from typing import Any
 
 import pytest
 import torch
-from small_process import final_state, finish, log_of, metrics, start, wait_for_log, wait_for_start
+from small_method import WORKERS
+from small_process import final_state, finish, loader_workers, log_of, metrics, start, wait_for_log, wait_for_start
 
 from tbps.training.checkpoint import read_tensors
+from tbps.training.stop_signals import TERMINATE_EXIT
 
 STEPS = 24
 LONG: dict[str, Any] = {"steps": STEPS, "save_steps": 2}
@@ -95,9 +98,12 @@ def test_a_stopped_run_saves_says_how_to_go_on_and_ends_the_same(
     process = start(runs, **LONG)
     wait_for_log(runs, "step 6/24")
     assert process.pid is not None
-    os.kill(process.pid, number)
+    workers = loader_workers(process)
+    assert len(workers) == WORKERS
+    for pid in (*workers, process.pid):  # as Slurm and a terminal do
+        os.kill(pid, number)
     process.join(30)
-    assert process.exitcode == status
+    assert process.exitcode == status, log_of(runs)
     text = log_of(runs)
     assert "stopped as asked after step " in text and "run the same command again to go on" in text
     step = int(text.partition("stopped as asked after step ")[2].split()[0])
@@ -105,6 +111,24 @@ def test_a_stopped_run_saves_says_how_to_go_on_and_ends_the_same(
     assert finish(runs, **LONG) == 0, log_of(runs)
     assert f"going on from {runs}/small/test/checkpoints/step-{step:08d}" in log_of(runs)
     _assert_same(runs, undisturbed[0])
+
+
+@pytest.mark.parametrize("stop", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["in a stop", "alone"])
+def test_killed_workers_end_a_run_as_asked_or_by_name(tmp_path: Path, stop: bool) -> None:
+    runs = tmp_path / "runs"
+    process = start(runs, steps=2_000, save_steps=2_000, every_epochs=0.0)
+    wait_for_log(runs, "step 6/2000")
+    workers = loader_workers(process)
+    assert len(workers) == WORKERS and process.pid is not None
+    for pid in workers:
+        os.kill(pid, signal.SIGKILL)
+    if stop:
+        os.kill(process.pid, signal.SIGTERM)
+    process.join(60)
+    assert process.exitcode == (TERMINATE_EXIT if stop else 1), log_of(runs)
+    told = re.search(r"a batch is lost: worker process (\d+) was killed by SIGKILL; the same command goes on", log_of(runs))
+    assert stop or (told is not None and int(told[1]) in workers), log_of(runs)
+    assert stop or f"process {workers[0]} was killed" in (runs / "small/test/lost.txt").read_text()
 
 
 def test_a_stop_during_validation_repeats_the_validation_only(tmp_path: Path, undisturbed: tuple[Path, float]) -> None:
