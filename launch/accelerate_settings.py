@@ -6,6 +6,8 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
+from tbps.training.devices import hides_gpus
+
 FOLDER = Path(__file__).parent / "accelerate"
 _PREFIXES = ("ACCELERATE_", "FSDP_")
 
@@ -45,4 +47,7 @@ def settings_environment(file: Path, *, num_processes: int) -> dict[str, str]:
             environment = prepare_multi_gpu_env(given)
         else:
             environment = prepare_simple_launcher_cmd_env(given)[1]
-    return {name: value for name, value in environment.items() if name.startswith(_PREFIXES)}
+    # Which GPUs a process sees, its launcher says; but not that it is to see none.
+    hidden = {name: environment.get(name, "0") for name in ("CUDA_VISIBLE_DEVICES",) if given.gpu_ids not in (None, "all")}
+    said = {name: value for name, value in environment.items() if name.startswith(_PREFIXES)}
+    return said | {name: value for name, value in hidden.items() if hides_gpus(value)}

@@ -46,8 +46,8 @@ class Testbed:
         self.conf = self.folder / "slurm.conf"
 
     def environment(self) -> dict[str, str]:
-        """What a shell needs so that sbatch and its like talk to this Slurm."""
-        return {"SLURM_CONF": str(self.conf)}
+        """What a shell needs: which Slurm to talk to, and that its jobs train on the CPU, for its GPUs are only counted."""
+        return {"SLURM_CONF": str(self.conf), "ACCELERATE_USE_CPU": "true"}
 
     def start(self) -> None:
         """Start what does not run, and wait until all nodes can take jobs. ValueError says what is missing."""
@@ -178,7 +178,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if given.action == "start":
             testbed.start()
-            logger.info("Slurm runs; put the next line into the shell, then try: sinfo, sbatch, squeue")
+            logger.info("Slurm runs; put the next lines into the shell, then try: sinfo, sbatch, squeue")
             sys.stdout.writelines(f"export {name}={shlex.quote(value)}\n" for name, value in testbed.environment().items())
         elif given.action == "stop":
             testbed.stop()

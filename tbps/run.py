@@ -33,7 +33,9 @@ from tbps.reporting.results import Provenance, Purpose, device_name, final_file,
 from tbps.reporting.tables import evaluation_table
 from tbps.training import checkpoint
 from tbps.training.config_hash import config_hash
-from tbps.training.distributed import Team, as_launched, leave_processes, on_main, start_processes
+from tbps.training.device_errors import verdict_of
+from tbps.training.devices import choose_device
+from tbps.training.distributed import Team, announce_devices, as_launched, leave_processes, on_main, start_processes
 from tbps.training.loop import train
 from tbps.training.parts import Evaluate, Parts
 from tbps.training.run_folder import RunFolder
@@ -57,6 +59,7 @@ def train_run(run: Run) -> int:
         with StopSignals() as signals, signals.at_once():  # but for training, which saves first
             run = as_launched(run)
             start_processes(run.loop)  # so that preparing the data can be shared out
+            announce_devices()
             run = _with_chunker(run)
             folder = train(run, make_parts(run))
             logger.info("report: %s", on_main(lambda: report_run(folder.path), doing="writing the report"))
@@ -67,6 +70,11 @@ def train_run(run: Run) -> int:
     except DistStoreError as error:
         sys.stderr.write(f"{run.recipe}: {error}; the same command goes on from the last checkpoint\n")
         return LOST_EXIT
+    except RuntimeError as error:
+        if (verdict := verdict_of(error)) is None:
+            raise
+        sys.stderr.write(f"{run.recipe}: {verdict.sentence}\n")
+        return verdict.status
     except (ValueError, OSError) as error:
         # The operating system's own words hold no advice.
         advice = "; once that is mended, the same command goes on" if isinstance(error, OSError) and error.errno else ""
@@ -176,7 +184,7 @@ def evaluate_run(
         data=replace(run.data, benchmark=benchmark or run.data.benchmark, root=root or run.data.root),
         evaluation=replace(run.evaluation, **changes),
     )
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(choose_device().kind)
     weights = best_checkpoint(path)
     method = run.method.build(image_px=run.data.image_px)
     checkpoint.load_model(method, weights)

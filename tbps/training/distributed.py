@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 from collections.abc import Callable, Mapping
@@ -22,24 +23,31 @@ from accelerate.utils import (
 
 from tbps.config.run import Loop, Run
 from tbps.data.worker_processes import WorkerLost
+from tbps.training.devices import asks_for_cpu, choose_device, meet
 from tbps.training.waiting import shown_work, wait_for_work
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 
 def start_processes(loop: Loop) -> Accelerator:
-    """The Accelerator of this process: CUDA where there is some, else CPU; DDP where a launcher started several.
+    """The Accelerator of this process, on the device of `devices.choose_device`; DDP where a launcher started several.
 
     ZeRO where the launcher says so (`accelerate launch --config_file launch/accelerate/zero2.yaml`).
-    ValueError: fewer processes than asked for, ZeRO without DeepSpeed.
+    ValueError: fewer processes than asked for, ZeRO without DeepSpeed, devices that are missing or do not fit together.
     """
     _check_launch()
-    cpu = not torch.cuda.is_available()
     # Who is lost is found by tbps/training/peers.py. A collective's clock runs on while everybody is stopped (a suspended
     # job), which is no loss; what hangs behind a living watch is left to it.
     patience = timedelta(seconds=2 * loop.timeout_s)
+    device, store = meet(patience)
+    cpu = device.kind == "cpu"
+    if asks_for_cpu():
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # for every library, and for loader workers
     zero = _uses_zero()
     if zero:
+        os.environ.pop("ACCELERATE_USE_CPU", None)  # would switch DeepSpeed off
         _prepare_deepspeed(cpu=cpu)
     # Buffers are not broadcast: every rank pushes the same features to its queue. Gradients live in the buckets that are
     # reduced, which saves a copy of all of them.
@@ -47,12 +55,21 @@ def start_processes(loop: Loop) -> Accelerator:
     group = InitProcessGroupKwargs(timeout=patience)
     if zero and cpu:  # Accelerate believes in one process there, unless the backend is named
         group.backend = "gloo"
-    return Accelerator(
+    accelerator = Accelerator(
         cpu=cpu and not zero,  # true would switch DeepSpeed off
         # Under ZeRO weights stay float32, and the method does the autocast (tbps/training/zero.py).
         mixed_precision="bf16" if loop.precision == "bf16" and not zero else "no",
         kwargs_handlers=[ddp, group],
     )
+    del store  # the group, made over it, keeps it
+    return accelerator
+
+
+def announce_devices() -> None:
+    """Log every process with its device and what they talk over."""
+    backend = dist.get_backend() if _are_several() else "one process"
+    for device in gather_objects(choose_device()):
+        logger.info("%s, %s", device, backend)
 
 
 def as_launched(run: Run, environment: Mapping[str, str] = os.environ) -> Run:

@@ -29,6 +29,7 @@ import torch.distributed as dist
 from accelerate.utils import broadcast_object_list
 
 from tbps.data.worker_processes import WorkerLost
+from tbps.training.device_errors import verdict_of
 from tbps.training.stop_signals import LOST_EXIT
 
 logger = logging.getLogger(__name__)
@@ -70,9 +71,10 @@ class Peers:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        lost_worker = isinstance(error, WorkerLost)
-        if lost_worker:
-            _leave_note(self.note, str(error).partition(";")[0])
+        lost_worker, verdict = isinstance(error, WorkerLost), verdict_of(error) if error else None
+        is_accident = lost_worker or (verdict is not None and verdict.status == LOST_EXIT)
+        if is_accident:
+            _leave_note(self.note, (verdict.sentence if verdict else str(error)).partition(";")[0])
         if self._watch is None:
             return
         if isinstance(error, RuntimeError):
@@ -80,7 +82,7 @@ class Peers:
             time.sleep(_VERDICT_S)
             self._watch.blame_stop()
         failure = "" if kind is None or issubclass(kind, SystemExit) else f"{kind.__name__}: {error}"
-        self._watch.leave(failure, status=LOST_EXIT if lost_worker else 1)
+        self._watch.leave(failure, status=LOST_EXIT if is_accident else 1)
 
 
 class Pulse:

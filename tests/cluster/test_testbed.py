@@ -35,7 +35,9 @@ def call(action: str, folder: Path, **changes: str) -> subprocess.CompletedProce
 def test_starts_twice_as_once_and_stops_with_all_that_jobs_started(folder: Path) -> None:
     assert "n3         not running" in call("status", folder).stdout
     first = call("start", folder)
-    assert first.returncode == 0 and first.stdout == f"export SLURM_CONF={folder}/slurm.conf\n", first.stderr
+    assert first.returncode == 0 and first.stdout == (
+        f"export SLURM_CONF={folder}/slurm.conf\nexport ACCELERATE_USE_CPU=true\n"
+    ), first.stderr
     testbed = Testbed(folder)
     daemons = testbed.daemons()
     assert call("start", folder).stdout == first.stdout and testbed.daemons() == daemons

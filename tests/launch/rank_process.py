@@ -48,6 +48,7 @@ class Tasks:
                 "SLURM_STEP_TASKS_PER_NODE": str(number),
                 "SLURM_STEP_NODELIST": "localhost",
                 "OMP_NUM_THREADS": "1",
+                "ACCELERATE_USE_CPU": "true",
                 **changes,
             }
             process = _CONTEXT.Process(target=_run, args=(variables, arguments, accelerate, str(self.log)))

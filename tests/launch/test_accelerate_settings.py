@@ -11,12 +11,14 @@ from pathlib import Path
 import pytest
 
 from launch.accelerate_settings import FOLDER, settings_environment, settings_file
+from tbps.training.devices import asks_for_cpu
 
 _DUMP = """\
 import json, os
 from pathlib import Path
 if os.environ.get("RANK", "0") == "0":
-    found = {name: value for name, value in os.environ.items() if name.startswith(("ACCELERATE_", "FSDP_"))}
+    told = ("ACCELERATE_", "FSDP_", "CUDA_VISIBLE_DEVICES")
+    found = {name: value for name, value in os.environ.items() if name.startswith(told)}
     Path("environment.json").write_text(json.dumps(found))
 """
 
@@ -28,12 +30,13 @@ def test_as_accelerate_launch_sets_it(name: str, tmp_path: Path) -> None:
     file = settings_file(name)
     options = ("--config_file", str(file), "--num_machines", "1", "--num_processes", "2", "--main_process_port", "0")
     words = (sys.executable, "-m", "accelerate.commands.launch", *options, "dump.py")
-    clean = {key: value for key, value in os.environ.items() if not key.startswith(("ACCELERATE_", "FSDP_"))}
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("ACCELERATE_", "FSDP_", "CUDA_"))}
     done = subprocess.run(words, cwd=tmp_path, env=clean, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     expected = json.loads((tmp_path / "environment.json").read_text())
     assert "ACCELERATE_MIXED_PRECISION" in expected
     assert settings_environment(file, num_processes=2) == expected
+    assert asks_for_cpu(expected) == (name == "cpu")
 
 
 def test_a_file_of_the_users_own(tmp_path: Path) -> None:
