@@ -22,11 +22,12 @@ def test_place_changes_nothing_and_everything_else_does(tmp_path: Path) -> None:
 
 def test_another_kind_of_method_is_one_difference(tmp_path: Path) -> None:
     run = small_run(tmp_path)
+    run = replace(run, data=replace(run.data, image_px=(16, 16)))  # patches of both kinds fit
     assert difference(run, replace(run, method=Mars())) == ["method.kind: albef -> mars"]
 
 
 def test_a_whole_number_hashes_as_it_does_after_it_was_written_and_read(tmp_path: Path) -> None:
     run = small_run(tmp_path)
-    run = replace(run, optim=replace(run.optim, lr=1, betas=(0, 1)), schedule=replace(run.schedule, epochs=4))
+    run = replace(run, optim=replace(run.optim, lr=1, betas=(0, 0)), schedule=replace(run.schedule, epochs=4))
     again = run_from_json(json.loads(json.dumps(to_json(run))))
     assert again == run and config_hash(again) == config_hash(run)
