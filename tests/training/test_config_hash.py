@@ -22,7 +22,7 @@ def test_place_changes_nothing_and_everything_else_does(tmp_path: Path) -> None:
 
 def test_another_kind_of_method_is_one_difference(tmp_path: Path) -> None:
     run = small_run(tmp_path)
-    run = replace(run, data=replace(run.data, image_px=(16, 16)))  # patches of both kinds fit
+    run = replace(run, data=replace(run.data, image_px=(32, 32)))  # patches of both kinds fit
     assert difference(run, replace(run, method=Mars())) == ["method.kind: albef -> mars"]
 
 
