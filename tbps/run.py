@@ -56,9 +56,11 @@ def train_run(run: Run) -> int:
     for call in ("broadcast_buffers", "torch.distributed.all_gather_into_tensor", "torch.distributed.reduce_scatter_tensor"):
         warnings.filterwarnings("ignore", message=f"`{call}` is deprecated", category=FutureWarning)
     try:
+        run = as_launched(run)
+        # So that preparing the data can be shared out. It waits for the others outside of Python, where no handler runs:
+        # until it is done, a signal does what it did before.
+        start_processes(run.loop)
         with StopSignals() as signals, signals.at_once():  # but for training, which saves first
-            run = as_launched(run)
-            start_processes(run.loop)  # so that preparing the data can be shared out
             announce_devices()
             run = _with_chunker(run)
             folder = train(run, make_parts(run))

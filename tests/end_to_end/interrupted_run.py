@@ -125,6 +125,14 @@ def kill_tree(pid: int) -> None:
         _send(one, signal.SIGKILL)
 
 
+def _kill_orphans(runs: Path) -> None:
+    """As a cluster does at the end of a job: a launcher that is told to stop while it starts its ranks forgets them."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if str(runs).encode() in (process / "cmdline").read_bytes().split(b"\0"):
+                _send(int(process.name), signal.SIGKILL)
+
+
 def _children(pid: int) -> list[int]:
     found: list[int] = []
     for children in Path(f"/proc/{pid}/task").glob("*/children"):
@@ -213,6 +221,7 @@ class Chaos:
             assert launch.ended_within(2 * END_S), f"still running:\n{launch.log.read_text()}"
         finally:
             launch.kill()
+            _kill_orphans(runs)
         status = launch.launcher.returncode
         assert status == 0 or disturbed, f"left alone, it ended with status {status}:\n{launch.log.read_text()}"
         return status == 0
