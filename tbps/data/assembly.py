@@ -94,7 +94,7 @@ def training_encoder(
     return CaptionEncoder(
         vocabulary,
         max_words=data.captioning.max_words,
-        max_tokens=data.captioning.max_tokens,
+        max_tokens=data.captioning.training_tokens,
         punctuation=data.captioning.punctuation,
         chunker=kept,
         frequencies=chunk_frequencies(kept.counts()) if kept is not None and weigh_chunks else None,

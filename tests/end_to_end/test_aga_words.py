@@ -18,6 +18,7 @@ from tbps.data.batch import Batch
 from tbps.data.captions import make_captions
 from tbps.data.pairs import open_pairs
 from tbps.training import checkpoint
+from tbps.training.distributed import Team
 from tbps.training.run_folder import RunFolder
 from tbps.training.selection import best_checkpoint
 
@@ -31,14 +32,7 @@ def _batch(run_folder: Path) -> Batch:
     bert, captioning, source = run.method.bert, run.data.captioning, open_pairs(run.data)
     vocabulary = open_vocabulary(captioning, size=bert.vocabulary_size, cls_id=bert.cls_id, mask_id=bert.mask_id)
     encoder = training_encoder(
-        source,
-        captioning,
-        vocabulary,
-        chunks=False,
-        weigh_chunks=False,
-        mark_vacuous=True,
-        cache=run_folder,
-        on_main=lambda call: call(),
+        source, run.data, vocabulary, chunks=False, weigh_chunks=False, mark_vacuous=True, team=Team.current()
     )
     own = make_captions([encoder.encode(source.caption(pair), source.key(pair)) for pair in range(CAPTIONS)])
     image_BCHW = torch.zeros(CAPTIONS, 3, *run.data.image_px)

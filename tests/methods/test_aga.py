@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tiny_methods import AGA, BERT, RASA, build, gradients, make_step, total_loss
@@ -100,6 +101,14 @@ def test_attention_masks_equal_a_naive_implementation(config: Aga) -> None:
         shares.append((select & batch.own.vacuous_BL)[rows].sum().item() / select[rows].sum().item())
     assert losses["masked_ratio"].item() == pytest.approx(sum(ratios) / 2)
     assert losses["vacuous_share"].item() == pytest.approx(sum(shares) / 2)
+
+
+def test_a_share_of_masked_words_is_kept_in_every_caption() -> None:
+    method = build(replace(DEEP, masked_share=0.15))
+    batch, _ = make_step(method.draw_spec, longest=20)
+    text = method.read_captions(batch, np.zeros(0, dtype=np.int64))
+    words = torch.tensor(batch.own.lengths) - 1
+    assert torch.allclose(text.probability.wait().sum(1) / words, torch.tensor(0.15), atol=1e-6)
 
 
 def test_random_masking_without_enrichment_is_rasa() -> None:
