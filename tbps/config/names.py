@@ -30,7 +30,12 @@ def check_folder(what: str, path: str) -> None:
     check_printable(what, path)
     if not path.strip():
         raise ValueError(f"{what} is {path!r}, expected a folder; a dot means the current one")
+    check_home(what, path)
+
+
+def check_home(what: str, path: str) -> None:
+    """ValueError where a path begins with ~ and the name of nobody."""
     if os.path.expanduser(path).startswith("~"):
         raise ValueError(
-            f"{what} is {path!r}, and {path.partition('/')[0]} is no user of this machine; name the folder in full"
+            f"{what} is {path!r}, and {path.partition('/')[0]} is no user of this machine; write the path in full"
         )

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from tbps.config.consistency import check_consistency
 from tbps.config.methods import Aga, Albef, Laip, Mars, Rasa
-from tbps.config.names import check_folder, check_name
+from tbps.config.names import check_folder, check_home, check_name
 from tbps.config.ranges import (
     Count,
     CountOrNone,
@@ -265,6 +265,15 @@ class Run:
         check_name("the recipe's name", self.recipe)
         check_name("the run's name", self.name)
         check_folder("the folder of runs", self.runs)
+        for name, path in (
+            ("data.root", self.data.root),
+            ("data.cache", self.data.cache),
+            ("data.captioning.vocabulary", self.data.captioning.vocabulary),
+            ("start.weights", self.start.weights),
+            ("start.bert", self.start.bert),
+            ("start.vit", self.start.vit),
+        ):
+            check_home(name, path)
         check_consistency(self)
 
     def as_begun(self, recorded: Run) -> Run:

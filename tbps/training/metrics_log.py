@@ -70,7 +70,8 @@ def _rewind(path: Path, step: int) -> None:
 def _is_before(text: str, step: int) -> bool:
     try:
         line = json.loads(text)
-    except ValueError:  # cut off when the process was killed
+        at = int(line["step"])
+    except (ValueError, TypeError, KeyError):  # cut off when the process was killed, or damaged
         return False
     # A kill between an evaluation and the next step must give the same log as none: its line is written again.
-    return bool(line["step"] < step or (line["step"] == step and "split" not in line)) and text.endswith("\n")
+    return bool(at < step or (at == step and "split" not in line)) and text.endswith("\n")

@@ -89,7 +89,11 @@ class RunFolder:
         file = self._evaluation(split, step)
         if not file.exists():
             return None
-        return _read_object(file, advice="remove it, and the same command evaluates again")
+        advice = "remove it, and the same command evaluates again"
+        values = _read_object(file, advice=advice)
+        if missing := [name for name in ("rank_1", "mAP") if not isinstance(values.get(name), int | float)]:
+            raise ValueError(f"{file} holds no number {' and no number '.join(missing)}; {advice}")
+        return values
 
     def write_evaluation(self, split: str, step: int, values: dict[str, float]) -> None:
         """Keep the values; whole or not there."""

@@ -192,3 +192,15 @@ def test_settings_that_do_not_fit_are_named(name: str) -> None:
 def test_all_layers_may_be_text_layers_where_all_see_the_image(full_cross_attention: Literal[True, False]) -> None:
     layers = 6 if full_cross_attention else 5
     assert Bert(layers=6, fusion_layer=layers, full_cross_attention=full_cross_attention).fusion_layer == layers
+
+
+@pytest.mark.parametrize("name", ["data.root", "data.cache", "data.captioning.vocabulary", "start.weights"])
+def test_the_home_of_nobody_is_named(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{name} is '~no-such-user/x', and ~no-such-user is no user of this machine"):
+        at(mars.tiny(), name, "~no-such-user/x")
+
+
+def at(config: Any, path: str, value: str) -> Any:
+    """The config with another value at a path of fields."""
+    name, _, rest = path.partition(".")
+    return replace(config, **{name: at(getattr(config, name), rest, value) if rest else value})

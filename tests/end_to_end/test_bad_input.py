@@ -227,7 +227,7 @@ def test_wrong_settings(
         (["--recipe", "../mars"], "the recipe's name is '../mars', expected the name of a folder"),
         (["--runs", ""], "the folder of runs is '', expected a folder; a dot means the current one"),
         (["--runs", "a\tb"], "the folder of runs is 'a\\tb', expected one line"),
-        (["--runs", "~no-such-user/runs"], "and ~no-such-user is no user of this machine; name the folder in full"),
+        (["--runs", "~no-such-user/runs"], "and ~no-such-user is no user of this machine; write the path in full"),
     ],
 )
 def test_a_name_is_one_folder_however_the_run_is_started(

@@ -5,6 +5,8 @@ import multiprocessing
 import resource
 from pathlib import Path
 
+import pytest
+
 from tbps.training.metrics_log import MetricsLog
 
 
@@ -33,6 +35,14 @@ def test_a_cut_line_of_a_kept_step_goes_too(tmp_path: Path) -> None:
     path.write_text('{"step": 1}\n{"step": 2}')  # whole JSON, but its newline is missing
     MetricsLog(path, step=2).close()
     assert _lines(path) == [{"step": 1}]
+
+
+@pytest.mark.parametrize("damage", ["3", "[]", "null", '{"steps": 1}', '{"step": "x"}', '{"step": null}', "\0\0\0"])
+def test_a_damaged_line_goes_too(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(f'{{"step": 1}}\n{damage}\n{{"step": 2}}\n')
+    MetricsLog(path, step=2).close()
+    assert _lines(path) == [{"step": 1}, {"step": 2}]
 
 
 def test_a_fresh_start_empties_the_log(tmp_path: Path) -> None:

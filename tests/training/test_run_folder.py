@@ -96,12 +96,21 @@ def test_evaluations_are_kept_and_forgotten_by_step(tmp_path: Path) -> None:
     folder = OpenRunFolder(small_run(tmp_path))
     for step in (10, 5):
         folder.write_evaluation("val", step, {"rank_1": float(step), "mAP": 1.0})
-    folder.write_evaluation("test", 10, {"rank_1": 1.0})
+    folder.write_evaluation("test", 10, {"rank_1": 1.0, "mAP": 1.0})
     assert folder.evaluated_steps("val") == [5, 10]
     assert folder.read_evaluation("val", 10) == {"rank_1": 10.0, "mAP": 1.0}
     folder.forget_evaluations_after(5)
     assert folder.evaluated_steps("val") == [5] and folder.read_evaluation("test", 10) is None
     folder.close()
+
+
+@pytest.mark.parametrize("content", ["{}", '{"rank_1": "3", "mAP": null}'])
+def test_an_evaluation_without_numbers_is_named(tmp_path: Path, content: str) -> None:
+    folder = RunFolder.of(small_run(tmp_path))
+    folder.evaluations.mkdir(parents=True)
+    (folder.evaluations / "val-00000005.json").write_text(content)
+    with pytest.raises(ValueError, match=r"val-00000005.json holds no number rank_1 and no number mAP; remove it, and"):
+        folder.read_evaluation("val", 5)
 
 
 def test_machine_choices_are_remembered(tmp_path: Path) -> None:
