@@ -265,7 +265,9 @@ def test_wrong_words_to_evaluate(world: World, trained: Path, tmp_path: Path, ca
 def test_the_process_says_one_sentence_too() -> None:
     done = call(sys.executable, "recipes/mars.py", "cuhk-pedes", "--data.captioning.vocabulary", "nowhere/vocab.txt")
     assert done.returncode == 2
-    assert_one_sentence(done.stderr, "mars: vocabulary nowhere/vocab.txt does not exist")
+    device, *told = done.stderr.splitlines()
+    assert device.startswith("rank 0 on ")
+    assert_one_sentence("\n".join(told), "mars: vocabulary nowhere/vocab.txt does not exist")
 
 
 @pytest.mark.slow
