@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from tbps.config.methods import Aga, Bert, Laip, MaeDecoder, Mars, Rasa, Vit
+from tbps.config.encoders import Bert, MaeDecoder, Vit
+from tbps.config.methods import Aga, Laip, Mars, Rasa
 from tbps.data.batch import Batch, Captions, Draws
 from tbps.data.draws import draw_pair, generator_of, stack_draws
 

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from tbps.config.methods import AgaWeights, Bert, LaipWeights, MaeDecoder, MarsWeights, RasaWeights, Vit
+from tbps.config.encoders import Bert, MaeDecoder, Vit
+from tbps.config.methods import AgaWeights, LaipWeights, MarsWeights, RasaWeights
 from tbps.config.run import AdamW, Benchmark, Captioning, Cosine, Data, Evaluation, Loop
 
 IMAGE_PX = (64, 32)

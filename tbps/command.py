@@ -54,6 +54,16 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_synth(commands)
+    _add_doctor(commands)
+    _add_shard(commands)
+    _add_index(commands)
+    _add_chunks(commands)
+    _add_verify(commands)
+    _add_vocabulary(commands)
+
+
+def _add_synth(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     synth = commands.add_parser("synth", help="write a synthetic pedestrian world in the format of a benchmark")
     synth.add_argument("root", type=Path, help="new folder")
     synth.add_argument("--benchmark", choices=BENCHMARKS, default="cuhk-pedes")
@@ -69,6 +79,8 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     synth.add_argument("--contact-sheet", type=Path, metavar="PNG", help="also draw some people with their captions")
     synth.set_defaults(run=_synth)
 
+
+def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     doctor = commands.add_parser("doctor", help="check a data set; exit status 1 when it is not usable")
     doctor.add_argument("root", type=Path)
     doctor.add_argument("--benchmark", choices=BENCHMARKS, required=True)
@@ -77,6 +89,8 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     doctor.add_argument("--workers", type=int, default=2)
     doctor.set_defaults(run=_doctor)
 
+
+def _add_shard(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     shard = commands.add_parser("shard", help="pack a data set into tar shards with an index")
     shard.add_argument("root", type=Path)
     shard.add_argument("out", type=Path, help="new folder")
@@ -89,6 +103,8 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     )
     shard.set_defaults(run=_shard)
 
+
+def _add_index(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     index = commands.add_parser(
         "index", help="index tar shards of other webdataset tools, or our older ones, where they lie"
     )
@@ -104,6 +120,8 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     index.add_argument("--workers", type=int, default=2)
     index.set_defaults(run=_index)
 
+
+def _add_chunks(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     chunks = commands.add_parser(
         "chunks",
         help="find attribute chunks of shards' training captions, keep them there; goes on where it stopped",
@@ -114,10 +132,14 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     chunks.add_argument("--workers", type=int, default=2)
     chunks.set_defaults(run=_chunks)
 
+
+def _add_verify(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     verify = commands.add_parser("verify", help="compare shards with the sha256 in their index")
     verify.add_argument("root", type=Path)
     verify.set_defaults(run=_verify)
 
+
+def _add_vocabulary(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     vocabulary = commands.add_parser("vocabulary", help="train a WordPiece vocabulary on the captions of data sets")
     vocabulary.add_argument("out", type=Path, help="vocab.txt to write")
     vocabulary.add_argument("data", nargs="+", metavar="BENCHMARK=ROOT", help="data sets whose training captions are read")

@@ -11,7 +11,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import pytest
 
 from recipes import aga, albef, laip, mars, pretrain_coco, pretrain_mals, rasa
-from tbps.config.methods import Aga, AlbefWeights, Bert, LaipWeights, MaeDecoder, MarsWeights, Vit
+from tbps.config.encoders import Bert, MaeDecoder, Vit
+from tbps.config.methods import Aga, AlbefWeights, LaipWeights, MarsWeights
 from tbps.config.ranges import Range, ranges_of
 from tbps.config.run import Captioning, Run
 

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tbps.config.methods import Albef, Bert, MaeDecoder, Mars, Rasa, Vit
+from tbps.config.encoders import Bert, MaeDecoder, Vit
+from tbps.config.methods import Albef, Mars, Rasa
 
 BERT = {
     "width": 16,

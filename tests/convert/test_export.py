@@ -12,7 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from small_methods import scattered, state, tiny
 
-from tbps.config.methods import Rasa, Vit
+from tbps.config.encoders import Vit
+from tbps.config.methods import Rasa
 from tbps.config.run import AdamW, Captioning, Cosine, Data, Run
 from tbps.convert.export import export
 from tbps.convert.official import from_official

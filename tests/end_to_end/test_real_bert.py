@@ -22,7 +22,7 @@ from torch import Tensor
 
 from recipes.rasa import tiny
 from tbps.command import main
-from tbps.config.methods import Bert
+from tbps.config.encoders import Bert
 from tbps.config.run import Captioning, Start
 from tbps.data.assembly import evaluation_encoder, open_vocabulary
 from tbps.data.captions import make_captions

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from tbps.config.methods import Albef, Bert, Mars, Vit
+from tbps.config.encoders import Bert, Vit
+from tbps.config.methods import Albef, Mars
 from tbps.data.annotations import read_annotations
 from tbps.data.captions import CaptionEncoder
 from tbps.data.pairs import EvaluationSet, FolderPairs

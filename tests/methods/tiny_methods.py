@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tbps.config.methods import Aga, Albef, Bert, Laip, MaeDecoder, Mars, Rasa, Vit
+from tbps.config.encoders import Bert, MaeDecoder, Vit
+from tbps.config.methods import Aga, Albef, Laip, Mars, Rasa
 from tbps.data.batch import Batch, Captions, Draws, TokenMask, pad_rows
 from tbps.data.draws import DrawSpec, draw_pair, generator_of, stack_draws
 

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tbps.config.methods import Albef, Bert, MaeDecoder, Mars, Rasa, Vit
+from tbps.config.encoders import Bert, MaeDecoder, Vit
+from tbps.config.methods import Albef, Mars, Rasa
 from tbps.convert.official import from_official
 from tbps.convert.weights import place
 from tbps.data.batch import Batch, Captions, Draws, TokenMask

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from tbps.config.methods import Albef, Vit
+from tbps.config.encoders import Vit
+from tbps.config.methods import Albef
 from tbps.config.run import AdamW, Captioning, Cosine, Data, Evaluation, Loop, Run
 from tbps.data.batch import Batch, Captions, Draws, HostBatch
 from tbps.data.draws import DrawSpec, draw_pair, generator_of, stack_draws
