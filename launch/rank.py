@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from launch.accelerate_settings import launch_environment
 from launch.slurm_job import SlurmJob, address_of_first_node
 from tbps.config.command import read_overrides, recipe_command
+from tbps.training.process_end import end_process
 from tbps.training.stop_signals import LOST_EXIT, TERMINATE_EXIT, StopSignals
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     parser.add_argument("recipe", help="such as recipes/mars.py")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="variant and overrides of the recipe")
     given = parser.parse_args(arguments)
-    raise SystemExit(run_task([given.recipe, *given.arguments], given.accelerate))
+    end_process(run_task([given.recipe, *given.arguments], given.accelerate))
 
 
 def run_task(arguments: list[str], accelerate: str = "") -> int:

@@ -32,7 +32,15 @@ def recipe_command(variants: Variants, *, about: str, arguments: list[str] | Non
     run = read_overrides(variants[given[0]], given[1:], program=f"{program} {given[0]}")
     from tbps.run import train_run
 
-    raise SystemExit(train_run(run))
+    if arguments is not None:  # whoever calls this goes on
+        raise SystemExit(train_run(run))
+    from tbps.training.process_end import end_process
+
+    try:
+        status = train_run(run)
+    except SystemExit as end:  # stopped as asked
+        status = end.code if isinstance(end.code, int) else 1
+    end_process(status)
 
 
 def read_overrides(variant: Callable[[], Run], arguments: list[str], *, program: str) -> Run:
