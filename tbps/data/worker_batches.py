@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from tbps.data.worker_processes import WorkerContext, WorkerLost, no_room
+from tbps.data.worker_processes import WorkerContext, WorkerLost, no_room, stops_wait
 
 logger = logging.getLogger(__name__)
 
@@ -54,22 +54,10 @@ def load(dataset: Dataset, sampler: object, *, workers: int, patience_s: float =
     for `patience_s` seconds.
     """
     context = WorkerContext()
-    loader = DataLoader(
-        _Guarded(dataset),
-        sampler=sampler,  # type: ignore[arg-type]
-        batch_size=None,
-        num_workers=workers,
-        multiprocessing_context=context if workers else None,
-        prefetch_factor=PREFETCH_BATCHES if workers else None,
-        collate_fn=_unchanged,
-        pin_memory=torch.cuda.is_available(),
-        timeout=POLL_S if workers else 0,
-        # DataLoader draws a seed when it starts; from the global generator, that would change dropout after a restart.
-        generator=torch.Generator(),
-    )
+    batches: Iterator | None = None
     try:
-        with _no_raise_at_a_workers_end():
-            batches = iter(loader)
+        with stops_wait(), _no_raise_at_a_workers_end():
+            batches = _start(dataset, sampler, workers, context)
         for loaded in _patiently(batches, patience_s):
             if isinstance(loaded, _Failure):
                 raise ValueError(loaded.message)
@@ -83,6 +71,26 @@ def load(dataset: Dataset, sampler: object, *, workers: int, patience_s: float =
             f"a batch is lost: {lost}; the same command goes on from the last checkpoint; if this comes again, the node has"
             " too little memory: ask for more, or set --data.workers lower"
         ) from error
+    finally:
+        with stops_wait():  # DataLoader ends its workers when nobody holds it any more
+            del batches, context
+
+
+def _start(dataset: Dataset, sampler: object, workers: int, context: WorkerContext) -> Iterator:
+    loader = DataLoader(
+        _Guarded(dataset),
+        sampler=sampler,  # type: ignore[arg-type]
+        batch_size=None,
+        num_workers=workers,
+        multiprocessing_context=context if workers else None,
+        prefetch_factor=PREFETCH_BATCHES if workers else None,
+        collate_fn=_unchanged,
+        pin_memory=torch.cuda.is_available(),
+        timeout=POLL_S if workers else 0,
+        # DataLoader draws a seed when it starts; from the global generator, that would change dropout after a restart.
+        generator=torch.Generator(),
+    )
+    return iter(loader)
 
 
 def _patiently(batches: Iterator, patience_s: float) -> Iterator:
@@ -90,7 +98,8 @@ def _patiently(batches: Iterator, patience_s: float) -> Iterator:
     began, next_word_s = time.monotonic(), FIRST_WORD_S
     while True:
         try:
-            loaded = next(batches)
+            with stops_wait():
+                loaded = next(batches)
         except StopIteration:
             return
         except RuntimeError as error:

@@ -10,12 +10,20 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
-from tbps.data.worker_processes import STOP_SIGNALS, WorkerContext, die_with_parent
+from tbps.data.worker_processes import STOP_SIGNALS, WorkerContext, die_with_parent, stops_wait
+
+
+class _Pool(ProcessPoolExecutor):
+    """One that a stop leaves whole, so that it can be ended."""
+
+    def submit(self, *call: Any, **arguments: Any) -> Future[Any]:
+        with stops_wait():
+            return super().submit(*call, **arguments)
 
 
 @contextmanager
@@ -26,7 +34,7 @@ def worker_pool(workers: int, *, start: Literal["fork", "spawn"] = "fork") -> It
     """
     others = set(multiprocessing.active_children())
     context = WorkerContext() if start == "fork" else multiprocessing.get_context(start)
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_serve, initargs=(os.getpid(),))
+    pool = _Pool(workers, mp_context=context, initializer=_serve, initargs=(os.getpid(),))
     try:
         yield pool
         pool.shutdown()

@@ -12,8 +12,11 @@ import multiprocessing.queues
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing.context import ForkContext, ForkProcess
 from multiprocessing.popen_fork import Popen
 from multiprocessing.process import BaseProcess
@@ -23,6 +26,39 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
 _PR_SET_PDEATHSIG = 1
 _LAST_BREATH_S = 2.0
+
+
+_blocks = 0
+_put_off: signal.Signals | None = None
+
+
+@contextmanager
+def stops_wait() -> Iterator[None]:
+    """While entered, a stop that would raise at once is put off to the end of the block.
+
+    An exception in the midst of DataLoader or of a pool would leave a lock of theirs held, and their end would hang.
+    """
+    global _blocks, _put_off
+    if threading.current_thread() is not threading.main_thread():
+        yield  # handlers run in the main thread
+        return
+    _blocks += 1
+    try:
+        yield
+    finally:
+        _blocks -= 1
+        if not _blocks and (number := _put_off) is not None:
+            _put_off = None
+            signal.raise_signal(number)
+
+
+def put_off(number: int) -> bool:
+    """For a handler of signal `number` that is about to raise: whether `stops_wait` will have it called again later."""
+    global _put_off
+    if not _blocks:
+        return False
+    _put_off = signal.Signals(number)
+    return True
 
 
 class WorkerLost(ChildProcessError):
@@ -69,6 +105,24 @@ class _Worker(ForkProcess):
         super().run()
 
 
+class _Flag:
+    """multiprocessing's Event without its lock, which a worker that is killed with it in hand keeps for ever.
+
+    DataLoader's workers look at the event before each batch, and its end sets it: it would hang there.
+    """
+
+    def __init__(self, context: ForkContext) -> None:
+        self._byte = context.RawValue("b", 0)
+
+    def set(self) -> None:
+        """Seen by all processes."""
+        self._byte.value = 1
+
+    def is_set(self) -> bool:
+        """Whether any process has set it."""
+        return bool(self._byte.value)
+
+
 class WorkerContext(ForkContext):
     """A context of multiprocessing for DataLoader, Pool and ProcessPoolExecutor. One for each group of workers.
 
@@ -84,6 +138,10 @@ class WorkerContext(ForkContext):
         process = _Worker(*args, **changes)  # type: ignore[arg-type]
         self._started.append(process)
         return process
+
+    def Event(self) -> _Flag:  # type: ignore[override]
+        """A flag that can be set though a worker was killed."""
+        return _Flag(self)
 
     def has_no_room(self) -> bool:
         """Whether a worker has ended because /dev/shm is full. Call after an error: one that is ending is waited for."""

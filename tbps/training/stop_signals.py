@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from tbps.data.worker_processes import STOP_SIGNALS
+from tbps.data.worker_processes import STOP_SIGNALS, put_off
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,10 @@ class StopSignals:
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """A signal in this block raises StoppedBySignal: for long work that is done again from the start anyway."""
+        """A signal in this block raises StoppedBySignal: for long work that is done again from the start anyway.
+
+        Not in the midst of handing work to other processes, see `stops_wait`.
+        """
         self._at_once = True
         try:
             if self.requested:
@@ -67,7 +70,7 @@ class StopSignals:
 
     def _handle(self, number: int, _: FrameType | None) -> None:
         self._request(INTERRUPT_EXIT if number == signal.SIGINT else TERMINATE_EXIT)
-        if self._at_once:
+        if self._at_once and not put_off(number):
             raise StoppedBySignal(self.requested)
 
     def _request(self, exit_status: int) -> None:

@@ -7,15 +7,22 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 from torch.utils.data import Dataset
 
 from tbps.data import worker_batches
 from tbps.data.worker_batches import PREFETCH_BATCHES, load
-from tbps.data.worker_processes import STOP_SIGNALS, WorkerContext, WorkerLost
+from tbps.data.worker_pool import worker_pool
+from tbps.data.worker_processes import STOP_SIGNALS, WorkerContext, WorkerLost, put_off, stops_wait
+from tbps.training.stop_signals import StoppedBySignal, StopSignals
 
 WORKERS = 2
 NUM_BATCHES = 4 * WORKERS * PREFETCH_BATCHES
@@ -69,6 +76,96 @@ def test_a_worker_that_does_not_leave_can_be_ended() -> None:
     process.terminate()
     process.join(10)
     assert process.exitcode == -signal.SIGKILL
+
+
+def _look_on(event: Any) -> None:
+    while not event.is_set():
+        pass
+
+
+def test_what_ends_a_loader_can_be_set_though_workers_were_killed_looking_at_it() -> None:
+    """With multiprocessing's own event, some worker keeps its lock, and whoever ends the loader hangs."""
+    context = WorkerContext()
+    event = context.Event()
+    for _ in range(20):
+        process = context.Process(target=_look_on, args=(event,))
+        process.start()
+        time.sleep(0.01)
+        process.kill()
+        process.join()
+    ending = threading.Thread(target=event.set, daemon=True)
+    ending.start()
+    ending.join(5)
+    assert not ending.is_alive() and event.is_set()
+
+
+@pytest.mark.parametrize("taken", [NUM_BATCHES, 3], ids=["to its end", "left early"])
+def test_a_stop_does_not_raise_in_the_midst_of_a_loader(taken: int) -> None:
+    """It would leave a lock held, of a queue say, and the end of the process would wait for that for ever."""
+    outside, inside = 0, set[str]()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal outside
+        if put_off(number):
+            return
+        outside += 1
+        while frame is not None:
+            if "/multiprocessing/" in frame.f_code.co_filename or "/torch/utils/data/" in frame.f_code.co_filename:
+                inside.add(f"{frame.f_code.co_filename}:{frame.f_lineno}")
+            frame = frame.f_back
+
+    before = signal.signal(signal.SIGALRM, handle)
+    signal.setitimer(signal.ITIMER_REAL, 1e-4, 1e-4)
+    try:
+        batches = load(Numbers(), range(NUM_BATCHES), workers=WORKERS)
+        for _ in range(taken):
+            next(batches)
+        batches.close()  # type: ignore[attr-defined]
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert outside > 0 and not inside
+
+
+def test_a_stop_that_was_put_off_raises_at_the_end_of_the_block() -> None:
+    reached = []
+    with StopSignals() as signals, pytest.raises(StoppedBySignal), signals.at_once():
+        with stops_wait():
+            with stops_wait():
+                os.kill(os.getpid(), signal.SIGTERM)
+            reached.append("inside")
+        reached.append("outside")
+    assert reached == ["inside"]
+
+
+def test_a_pool_is_not_interrupted_while_it_takes_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    def submit(pool: ProcessPoolExecutor, call: Callable[..., int], argument: int) -> Future[int]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        taken.append(argument)
+        return submit_as_before(pool, call, argument)
+
+    taken: list[int] = []
+    submit_as_before = ProcessPoolExecutor.submit
+    monkeypatch.setattr(ProcessPoolExecutor, "submit", submit)
+    with StopSignals() as signals, pytest.raises(StoppedBySignal), signals.at_once(), worker_pool(WORKERS) as pool:
+        pool.submit(abs, 1)
+        taken.append(2)
+    assert taken == [1]
+
+
+class Events(Dataset[str]):
+    """The type of the event that a worker of DataLoader looks at, a local variable of its loop."""
+
+    def __getitem__(self, index: int) -> str:
+        frame = sys._getframe()
+        while "done_event" not in frame.f_locals:
+            assert frame.f_back is not None
+            frame = frame.f_back
+        return type(frame.f_locals["done_event"]).__name__
+
+
+def test_loaders_end_by_such_a_flag() -> None:
+    assert set(load(Events(), range(4), workers=WORKERS)) == {type(WorkerContext().Event()).__name__}
 
 
 def test_workers_die_with_their_parent() -> None:

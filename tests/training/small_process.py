@@ -54,7 +54,8 @@ def _write_digest(method: Any, file: Path) -> None:
 
 def _slow_score(method: Any, step: int) -> dict[str, float]:
     logging.getLogger().info("slow evaluation of step %d", step)
-    time.sleep(60)
+    for _ in range(600):  # a signal that comes right before a sleep is seen after it
+        time.sleep(0.1)
     return score(method, step)
 
 
