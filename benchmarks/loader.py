@@ -26,16 +26,16 @@ from PIL import Image
 from torch import Tensor
 from torchvision import transforms
 
-from tbps.config.run import Captioning, Data
+from tbps.config.data import Captioning, Data
 from tbps.data.annotations import Split
-from tbps.data.captions import CaptionEncoder
 from tbps.data.column import StringColumn
 from tbps.data.draws import DrawSpec
 from tbps.data.images import decode, resize
 from tbps.data.loader import MicroBatch, PairDataset
 from tbps.data.pairs import FolderPairs
 from tbps.data.views import CLIP_MEAN, CLIP_STD, make_views, normalise_pixels
-from tbps.data.vocabulary import load_tokenizer, train_vocabulary
+from tbps.text.captions import CaptionEncoder
+from tbps.text.word_pieces import load_tokenizer, train_vocabulary
 
 CAPTION = "a man in a red shirt and blue jeans with a black bag walks along the street and looks at a phone in his hand"
 GROUP_PAIRS = 8

@@ -4,7 +4,7 @@
 
 A measurement is a process of its own, and the methods take turns in every round; medians of the rounds are shown. It builds
 a method of real size with random weights (ViT-B/16, 12-layer BERT, queue of 65536), takes one step to warm up, and times the
-following ones. A step is forward, backward, AdamW, and the advance of momentum twin and queue, on one group of pairs with
+following ones. A step is forward, backward, AdamW, and the advance of momentum encoder and queue, on one group of pairs with
 captions of 20 to 41 tokens and three to six phrases, every tenth a weak positive. On a CPU: one thread, CPU time, largest
 resident memory of the process. On a GPU: wall-clock time, largest memory allocated.
 """
@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from workload import ALLOCATOR, METHODS, build, make_batch, make_captions
 
-from tbps.config.run import AdamW
+from tbps.config.optim import AdamW
 from tbps.data.batch import Batch, Draws
 from tbps.training.optimiser import make_optimiser
 

@@ -25,7 +25,7 @@ from typing import Any
 
 from launch.planned_run import PlannedRun, check_folder, plan_run
 from launch.run_state import is_finished
-from tbps.config.run import Benchmark
+from tbps.config.data import Benchmark
 from tbps.data.annotations import read_annotations
 from tbps.reporting.results import read_results
 from tbps.reporting.summary import spread

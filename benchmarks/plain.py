@@ -1,8 +1,9 @@
 """A plain training step and re-ranking of RaSa and MARS: the baseline that ours must equal, and is timed against.
 
 It does what the published code does: a cross-encoder pass each for positives, both kinds of negatives, MLM and m-RTD, and
-two of the twin; the vocabulary head at every position; the queue cloned and joined to the batch; boolean masks; a Python
-loop over rows and chunks; one caption re-ranked at a time. Two deliberate differences keep the losses equal to our defaults:
+two of the momentum encoder; the vocabulary head at every position; the queue cloned and joined to the batch; boolean
+masks; a Python loop over rows and chunks; one caption re-ranked at a time. Two deliberate differences keep the losses equal
+to our defaults:
 MLM's soft term is normalised over words (published: over positions), and the image decoder does not see padding (published:
 it does).
 Shapes: B pairs (one group), L tokens of the longest caption, V words, C = B + queue candidates, D width.
@@ -18,7 +19,8 @@ import torch.nn.functional as F
 from plain_layers import PlainDecoder, PlainEncoder, Weights, linear
 from torch import Tensor, nn
 
-from tbps.data.batch import Batch, Captions, Draws, TokenMask
+from tbps.data.batch import Batch, Draws, TokenMask
+from tbps.text.token_batch import Captions
 
 
 class PlainStep:
@@ -28,7 +30,7 @@ class PlainStep:
         self.method = method
         self.weights = Weights(method)
         self.online = PlainEncoder(method, self.weights, "online")
-        self.twin = PlainEncoder(method, self.weights, "twin")
+        self.momentum_encoder = PlainEncoder(method, self.weights, "momentum_encoder")
         decoder = getattr(method, "mae_decoder", None)
         self.decoder = None if decoder is None else PlainDecoder(decoder, self.weights)
 
@@ -40,10 +42,10 @@ class PlainStep:
         image_BPD = self.online.encode_image(patch_BND)
         text_BLD = self.online.encode_text(paired_ids, paired_mask)
         with torch.no_grad():
-            twin_BPD = self.twin.encode_image(self.twin.patches(batch.second_image_BCHW))
-            twin_BLD = self.twin.encode_text(paired_ids, paired_mask)
+            momentum_BPD = self.momentum_encoder.encode_image(self.momentum_encoder.patches(batch.second_image_BCHW))
+            momentum_BLD = self.momentum_encoder.encode_text(paired_ids, paired_mask)
         losses = {}
-        losses["cl"], i2t_BC, t2i_BC = self._contrast(batch, image_BPD, text_BLD, twin_BPD, twin_BLD)
+        losses["cl"], i2t_BC, t2i_BC = self._contrast(batch, image_BPD, text_BLD, momentum_BPD, momentum_BLD)
         negatives = self._negatives(batch, draws, i2t_BC, t2i_BC)
         hidden_RLD, caption_R = self._match(paired_ids, paired_mask, text_BLD, image_BPD, negatives)
         label_R = torch.cat([torch.ones(batch.num_pairs), torch.zeros(2 * batch.num_pairs)]).long().to(self.method.device)
@@ -52,17 +54,20 @@ class PlainStep:
         if self.decoder is not None:
             losses["attribute"] = self._attributes(batch, hidden_RLD, caption_R)
             losses["mae"] = self._mae(batch, draws, patch_BND, text_BLD, paired_mask)
-        losses["mlm"] = self._mlm(batch, draws.mlm, image_BPD, twin_BPD)
-        losses["mrtd"] = self._mrtd(batch, draws, image_BPD, twin_BPD)
+        losses["mlm"] = self._mlm(batch, draws.mlm, image_BPD, momentum_BPD)
+        losses["mrtd"] = self._mrtd(batch, draws, image_BPD, momentum_BPD)
         return losses
 
     def _contrast(
-        self, batch: Batch, image_BPD: Tensor, text_BLD: Tensor, twin_BPD: Tensor, twin_BLD: Tensor
+        self, batch: Batch, image_BPD: Tensor, text_BLD: Tensor, momentum_BPD: Tensor, momentum_BLD: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         queue, temperature, alpha = self.method.queue, self.weights("temperature"), self.method.alpha(batch)
         online = self.online.feature("image", image_BPD[:, 0]), self.online.feature("text", text_BLD[:, 0])
         with torch.no_grad():
-            twin = self.twin.feature("image", twin_BPD[:, 0]), self.twin.feature("text", twin_BLD[:, 0])
+            twin = (
+                self.momentum_encoder.feature("image", momentum_BPD[:, 0]),
+                self.momentum_encoder.feature("text", momentum_BLD[:, 0]),
+            )
             keys = [
                 torch.cat([feature_BE.T, queued_KE.clone().T], dim=1)
                 for feature_BE, queued_KE in zip(twin, (queue.image_KE, queue.caption_KE))
@@ -138,24 +143,28 @@ class PlainStep:
         blocks = image_BCHW.reshape(size, 3, height // side, side, width // side, side)
         return torch.einsum("nchpwq->nhwpqc", blocks).reshape(size, -1, side * side * 3)
 
-    def _mlm(self, batch: Batch, mask: TokenMask, image_BPD: Tensor, twin_BPD: Tensor) -> Tensor:
+    def _mlm(self, batch: Batch, mask: TokenMask, image_BPD: Tensor, momentum_BPD: Tensor) -> Tensor:
         ids_BL, mask_BL = _padded(batch.own, image_BPD.device)
         masked_BL, label_BL = self._mask(ids_BL, mask)
         with torch.no_grad():
-            twin_BLV = self.twin.word_logits(self.twin.encode_cross(masked_BL, None, mask_BL, twin_BPD))
+            momentum_BLV = self.momentum_encoder.word_logits(
+                self.momentum_encoder.encode_cross(masked_BL, None, mask_BL, momentum_BPD)
+            )
         logit_BLV = self.online.word_logits(self.online.encode_cross(masked_BL, None, mask_BL, image_BPD))
         hard = F.cross_entropy(logit_BLV.flatten(0, 1), label_BL.flatten(), ignore_index=-100)
-        soft_BL = -torch.sum(F.log_softmax(logit_BLV, dim=2) * F.softmax(twin_BLV, dim=2), dim=2)
+        soft_BL = -torch.sum(F.log_softmax(logit_BLV, dim=2) * F.softmax(momentum_BLV, dim=2), dim=2)
         alpha = self.method.alpha(batch)
         return (1 - alpha) * hard + alpha * soft_BL[label_BL != -100].mean()
 
-    def _mrtd(self, batch: Batch, draws: Draws, image_BPD: Tensor, twin_BPD: Tensor) -> Tensor:
+    def _mrtd(self, batch: Batch, draws: Draws, image_BPD: Tensor, momentum_BPD: Tensor) -> Tensor:
         ids_BL, mask_BL = _padded(batch.own, image_BPD.device)
         cls_id = self.method.cls_id
         with torch.no_grad():
             masked_BL, _ = self._mask(ids_BL, draws.mrtd)
-            twin_BLV = self.twin.word_logits(self.twin.encode_cross(masked_BL, None, mask_BL, twin_BPD))
-            probability_NV = F.softmax(twin_BLV, dim=2).flatten(0, 1)
+            momentum_BLV = self.momentum_encoder.word_logits(
+                self.momentum_encoder.encode_cross(masked_BL, None, mask_BL, momentum_BPD)
+            )
+            probability_NV = F.softmax(momentum_BLV, dim=2).flatten(0, 1)
             if draws.sampled_word_BL is None:
                 word_BL = torch.multinomial(probability_NV, 1).view_as(ids_BL)
             else:
@@ -187,9 +196,9 @@ class PlainStep:
 
 
 @torch.no_grad()
-def plain_momentum(twin: nn.Module, online: nn.Module, momentum: float) -> None:
+def plain_momentum(momentum_encoder: nn.Module, online: nn.Module, momentum: float) -> None:
     """theta_m = m theta_m + (1 - m) theta, a new tensor for each parameter."""
-    for slow, fast in zip(twin.parameters(), online.parameters()):
+    for slow, fast in zip(momentum_encoder.parameters(), online.parameters()):
         slow.data = slow.data * momentum + fast.data * (1.0 - momentum)
 
 

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tbps.methods.rasa import RasaMethod
+from tbps.methods.albef.rasa import RasaMethod
 
 _FUSED = {
     r"text_encoder\.layers\.\d+\.self_attention\.qkv\.": ("query", "key", "value"),
@@ -73,7 +73,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, *, heads: int, bias: Tenso
 
 
 class PlainEncoder:
-    """ViT, BERT, projections and word head of the online encoder or of its twin."""
+    """ViT, BERT, projections and word head of the online encoder or of its momentum encoder."""
 
     def __init__(self, method: RasaMethod, weights: Weights, side: str) -> None:
         encoder = getattr(method, side)

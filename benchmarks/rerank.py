@@ -22,8 +22,8 @@ from plain import plain_rerank
 from torch import Tensor
 from workload import build, fix_environment, make_captions
 
-from tbps.data.batch import Captions
 from tbps.evaluation.rerank import rerank_scores
+from tbps.text.token_batch import Captions
 
 CAPTIONS, IMAGES, BEST, BASELINE_CAPTIONS = 24, 16, 12, 2
 MAX_TOKENS: dict[str, int] = {"mars": 75, "rasa": 50}

@@ -117,7 +117,7 @@ class Bench:
         return counted
 
     def update(self, *, ours: bool, rounds: int) -> float:
-        """CPU seconds of optimiser and momentum twin together, given the gradients of a step; median without the first."""
+        """CPU seconds of optimiser and momentum encoder together, given a step's gradients; median without the first."""
         self.step(VARIANTS[ours])
         parameters = list(self.method.parameters()) if ours else self.plain.weights.leaves()
         trained = [parameter for parameter in parameters if parameter.grad is not None]
@@ -129,7 +129,7 @@ class Bench:
             if ours:
                 self.method.advance_momentum()
             else:
-                plain_momentum(self.method.twin, self.method.online, self.method.momentum)
+                plain_momentum(self.method.momentum_encoder, self.method.online, self.method.momentum)
             times.append(time.process_time() - start)
         return statistics.median(times[1:])
 
@@ -143,7 +143,9 @@ class _Dropout(AbstractContextManager[None]):
     def __enter__(self) -> None:
         modules = [module for module in self.bench.method.modules() if hasattr(module, "dropout")]
         self.before = [(module, module.dropout) for module in modules]
-        self.encoders = [(encoder, encoder.dropout) for encoder in (self.bench.plain.online, self.bench.plain.twin)]
+        self.encoders = [
+            (encoder, encoder.dropout) for encoder in (self.bench.plain.online, self.bench.plain.momentum_encoder)
+        ]
         for owner, _ in [*self.before, *self.encoders]:
             owner.dropout = self.probability
 
@@ -215,7 +217,7 @@ def main() -> None:
         show_times(bench, tuple(VARIANTS[row - 1] for row in rows), arguments.rounds)
     if arguments.only in (None, "update"):
         plain, ours = (bench.update(ours=kind, rounds=arguments.rounds) for kind in (False, True))
-        print(f"\n{'optimiser + momentum twin':40} {plain:10.2f} {ours:10.2f}   CPU s, ratio {plain / ours:.2f}")
+        print(f"\n{'optimiser + momentum encoder':40} {plain:10.2f} {ours:10.2f}   CPU s, ratio {plain / ours:.2f}")
 
 
 if __name__ == "__main__":

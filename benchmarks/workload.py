@@ -11,9 +11,14 @@ from typing import Any
 import torch
 
 from tbps.config.encoders import Bert, MaeDecoder, Vit
-from tbps.config.methods import Aga, Laip, Mars, Rasa
-from tbps.data.batch import Batch, Captions, Draws
+from tbps.config.methods.aga import Aga
+from tbps.config.methods.laip import Laip
+from tbps.config.methods.mars import Mars
+from tbps.config.methods.rasa import Rasa
+from tbps.data.batch import Batch, Draws
 from tbps.data.draws import draw_pair, generator_of, stack_draws
+from tbps.methods.registry import build_method
+from tbps.text.token_batch import Captions
 
 CLS_ID, SEP_ID, FIRST_WORD = 101, 102, 1000
 # Large temporaries would otherwise be unmapped and faulted in again at every use, which hides the arithmetic.
@@ -53,7 +58,7 @@ def build(name: str, *, quick: bool, dropout: float = 0.1, px: tuple[int, int] |
         narrow |= {"attention_layer": 1} if isinstance(config, Laip) else {}
         vit = Vit(width=32, depth=2, heads=2, patch_px=16)
         config = replace(config, vit=vit, bert=bert, queue_pairs=64, projection=16, **narrow)
-    return config.build(image_px=px or image_px(quick))
+    return build_method(config, image_px=px or image_px(quick))
 
 
 def image_px(quick: bool) -> tuple[int, int]:

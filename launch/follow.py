@@ -8,7 +8,7 @@ import time
 from launch.run_state import RunState, state_of
 from launch.slurm import queue
 from tbps.config.run import Run
-from tbps.training.run_folder import RunFolder
+from tbps.runs.run_folder import RunFolder
 
 _EVERY_S = 2.0
 

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launch.accelerate_settings import launch_environment
-from tbps.config.command import Variants, read_overrides
+from tbps.config.data import Data
 from tbps.config.names import check_slurm_path
-from tbps.config.run import Data, Run
+from tbps.config.recipe_command import Variants, read_overrides
+from tbps.config.run import Run
 from tbps.data import file_lock
-from tbps.data.order import BatchOrder
+from tbps.data.sample_order import BatchOrder
+from tbps.runs.run_folder import RunFolder
 from tbps.training.distributed import as_launched
-from tbps.training.run_folder import RunFolder
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

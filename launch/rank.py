@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from launch.accelerate_settings import launch_environment
 from launch.slurm_job import SlurmJob, address_of_first_node
-from tbps.config.command import read_overrides, recipe_command
+from tbps.config.recipe_command import read_overrides, recipe_command
 from tbps.training.process_end import end_process
 from tbps.training.stop_signals import LOST_EXIT, TERMINATE_EXIT, StopSignals
 
 if TYPE_CHECKING:
-    from tbps.training.run_folder import RunFolder
+    from tbps.runs.run_folder import RunFolder
 
 _PORTS = range(20_000, 32_000)  # below those that clients are given by chance
 
@@ -113,7 +113,7 @@ def _announce(arguments: list[str]) -> RunFolder | None:
         return None
     run = read_overrides(variants[arguments[1]], arguments[2:], program=f"{Path(arguments[0]).name} {arguments[1]}")
     from launch.restarts import announce_start
-    from tbps.training.run_folder import RunFolder
+    from tbps.runs.run_folder import RunFolder
 
     announce_start(RunFolder.of(run), job)
     return RunFolder.of(run)

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from launch.slurm_job import SlurmJob
-from tbps.training import checkpoint
-from tbps.training.atomic_file import append_line, write_json
-from tbps.training.run_folder import RunFolder
+from tbps.runs import checkpoint
+from tbps.runs.atomic_file import append_line, write_json
+from tbps.runs.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 

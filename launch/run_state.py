@@ -14,8 +14,8 @@ from launch.planned_run import holder_of
 from launch.restarts import read_restarts
 from launch.slurm import Queue, ended_as
 from tbps.config.run import Run
-from tbps.training import checkpoint
-from tbps.training.run_folder import RunFolder
+from tbps.runs import checkpoint
+from tbps.runs.run_folder import RunFolder
 from tbps.training.schedule import total_steps
 
 Kind = Literal["new", "pending", "running", "stopped", "failed", "finished", "unknown", "unreadable"]

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from launch.run_state import RunState, state_of
 from launch.slurm import NoSlurm, queue
-from tbps.training.run_folder import RunFolder
+from tbps.runs.run_folder import RunFolder
 
 _COLUMNS = ("run", "job", "state", "step", "loss", "last line", "restarts", "reason")
 

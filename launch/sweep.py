@@ -25,7 +25,7 @@ from launch.run_state import RunState, state_of
 from launch.site import Site, add_options, given_options, site_from
 from launch.slurm import NoSlurm, Queue, check_request, partitions, queue
 from launch.sweep_points import PlannedPoint, Sweep, read_sweep
-from tbps.config.run import Data
+from tbps.config.data import Data
 from tbps.data import file_lock
 from tbps.reporting.table_rows import write_row
 

@@ -5,7 +5,7 @@ Paper    Table II: CUHK-PEDES rank-1 78.36 / mAP 70.72; ICFG-PEDES 67.31 / 42.31
 Ours     not yet run on the real data sets; checked with `tiny` on a CPU. No official code is public
 Differs  as recipes/mars.py; the probability of masking a word is scaled by the number of words, so that up to 20 % are
          masked (the paper: about 15 %, which --method.masked-share 0.15 gives; the reason stands in
-         tbps/objectives/attention_guided_masking.py); what the paper leaves open is listed in tbps/methods/aga.py
+         tbps/objectives/attention_guided_masking.py); what the paper leaves open is listed in tbps/methods/albef/aga.py
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from dataclasses import replace
 from recipes import tiny as small
 from recipes.benchmarks import on_icfg_pedes, on_rstpreid
 from recipes.rasa import cuhk_pedes as rasa_cuhk_pedes
-from tbps.config.command import recipe_command
-from tbps.config.methods import Aga
+from tbps.config.methods.aga import Aga
+from tbps.config.recipe_command import recipe_command
 from tbps.config.run import Run
 
 

@@ -14,8 +14,8 @@ from dataclasses import replace
 from recipes import tiny as small
 from recipes.benchmarks import on_icfg_pedes, on_rstpreid
 from recipes.rasa import cuhk_pedes as rasa_cuhk_pedes
-from tbps.config.command import recipe_command
-from tbps.config.methods import Albef
+from tbps.config.methods.albef import Albef
+from tbps.config.recipe_command import recipe_command
 from tbps.config.run import Run
 
 

@@ -9,8 +9,8 @@ Differs  phrases are chunks of nouns and adjectives, by rules or spaCy (paper: n
          predicts masked words (paper: an MLP of its own); a masked word is one word piece
 Unknown  lost in our copy of the paper, so not checked: image size, words, batch, rates, warm-up, momentum (RaSa's stand
          here, augmentation ALBEF's), the best layer of Fig. 6 (here the third), how forward and backward attention are
-         combined (Eq. 7; here their product). What the paper leaves open is listed in tbps/methods/laip.py: one pass gives
-         both attentions, backward attention is not differentiated, the image's [CLS] weighs nothing, projections and
+         combined (Eq. 7; here their product). What the paper leaves open is listed in tbps/methods/albef/laip.py: one pass
+         gives both attentions, backward attention is not differentiated, the image's [CLS] weighs nothing, projections and
          temperature are those of the contrast. The second stage starts the rate and the optimiser anew
 """
 
@@ -21,9 +21,10 @@ from dataclasses import replace
 from recipes import tiny as small
 from recipes.benchmarks import on_icfg_pedes, on_rstpreid
 from recipes.rasa import cuhk_pedes as rasa_cuhk_pedes
-from tbps.config.command import recipe_command
-from tbps.config.methods import Laip
-from tbps.config.run import Run, Start
+from tbps.config.methods.laip import Laip
+from tbps.config.recipe_command import recipe_command
+from tbps.config.run import Run
+from tbps.config.start import Start
 
 
 def cuhk_pedes() -> Run:

@@ -13,9 +13,15 @@ from __future__ import annotations
 
 from recipes import tiny as small
 from recipes.benchmarks import on_icfg_pedes, on_rstpreid
-from tbps.config.command import recipe_command
-from tbps.config.methods import Mars
-from tbps.config.run import AdamW, Captioning, Cosine, Data, Evaluation, Loop, Run, Start
+from tbps.config.data import Captioning, Data
+from tbps.config.evaluation import Evaluation
+from tbps.config.loop import Loop
+from tbps.config.methods.mars import Mars
+from tbps.config.optim import AdamW
+from tbps.config.recipe_command import recipe_command
+from tbps.config.run import Run
+from tbps.config.schedule import Cosine
+from tbps.config.start import Start
 
 
 def cuhk_pedes() -> Run:

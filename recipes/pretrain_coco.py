@@ -16,9 +16,10 @@ from dataclasses import replace
 from recipes import tiny as small
 from recipes.albef import cuhk_pedes as albef_cuhk_pedes
 from recipes.albef import tiny as albef_tiny
-from tbps.config.command import recipe_command
-from tbps.config.methods import Albef
-from tbps.config.run import Evaluation, Run
+from tbps.config.evaluation import Evaluation
+from tbps.config.methods.albef import Albef
+from tbps.config.recipe_command import recipe_command
+from tbps.config.run import Run
 
 
 def coco() -> Run:

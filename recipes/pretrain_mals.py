@@ -16,8 +16,12 @@ from dataclasses import replace
 from recipes import tiny as small
 from recipes.mars import cuhk_pedes as mars_cuhk_pedes
 from recipes.mars import tiny as mars_tiny
-from tbps.config.command import recipe_command
-from tbps.config.run import AdamW, Cosine, Evaluation, Loop, Run
+from tbps.config.evaluation import Evaluation
+from tbps.config.loop import Loop
+from tbps.config.optim import AdamW
+from tbps.config.recipe_command import recipe_command
+from tbps.config.run import Run
+from tbps.config.schedule import Cosine
 
 
 def mals() -> Run:

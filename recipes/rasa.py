@@ -13,8 +13,8 @@ from dataclasses import replace
 from recipes import tiny as small
 from recipes.benchmarks import on_icfg_pedes, on_rstpreid
 from recipes.mars import cuhk_pedes as mars_cuhk_pedes
-from tbps.config.command import recipe_command
-from tbps.config.methods import Rasa
+from tbps.config.methods.rasa import Rasa
+from tbps.config.recipe_command import recipe_command
 from tbps.config.run import Run
 
 

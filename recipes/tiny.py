@@ -5,9 +5,16 @@
 
 from __future__ import annotations
 
+from tbps.config.data import Benchmark, Captioning, Data
 from tbps.config.encoders import Bert, MaeDecoder, Vit
-from tbps.config.methods import AgaWeights, LaipWeights, MarsWeights, RasaWeights
-from tbps.config.run import AdamW, Benchmark, Captioning, Cosine, Data, Evaluation, Loop
+from tbps.config.evaluation import Evaluation
+from tbps.config.loop import Loop
+from tbps.config.methods.aga import AgaWeights
+from tbps.config.methods.laip import LaipWeights
+from tbps.config.methods.mars import MarsWeights
+from tbps.config.methods.rasa import RasaWeights
+from tbps.config.optim import AdamW
+from tbps.config.schedule import Cosine
 
 IMAGE_PX = (64, 32)
 VIT = Vit(width=64, depth=2, heads=2, patch_px=8, init_std=0.12)

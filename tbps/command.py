@@ -148,7 +148,7 @@ def _add_vocabulary(commands: argparse._SubParsersAction[argparse.ArgumentParser
 
 
 def _synth(given: argparse.Namespace) -> None:
-    from tbps.data.synthetic.world import write_world
+    from tbps.synthetic.world import write_world
 
     summary = write_world(
         given.root,
@@ -167,14 +167,14 @@ def _synth(given: argparse.Namespace) -> None:
         f" ({splits}), {summary.num_twins} of them twins in all but one attribute\n"
     )
     if given.contact_sheet:
-        from tbps.data.synthetic.contact_sheet import contact_sheet
+        from tbps.synthetic.contact_sheet import contact_sheet
 
         contact_sheet(given.root, given.contact_sheet, benchmark=given.benchmark)
         sys.stdout.write(f"contact sheet: {given.contact_sheet}\n")
 
 
 def _doctor(given: argparse.Namespace) -> int:
-    from tbps.data.doctor import examine
+    from tbps.data.dataset_doctor import examine
 
     report = examine(given.root, given.benchmark, decode=given.decode, workers=given.workers)
     sys.stdout.write(report.text(all_names=given.all) + "\n")
@@ -237,7 +237,7 @@ def _verify(given: argparse.Namespace) -> int:
 
 def _vocabulary(given: argparse.Namespace) -> None:
     from tbps.data.annotations import read_annotations
-    from tbps.data.vocabulary import train_vocabulary
+    from tbps.text.word_pieces import train_vocabulary
 
     captions: list[str] = []
     for item in given.data:
@@ -313,7 +313,7 @@ def _report(given: argparse.Namespace) -> None:
 
 
 def _examine(given: argparse.Namespace) -> int:
-    from tbps.doctor import examine
+    from tbps.machine_doctor import examine
 
     report, good = examine(given.runs, given.run_folder)
     if os.environ.get("RANK", "0") == "0":

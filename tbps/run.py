@@ -16,30 +16,31 @@ from rich.console import Console
 from torch import nn
 from torch.distributed import DistStoreError
 
-from tbps.config.methods import Aga, Laip, Mars
-from tbps.config.run import Benchmark, Run
-from tbps.data.assembly import agree_on_chunker, evaluation_encoder, open_vocabulary, splits_of, training_encoder
-from tbps.data.captions import CaptionEncoder
+from tbps.config.data import Benchmark
+from tbps.config.run import Run
 from tbps.data.draws import DrawSpec
 from tbps.data.loader import TrainingLoader, make_loader
+from tbps.data.opening import agree_on_chunker, evaluation_encoder, open_vocabulary, splits_of, training_encoder
 from tbps.data.pairs import EvaluationSet, PairSource, open_pairs
 from tbps.data.remote import shown
-from tbps.data.vocabulary import Vocabulary
 from tbps.data.worker_processes import WorkerLost
 from tbps.evaluation.evaluate import evaluate
+from tbps.methods.registry import build_method
 from tbps.reporting.examples import write_examples
 from tbps.reporting.gallery import write_queries
 from tbps.reporting.results import Provenance, Purpose, device_name, final_file, make_results, write_results
 from tbps.reporting.tables import evaluation_table
-from tbps.training import checkpoint
-from tbps.training.config_hash import config_hash
+from tbps.runs import checkpoint
+from tbps.runs.config_hash import config_hash
+from tbps.runs.run_folder import RunFolder
+from tbps.runs.selection import best_checkpoint
+from tbps.text.captions import CaptionEncoder
+from tbps.text.word_pieces import Vocabulary
 from tbps.training.device_errors import verdict_of
 from tbps.training.devices import choose_device
 from tbps.training.distributed import Team, announce_devices, as_launched, leave_processes, on_main, start_processes
 from tbps.training.loop import train
 from tbps.training.parts import Evaluate, Parts
-from tbps.training.run_folder import RunFolder
-from tbps.training.selection import best_checkpoint
 from tbps.training.stop_signals import LOST_EXIT, StopSignals
 
 logger = logging.getLogger(__name__)
@@ -98,9 +99,9 @@ def make_parts(run: Run) -> Parts:
         source,
         run.data,
         vocabulary,
-        chunks=_needs_chunks(run),
-        weigh_chunks=isinstance(run.method, Mars) and run.method.attribute_weighting == "frequency",
-        mark_vacuous=isinstance(run.method, Aga),
+        chunks=run.needs.chunks,
+        weigh_chunks=run.needs.chunk_weights,
+        mark_vacuous=run.needs.vacuous_words,
         team=team,
         patience_s=patience_s,
     )
@@ -121,7 +122,7 @@ def make_parts(run: Run) -> Parts:
         )
 
     return Parts(
-        build=lambda: run.method.build(image_px=run.data.image_px),
+        build=lambda: build_method(run.method, image_px=run.data.image_px),
         num_pairs=len(source),
         make_batches=make_batches,
         validate=_validation(run, vocabulary, splits),
@@ -131,16 +132,9 @@ def make_parts(run: Run) -> Parts:
 
 def _with_chunker(run: Run) -> Run:
     """The run with the name of who finds its attribute chunks, which its results depend on, agreed by all processes."""
-    if not _needs_chunks(run):
+    if not run.needs.chunks:
         return run
     return replace(run, data=replace(run.data, captioning=agree_on_chunker(run.data.captioning, Team.current())))
-
-
-def _needs_chunks(run: Run) -> bool:
-    """MARS's attribute loss judges them; they are LAIP's phrases."""
-    if isinstance(run.method, Mars):
-        return run.method.weights.attribute > 0
-    return isinstance(run.method, Laip) and bool(run.method.weights.bidir or run.method.weights.mpm)
 
 
 def _announce_cut_captions(source: PairSource, encoder: CaptionEncoder) -> None:
@@ -188,7 +182,7 @@ def evaluate_run(
     )
     device = torch.device(choose_device().kind)
     weights = best_checkpoint(path)
-    method = run.method.build(image_px=run.data.image_px)
+    method = build_method(run.method, image_px=run.data.image_px)
     checkpoint.load_model(method, weights)
     as_the_run = run.evaluation == own.evaluation and not rerank_image_to_text
     purpose = _purpose(folder, own, run.data.benchmark, split) if as_the_run else "trial"
@@ -328,8 +322,8 @@ def _score(
         marks = evaluation_encoder(
             run.data.captioning,
             vocabulary,
-            chunks=isinstance(run.method, Laip),
-            mark_vacuous=isinstance(run.method, Aga),
+            chunks=run.needs.report_chunks,
+            mark_vacuous=run.needs.report_vacuous_words,
         )
         write_examples(folder.path, file.stem, method, evaluation_set, marks, image_px=run.data.image_px)
         return results, file
@@ -338,5 +332,6 @@ def _score(
 
 
 def _vocabulary(run: Run) -> Vocabulary:
-    bert = run.method.bert
-    return open_vocabulary(run.data.captioning, size=bert.vocabulary_size, cls_id=bert.cls_id, mask_id=bert.mask_id)
+    text = run.needs.text
+    assert text.start_id is not None and text.mask_id is not None
+    return open_vocabulary(run.data.captioning, size=text.size, cls_id=text.start_id, mask_id=text.mask_id)

@@ -18,31 +18,26 @@ ARROWS = {
     "tbps": ("tbps",),
     "tbps.config": ("tbps.config",),
     "tbps.nn": ("tbps.nn",),
-    "tbps.data": ("tbps.data", "tbps.config"),
-    "tbps.objectives": ("tbps.objectives", "tbps.nn.queue", "tbps.data.batch"),
-    "tbps.methods": ("tbps.methods", "tbps.objectives", "tbps.nn", "tbps.data", "tbps.config"),
-    # Training starts from converted weights, and an export reads what training wrote: only the files that know the format.
-    "tbps.convert": (
-        "tbps.convert",
-        "tbps.methods",
-        "tbps.nn",
-        "tbps.config",
-        "tbps.training.atomic_file",
-        "tbps.training.checkpoint",
-        "tbps.training.run_folder",
-        "tbps.training.selection",
-    ),
+    "tbps.text": ("tbps.text", "tbps.config"),
+    "tbps.data": ("tbps.data", "tbps.text", "tbps.config"),
+    "tbps.synthetic": ("tbps.synthetic", "tbps.data", "tbps.text", "tbps.config"),
+    "tbps.runs": ("tbps.runs", "tbps.config", "tbps.data.file_lock"),
+    "tbps.objectives": ("tbps.objectives", "tbps.nn.queue", "tbps.data.batch", "tbps.text.token_batch"),
+    "tbps.methods": ("tbps.methods", "tbps.objectives", "tbps.nn", "tbps.data", "tbps.text", "tbps.config"),
+    # Training starts from converted weights, and an export reads what training wrote.
+    "tbps.convert": ("tbps.convert", "tbps.methods", "tbps.runs", "tbps.nn", "tbps.config"),
     "tbps.evaluation": (
         "tbps.evaluation",
         "tbps.methods",
         "tbps.objectives",
         "tbps.nn",
         "tbps.data",
+        "tbps.text",
         "tbps.config",
     ),
 }
 # Training validates and starts from converted weights; reports look at everything.
-ARROWS["tbps.training"] = ("tbps.training", "tbps.convert", *ARROWS["tbps.evaluation"])
+ARROWS["tbps.training"] = ("tbps.training", "tbps.convert", "tbps.runs", *ARROWS["tbps.evaluation"])
 ARROWS["tbps.reporting"] = ("tbps.reporting", *ARROWS["tbps.training"])
 
 
@@ -148,14 +143,14 @@ def test_every_folder_has_a_rule() -> None:
     [
         ("tbps.nn.bert", "from tbps.config.methods import Bert", "tbps.config.methods.Bert"),
         ("tbps.nn.bert", "if TYPE_CHECKING:\n    from tbps.config import methods", "tbps.config.methods"),
-        ("tbps.nn.bert", "def build():\n    import tbps.methods.rasa", "tbps.methods.rasa"),
+        ("tbps.nn.bert", "def build():\n    import tbps.methods.albef.rasa", "tbps.methods.albef.rasa"),
         ("tbps.nn.bert", "from tbps import methods", "tbps.methods"),
-        ("tbps.nn.bert", "from ..methods import rasa", "tbps.methods.rasa"),
+        ("tbps.nn.bert", "from ..methods.albef import rasa", "tbps.methods.albef.rasa"),
         ("tbps.nn.bert", "from .. import methods", "tbps.methods"),
         ("tbps.objectives.itc", "from tbps.nn.bert import Bert", "tbps.nn.bert.Bert"),
         ("tbps.objectives.itc", "from tbps.data.draws import DrawSpec", "tbps.data.draws.DrawSpec"),
-        ("tbps.methods.rasa", "from tbps.training import loop", "tbps.training.loop"),
-        ("tbps.methods.rasa", "import tbps.evaluation.metrics as metrics", "tbps.evaluation.metrics"),
+        ("tbps.methods.albef.rasa", "from tbps.training import loop", "tbps.training.loop"),
+        ("tbps.methods.albef.rasa", "import tbps.evaluation.metrics as metrics", "tbps.evaluation.metrics"),
         ("tbps.data.loader", "from tbps.methods.method import Method", "tbps.methods.method.Method"),
         ("tbps.evaluation.metrics", "from tbps.training.loop import train", "tbps.training.loop.train"),
         ("tbps.training.loop", "import recipes.mars", "recipes.mars"),
@@ -163,7 +158,11 @@ def test_every_folder_has_a_rule() -> None:
         ("recipes.mars", "from launch.sweep import grid", "launch.sweep.grid"),
         ("tbps.config.run", "import torch", "torch"),
         ("tbps.config.run", "try:\n    import tyro\nexcept ImportError:\n    tyro = None", "tyro"),
-        ("tbps.config.run", "class Run:\n    from tbps.methods.rasa import RasaMethod", "tbps.methods.rasa.RasaMethod"),
+        (
+            "tbps.config.run",
+            "class Run:\n    from tbps.methods.albef.rasa import RasaMethod",
+            "tbps.methods.albef.rasa.RasaMethod",
+        ),
     ],
 )
 def test_an_offence_is_seen(module: str, source: str, name: str) -> None:
@@ -175,12 +174,12 @@ def test_an_offence_is_seen(module: str, source: str, name: str) -> None:
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("tbps.config.methods", "def build():\n    import torch\n    from tbps.methods.rasa import RasaMethod"),
-        ("tbps.config.methods", "if TYPE_CHECKING:\n    from tbps.methods.rasa import RasaMethod"),
+        ("tbps.config.methods", "def build():\n    import torch\n    from tbps.methods.albef.rasa import RasaMethod"),
+        ("tbps.config.methods", "if TYPE_CHECKING:\n    from tbps.methods.albef.rasa import RasaMethod"),
         ("tbps.config.run", "from __future__ import annotations\nimport dataclasses\nfrom .methods import Mars"),
         ("tbps.objectives.itc", "import torch\nfrom tbps.nn.queue import FeatureQueue"),
-        ("tbps.methods.rasa", "from tbps.objectives.itc import Features\nfrom tbps.nn import bert"),
-        ("tbps.convert.weights", "from tbps.methods.rasa import RasaMethod"),
+        ("tbps.methods.albef.rasa", "from tbps.objectives.itc import Features\nfrom tbps.nn import bert"),
+        ("tbps.convert.weights", "from tbps.methods.albef.rasa import RasaMethod"),
         ("launch.submit", "import submitit\nimport recipes.mars\nfrom tbps.config.run import Run"),
         ("recipes.mars", "from tbps.config.run import Run"),
         ("tbps.command", "from tbps.training import loop"),

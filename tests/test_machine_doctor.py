@@ -16,7 +16,7 @@ import pytest
 from recipes.mars import VARIANTS
 from tbps.command import main
 from tbps.config.serialise import to_json
-from tbps.training import checkpoint
+from tbps.runs import checkpoint
 
 CONFIG = """Configuration data as of 2026-01-01T00:00:00
 JobRequeue              = 1

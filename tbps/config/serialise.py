@@ -1,12 +1,13 @@
-"""A run as JSON and back, field by field. A field that may hold one of several dataclasses carries a "kind"."""
+"""A run as JSON and back, field by field. The settings of a method carry a "kind": the dotted name of their class."""
 
 from __future__ import annotations
 
-import types
+import importlib
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from tbps.config.methods.method import MethodConfig
 from tbps.config.run import Run
 
 Json = dict[str, Any]
@@ -34,7 +35,7 @@ def run_from_json(data: Mapping[str, Any]) -> Run:
 
 def _encode(value: Any, hint: Any, place: bool) -> Any:
     if is_dataclass(value):
-        kind = {"kind": _kind(type(value))} if len(_choices(hint)) > 1 else {}
+        kind = {"kind": _kind(type(value))} if hint is MethodConfig else {}
         return {**kind, **to_json(value, place=place)}
     if isinstance(value, tuple):
         items = get_args(hint)
@@ -44,9 +45,8 @@ def _encode(value: Any, hint: Any, place: bool) -> Any:
 
 
 def _decode(hint: Any, value: Any, path: str) -> Any:
-    choices = _choices(hint)
-    if choices:
-        return _decode_dataclass(choices, value, path)
+    if isinstance(hint, type) and is_dataclass(hint):
+        return _decode_dataclass(hint, value, path)
     if get_origin(hint) is Literal:
         if value not in get_args(hint):
             raise ValueError(f"{path} is {value!r}, expected one of {list(get_args(hint))}")
@@ -60,17 +60,12 @@ def _decode(hint: Any, value: Any, path: str) -> Any:
     return hint(value)
 
 
-def _decode_dataclass(choices: tuple[type, ...], value: Any, path: str) -> Any:
+def _decode_dataclass(cls: type, value: Any, path: str) -> Any:
     if not isinstance(value, Mapping):
         raise ValueError(f"{path} is {value!r}, expected an object with fields")
     given = dict(value)
-    cls = choices[0]
-    if len(choices) > 1:
-        kinds = {_kind(choice): choice for choice in choices}
-        kind = given.pop("kind", None)
-        if kind not in kinds:
-            raise ValueError(f"{path}.kind is {kind!r}, expected one of {sorted(kinds)}")
-        cls = kinds[kind]
+    if cls is MethodConfig:
+        cls = _method_class(given.pop("kind", None), f"{path}.kind")
     names = [field.name for field in fields(cls)]
     unknown = sorted(set(given) - set(names))
     missing = [name for name in names if name not in given]
@@ -94,11 +89,25 @@ def _decode_tuple(hint: Any, value: Any, path: str) -> tuple[Any, ...]:
     return tuple(_decode(item, entry, f"{path}[{i}]") for i, (item, entry) in enumerate(zip(items, value)))
 
 
-def _choices(hint: Any) -> tuple[type, ...]:
-    """The dataclasses a field may hold; empty for plain values."""
-    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-    return tuple(option for option in options if isinstance(option, type) and is_dataclass(option))
+def _method_class(kind: Any, path: str) -> type:
+    """The settings class of that dotted name. ValueError: it cannot be found, or is none."""
+    module, _, name = str(kind).rpartition(".")
+    if not module:
+        raise ValueError(
+            f"{path} is {kind!r}, expected the dotted name of a class: it was written by another version; use that version,"
+            " or start a new run"
+        )
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            f"{path} is {kind!r}, which cannot be imported ({error}); put the folder that holds {module.partition('.')[0]}"
+            " on PYTHONPATH, or install it"
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, MethodConfig)):
+        raise ValueError(f"{path} is {kind!r}, which holds no settings of a method (a subclass of {_kind(MethodConfig)})")
+    return found
 
 
 def _kind(cls: type) -> str:
-    return cls.__name__.lower()
+    return f"{cls.__module__}.{cls.__qualname__}"

@@ -12,12 +12,15 @@ from tbps.convert.files import sha256_of
 from tbps.convert.official import to_official, with_duplicates
 from tbps.convert.weights import POSITIONS, Grid, checked_grid, grid_text, read_weights
 from tbps.convert.writing import check_out, write_safetensors, write_torch
+from tbps.runs.checkpoint import MODEL_FILE, why_broken
+from tbps.runs.run_folder import RunFolder
+from tbps.runs.selection import best_checkpoint
 
-_STATE = ("twin.", "queue.")
+_STATE = ("momentum_encoder.", "queue.")
 
 
 def export(source: Path, out: Path, *, official: bool = False, grid: Grid | None = None, force: bool = False) -> str:
-    """Write the online encoder and heads, without momentum twin, queue and optimiser; returns the report.
+    """Write the online encoder and heads, without momentum encoder, queue and optimiser; returns the report.
 
     source: a run folder (its best checkpoint, else its newest), a checkpoint folder, or a file under our names.
     official: write a torch file with official keys under `model` instead, momentum copies included: the official code
@@ -37,7 +40,7 @@ def export(source: Path, out: Path, *, official: bool = False, grid: Grid | None
         lines += _write_official(kept, tensors, out)
     else:
         write_safetensors(kept, out, metadata)
-        lines += [f"{out}: {len(kept)} tensors; left out {len(tensors) - len(kept)} of momentum twin and queue"]
+        lines += [f"{out}: {len(kept)} tensors; left out {len(tensors) - len(kept)} of momentum encoder and queue"]
     return "\n".join(lines)
 
 
@@ -51,40 +54,37 @@ def _told_grid(tensors: Mapping[str, Tensor], grid: Grid, metadata: Mapping[str,
 
 
 def _write_official(kept: dict[str, Tensor], tensors: dict[str, Tensor], out: Path) -> list[str]:
-    twin = {name: tensor for name, tensor in tensors.items() if name.startswith("twin.")}
-    copied = not twin
+    momentum = {name: tensor for name, tensor in tensors.items() if name.startswith("momentum_encoder.")}
+    copied = not momentum
     if copied:
-        twin = {f"twin.{name.removeprefix('online.')}": kept[name] for name in kept if name.startswith("online.")}
+        momentum = {
+            f"momentum_encoder.{name.removeprefix('online.')}": kept[name] for name in kept if name.startswith("online.")
+        }
     # ALBEF's retrieval model, which has no word head, is the one whose keys lack the level `bert.`.
     bert_level = any(name.startswith("online.word_head.") for name in kept)
-    state = with_duplicates(to_official(kept | twin, bert_level=bert_level), bert_level=bert_level)
+    state = with_duplicates(to_official(kept | momentum, bert_level=bert_level), bert_level=bert_level)
     ours_alone = [name for name in kept if not to_official({name: kept[name]})]
     write_torch(state, out)
     lines = [f"{out}: {len(state)} tensors under official keys, without queue"]
-    lines += ["no momentum twin in the file: its copies are those of the online encoder"] if copied else []
+    lines += ["no momentum encoder in the file: its copies are those of the online encoder"] if copied else []
     lines += [f"{name} has no official key and is left out" for name in ours_alone]
     return lines
 
 
 def _resolve(source: Path) -> tuple[Path, dict[str, str]]:
     """The file of weights, and what its run says about it."""
-    # Training imports this package to start from its files, so what training knows is asked for here, not at the top.
-    from tbps.training.checkpoint import MODEL_FILE, why_broken
-    from tbps.training.run_folder import RunFolder
-    from tbps.training.selection import best_checkpoint
-
     if source.is_file():
         return source, {}
     folder = RunFolder(source)
     if folder.config.is_file():
         run = folder.read_run()
         checkpoint = best_checkpoint(source)
+        grid = run.method.grid(run.data.image_px)
         metadata = {
             "kind": type(run.method).__name__.lower(),
             "run": f"{run.recipe}/{run.name}",
             "checkpoint": checkpoint.name,
-            "image_grid": grid_text(run.method.vit.grid(run.data.image_px)),
-        }
+        } | ({"image_grid": grid_text(grid)} if grid else {})
         return checkpoint / MODEL_FILE, metadata
     if not (source / MODEL_FILE).is_file():
         raise ValueError(

@@ -86,7 +86,7 @@ def _report(weights: ForeignWeights, converted: Converted, kind: str, out: Path)
         f"{weights.source}: {kind} weights, {len(weights.tensors)} tensors, sha256 {weights.sha256}",
         f"{out}: {len(names)} tensors under our names",
     ]
-    if kind not in _READERS and not any(name.startswith("twin.") for name in names):
+    if kind not in _READERS and not any(name.startswith("momentum_encoder.") for name in names):
         lines.append("no momentum copies in the file: they will start equal to the online encoder")
     if converted.queue_dropped:
         lines.append(f"queue left out, its features have no identities (idx_queue): {', '.join(converted.queue_dropped)}")

@@ -1,6 +1,6 @@
 """How the official ALBEF, RaSa and MARS checkpoints name what we have.
 
-Keys of the momentum twin carry `_m` behind their first part (`visual_encoder_m.cls_token`). Text encoder keys carry the
+Keys of the momentum encoder carry `_m` behind their first part (`visual_encoder_m.cls_token`). Text encoder keys carry the
 level `bert.` in RaSa, MARS and ALBEF.pth, and not in ALBEF's fine-tuned files.
 """
 
@@ -78,7 +78,7 @@ _ENCODER_KEY = re.compile(r"(visual_encoder|text_encoder|vision_proj|text_proj)(
 
 def official_names(name: str, *, bert_level: bool = True) -> tuple[str, ...]:
     """Official names of our tensor `name`, in the order in which they are joined; () for a tensor of ours alone."""
-    for copy, suffix in (("online.", ""), ("twin.", "_m")):
+    for copy, suffix in (("online.", ""), ("momentum_encoder.", "_m")):
         if name.startswith(copy):
             keys = _ENCODER_NAMES.foreign(name.removeprefix(copy))
             return tuple(_official_key(key, suffix=suffix, bert_level=bert_level) for key in keys)
@@ -92,7 +92,7 @@ def our_name(key: str) -> Piece | None:
         return _TOP_NAMES.ours(key)
     encoder, momentum, rest = match.groups()
     piece = _ENCODER_NAMES.ours(f"{encoder}.{rest}")
-    return piece and replace(piece, name=f"{'twin' if momentum else 'online'}.{piece.name}")
+    return piece and replace(piece, name=f"{'momentum_encoder' if momentum else 'online'}.{piece.name}")
 
 
 def _official_key(key: str, *, suffix: str, bert_level: bool) -> str:

@@ -43,7 +43,7 @@ _DISTILLATION = ("dist_token", "embeddings.distillation_token")
 def load_bert(method: nn.Module, name_or_path: str) -> LoadReport:
     """Place a BERT (bare, with word head or pretraining heads) in the text encoder; cross-attention stays as it is.
 
-    The momentum twin is made equal. ValueError: nothing readable under that name, another architecture or vocabulary.
+    The momentum encoder is made equal. ValueError: nothing readable under that name, another architecture or vocabulary.
     """
     found = read_pretrained(name_or_path)
     converted = from_bert(found.weights.tensors)
@@ -55,7 +55,7 @@ def load_bert(method: nn.Module, name_or_path: str) -> LoadReport:
 def load_vit(method: nn.Module, name_or_path: str) -> LoadReport:
     """Place a ViT (Hugging Face, timm or DeiT naming) in the image encoder, its positions interpolated to our grid.
 
-    Classification heads have no place. The momentum twin is made equal. ValueError as in `load_bert`.
+    Classification heads have no place. The momentum encoder is made equal. ValueError as in `load_bert`.
     """
     found = read_pretrained(name_or_path)
     converted = from_vit(found.weights.tensors)

@@ -16,7 +16,7 @@ from tbps.nn.vit import resize_positions
 
 Grid = tuple[int, int]
 
-POSITIONS = ("online.image_encoder.positions", "twin.image_encoder.positions", "mae_decoder.positions")
+POSITIONS = ("online.image_encoder.positions", "momentum_encoder.image_encoder.positions", "mae_decoder.positions")
 """One row per patch and one for [CLS]; the decoder's has no leading dimension."""
 _WORDS = "online.text_encoder.words.weight"
 _QUEUE = "queue."
@@ -109,7 +109,7 @@ def place(
     for name, tensor in fitted.items():
         own[name].copy_(tensor)
     report.placed = list(fitted)
-    _fill_twin(own, report)
+    _fill_momentum_encoder(own, report)
     return report
 
 
@@ -189,14 +189,14 @@ def _queue(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], *, keep: bo
     return {}
 
 
-def _fill_twin(own: Mapping[str, Tensor], report: LoadReport) -> None:
-    """A momentum tensor that the file lacks starts equal to its online twin."""
+def _fill_momentum_encoder(own: Mapping[str, Tensor], report: LoadReport) -> None:
+    """A momentum tensor that the file lacks starts equal to its online momentum_encoder."""
     placed = set(report.placed)
     for name in own:
         if name in placed or name.startswith(_QUEUE):
             continue
-        if name.startswith("twin."):
-            own[name].copy_(own["online." + name.removeprefix("twin.")])
+        if name.startswith("momentum_encoder."):
+            own[name].copy_(own["online." + name.removeprefix("momentum_encoder.")])
             report.copied.append(name)
         else:
             report.missing.append(name)

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tbps.training.atomic_file import fsync_path
+from tbps.runs.atomic_file import fsync_path
 
 FORMAT = "tbps-weights-1"
 """Value of `format` in the metadata of files under our names."""

@@ -16,7 +16,7 @@ import uuid
 from pathlib import Path
 from typing import Any, cast
 
-from tbps.config.run import Benchmark
+from tbps.config.data import Benchmark
 from tbps.data.annotations import Annotations, Split, read_annotations
 from tbps.data.column import map_columns, write_columns
 from tbps.data.layouts import annotation_files

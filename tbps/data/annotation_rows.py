@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tbps.config.run import Benchmark
+from tbps.config.data import Benchmark
 from tbps.data.json_file import read_json
 from tbps.data.layouts import LAYOUTS
 

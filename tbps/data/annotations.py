@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tbps.config.run import Benchmark
+from tbps.config.data import Benchmark
 from tbps.data.annotation_rows import NUM_ATTRIBUTES, Row, read_rows
 from tbps.data.column import StringColumn
 from tbps.data.finding import Finding
 from tbps.data.image_files import ImageFiles, alike
 from tbps.data.layouts import LAYOUTS, annotation_files
-from tbps.data.official import with_official_split
+from tbps.data.official_split import with_official_split
 from tbps.data.sharing import Place, SharedPictures, shared_identities
 
 logger = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ def read_annotations(root: Path, benchmark: Benchmark) -> Annotations:
 
     ValueError: as `parse_annotations`, and where test is not apart: an image of two identities, an identity or an image of
     test in another split. Shared by train and val, they are a warning. The disk is asked only for images whose paths differ
-    in capital letters or extension alone; `tbps.data.doctor` looks at every one.
+    in capital letters or extension alone; `tbps.data.dataset_doctor` looks at every one.
     """
     annotations = parse_annotations(root, benchmark)
     for finding in (*annotations.findings, *shared_by_name(annotations)):

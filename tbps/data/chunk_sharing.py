@@ -8,7 +8,7 @@ from functools import partial
 from typing import Protocol, TypeVar
 
 from tbps.data.chunk_store import ChunkStore
-from tbps.data.chunks import Chunker
+from tbps.text.chunks import Chunker
 
 logger = logging.getLogger(__name__)
 

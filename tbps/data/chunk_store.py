@@ -28,7 +28,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from tbps.data.chunks import Chunker, ContentWord
+from tbps.text.chunks import Chunker, ContentWord
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tbps.data.batch import Draws, TokenMask, pad_rows
+from tbps.data.batch import Draws, TokenMask
+from tbps.text.token_batch import pad_rows
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tbps.config.run import Benchmark
+from tbps.config.data import Benchmark
 from tbps.data.image_files import ImageFiles, MissingImage
 from tbps.data.images import decode as decode_image
 from tbps.data.images import what_changes

@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tbps.config.run import Benchmark
+from tbps.config.data import Benchmark
 from tbps.data.layouts import LAYOUTS
 
 EXTENSIONS = (".jpg", ".png", ".bmp", ".jpeg")

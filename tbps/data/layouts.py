@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tbps.config.run import Benchmark
+from tbps.config.data import Benchmark
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,15 +12,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from tbps.config.run import Data
+from tbps.config.data import Data
 from tbps.data.augmentation import ViewDraws, draw_views, random_augment, uniforms
-from tbps.data.batch import Captions, HostBatch
-from tbps.data.captions import CaptionEncoder, EncodedCaption, make_captions, says_side
+from tbps.data.batch import HostBatch
 from tbps.data.draws import DrawSpec, PairDraws, draw_pair, generator_of, stack_draws
 from tbps.data.images import decode, resize, resize_exactly
-from tbps.data.order import BatchOrder
 from tbps.data.pairs import EvaluationSet, PairSource
+from tbps.data.sample_order import BatchOrder
 from tbps.data.worker_batches import PATIENCE_S, load
+from tbps.text.captions import CaptionEncoder, EncodedCaption, make_captions, says_side
+from tbps.text.token_batch import Captions
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tbps.config.run import Benchmark, Data
+from tbps.config.data import Benchmark, Data
 from tbps.data.annotation_cache import mapped_annotations
 from tbps.data.annotations import Split
 from tbps.data.image_files import ImageFiles

@@ -14,13 +14,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tbps.data.captions import Punctuation, clean_caption
 from tbps.data.chunk_store import ChunkStore, KeptChunks, num_portions
-from tbps.data.chunks import ChunkerKind, make_chunker
 from tbps.data.remote import fetch, is_remote, join, sha256_of
 from tbps.data.shard_index import StoredFile, read_content, splits_in, write_index
 from tbps.data.shards import ShardPairs
 from tbps.data.worker_pool import worker_pool
+from tbps.text.captions import Punctuation, clean_caption
+from tbps.text.chunks import ChunkerKind, make_chunker
 
 logger = logging.getLogger(__name__)
 

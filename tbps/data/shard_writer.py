@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tbps.config.run import Benchmark
+from tbps.config.data import Benchmark
 from tbps.data.annotations import Split, read_annotations
 from tbps.data.image_files import ImageFiles
 from tbps.data.shard_index import MemberTable, ShardSplit, StoredFile, write_index, write_table

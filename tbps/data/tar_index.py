@@ -16,7 +16,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from tbps.config.run import Benchmark
+from tbps.config.data import Benchmark
 from tbps.data.annotation_rows import one_spelling
 from tbps.data.column import StringColumn
 from tbps.data.shard_index import (

@@ -11,12 +11,12 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from tbps.data.batch import Captions
 from tbps.evaluation.embedding import Gallery
 from tbps.evaluation.ranks import Ranks
 from tbps.evaluation.rerank import BLOCK_IMAGES, rerank_scores
-from tbps.methods.albef_family import AlbefFamily
+from tbps.methods.albef.family import AlbefFamily
 from tbps.methods.method import EmbeddedCaptions
+from tbps.text.token_batch import Captions
 
 
 def candidate_scores(

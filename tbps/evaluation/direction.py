@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tbps.evaluation.chance import chance
 from tbps.evaluation.metrics import Metrics, QueryScores, join_scores, score_queries, summarise
-from tbps.evaluation.order import Tail, final_order, similarity_order
+from tbps.evaluation.ranking_order import Tail, final_order, similarity_order
 from tbps.evaluation.ranks import Ranks
 
 CHUNK_QUERIES = 256

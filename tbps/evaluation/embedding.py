@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tbps.data.batch import Captions
 from tbps.data.loader import load_gallery
 from tbps.data.pairs import EvaluationSet
 from tbps.data.views import normalise_pixels
 from tbps.evaluation.ranks import Ranks
 from tbps.methods.method import EmbeddedCaptions, Method
+from tbps.text.token_batch import Captions
 
 logger = logging.getLogger(__name__)
 

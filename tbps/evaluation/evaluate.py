@@ -16,17 +16,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tbps.config.run import Evaluation
-from tbps.data.batch import Captions
-from tbps.data.captions import CaptionEncoder, make_captions
+from tbps.config.evaluation import Evaluation
 from tbps.data.pairs import EvaluationSet
 from tbps.evaluation.candidates import candidate_scores
 from tbps.evaluation.direction import Direction, rank_direction
 from tbps.evaluation.embedding import Gallery, embed_gallery, embed_queries
-from tbps.evaluation.order import Tail
+from tbps.evaluation.ranking_order import Tail
 from tbps.evaluation.ranks import Ranks
-from tbps.methods.albef_family import AlbefFamily
+from tbps.methods.albef.family import AlbefFamily
 from tbps.methods.method import EmbeddedCaptions, Method
+from tbps.text.captions import CaptionEncoder, make_captions
+from tbps.text.token_batch import Captions
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

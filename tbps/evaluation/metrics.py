@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tbps.evaluation.order import similarity_order
+from tbps.evaluation.ranking_order import similarity_order
 
 RANKS = (1, 5, 10)
 

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tbps.data.batch import Captions
-from tbps.methods.albef_family import AlbefFamily
-from tbps.methods.matching import match_pairs, prepare_captions
+from tbps.methods.albef.family import AlbefFamily
+from tbps.methods.albef.pair_scores import match_pairs, prepare_captions
+from tbps.text.token_batch import Captions
 
 # Images whose keys and values are held at once: few on a CPU (cache), more on a GPU (kernel size).
 BLOCK_IMAGES = {"cpu": 2, "cuda": 16}

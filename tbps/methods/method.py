@@ -8,8 +8,9 @@ from typing import Protocol
 
 from torch import Tensor
 
-from tbps.data.batch import Batch, Captions, Draws
+from tbps.data.batch import Batch, Draws
 from tbps.data.draws import DrawSpec
+from tbps.text.token_batch import Captions
 
 
 @dataclass(kw_only=True)
@@ -52,10 +53,10 @@ class Method(Protocol):
         """
 
     def advance_momentum(self) -> None:
-        """Move the momentum twin one step towards the online weights (once before the first step of a run)."""
+        """Move the momentum encoder one step towards the online weights (once before the first step of a run)."""
 
     def after_step(self) -> None:
-        """Once per optimiser step, after it: queue the features of the whole global batch, advance the momentum twin."""
+        """Once per optimiser step, after it: queue the features of the whole global batch, advance the momentum encoder."""
 
     def first_step_in_words(self) -> str:
         """What a reader of the log should know of the first step since the start; empty where there is nothing."""

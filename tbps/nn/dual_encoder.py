@@ -1,4 +1,4 @@
-"""Image encoder, BERT and their projections: what has a momentum twin in the ALBEF family."""
+"""Image encoder, BERT and their projections: what has a momentum encoder in the ALBEF family."""
 
 from __future__ import annotations
 

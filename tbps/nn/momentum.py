@@ -14,15 +14,15 @@ M = TypeVar("M", bound=nn.Module)
 @torch.no_grad()
 def momentum_copy(module: M) -> M:
     """A copy without gradients, equal to `module`."""
-    twin = copy.deepcopy(module)
-    twin.requires_grad_(False)
-    return twin
+    momentum_encoder = copy.deepcopy(module)
+    momentum_encoder.requires_grad_(False)
+    return momentum_encoder
 
 
 @torch.no_grad()
-def advance(twin: nn.Module, online: nn.Module, *, momentum: float) -> None:
-    """One update of every parameter, in float32 whatever autocast says (a bfloat16 twin at 0.995 does not move)."""
-    torch._foreach_lerp_(_held(twin), _held(online), 1.0 - momentum)
+def advance(momentum_encoder: nn.Module, online: nn.Module, *, momentum: float) -> None:
+    """One update of every parameter, in float32 whatever autocast says (a bfloat16 copy at 0.995 does not move)."""
+    torch._foreach_lerp_(_held(momentum_encoder), _held(online), 1.0 - momentum)
 
 
 def _held(module: nn.Module) -> list[Tensor]:

@@ -34,7 +34,7 @@ class Contrast:
     target_BC: Tensor
     """Share of each candidate of the row's identity."""
     soft: dict[str, Tensor]
-    """i2t, t2i, i2i, t2t: (B, C) targets mixed with the twin's."""
+    """i2t, t2i, i2i, t2t: (B, C) targets mixed with the momentum encoder's."""
     loss: dict[str, Tensor]
     """i2t, t2i, i2i, t2t: scalars."""
 
@@ -117,8 +117,8 @@ def momentum_contrast(
             soft_BC = target_BC
             if alpha:
                 with torch.no_grad():
-                    twin_BC = logits_of(momentum_2E[row], key_BE, queue_KE)
-                    soft_BC = alpha * twin_BC.softmax(1) + (1 - alpha) * target_BC
+                    momentum_BC = logits_of(momentum_2E[row], key_BE, queue_KE)
+                    soft_BC = alpha * momentum_BC.softmax(1) + (1 - alpha) * target_BC
             logits[name], softs[name], losses[name] = logit_BC, soft_BC, soft_cross_entropy(logit_BC, soft_BC)
     return Contrast(
         i2t_BC=logits["i2t"],

@@ -15,7 +15,7 @@ from tbps.objectives.group_mean import group_mean
 def masked_word_loss(
     logit_MV: Tensor,
     label_M: Tensor,
-    twin_logit_MV: Tensor,
+    momentum_logit_MV: Tensor,
     *,
     alpha: float,
     group_M: Tensor,
@@ -24,14 +24,14 @@ def masked_word_loss(
 ) -> Tensor:
     """(1 - alpha) CE(label, p) - alpha sum_v softmax(twin)_v log p_v, mean over a group's positions, then over groups.
 
-    logit_MV, twin_logit_MV (M, V): online and momentum word logits at masked positions; label_M (M,) int64;
+    logit_MV, momentum_logit_MV (M, V): online and momentum word logits at masked positions; label_M (M,) int64;
     soft_log_MV: the log p of the second term, default log_softmax(logit) over words. A group without a masked position
     counts as 0. Source: ALBEF, Eq. 3 and 7.
     """
     log_MV = logit_MV.float().log_softmax(1)
     value_M = F.nll_loss(log_MV, label_M, reduction="none")
     if alpha:
-        soft_M = -(twin_logit_MV.float().softmax(1) * (log_MV if soft_log_MV is None else soft_log_MV)).sum(1)
+        soft_M = -(momentum_logit_MV.float().softmax(1) * (log_MV if soft_log_MV is None else soft_log_MV)).sum(1)
         value_M = (1 - alpha) * value_M + alpha * soft_M
     return group_mean(value_M, group_M, num_groups=num_groups)
 

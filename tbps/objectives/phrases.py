@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tbps.data.batch import Captions, pad_rows
+from tbps.text.token_batch import Captions, pad_rows
 
 
 @dataclass(kw_only=True)

@@ -6,15 +6,15 @@ from pathlib import Path
 
 from torch import nn
 
-from tbps.data.captions import CaptionEncoder
 from tbps.data.pairs import EvaluationSet
-from tbps.methods.aga import AgaMethod
-from tbps.methods.laip import LaipMethod
-from tbps.methods.mars import MarsMethod
+from tbps.methods.albef.aga import AgaMethod
+from tbps.methods.albef.laip import LaipMethod
+from tbps.methods.albef.mars import MarsMethod
 from tbps.reporting.masked_words import write_masked_words
 from tbps.reporting.phrase_maps import write_phrase_maps
 from tbps.reporting.reconstruct import reconstruct
 from tbps.reporting.reconstructions import write_reconstructions
+from tbps.text.captions import CaptionEncoder
 
 
 def write_examples(

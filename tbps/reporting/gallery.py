@@ -19,7 +19,7 @@ from tbps.data.pairs import EvaluationSet
 from tbps.evaluation.evaluate import Evaluated
 from tbps.evaluation.metrics import QueryScores
 from tbps.reporting.thumbnail import thumbnail
-from tbps.training.atomic_file import write_json
+from tbps.runs.atomic_file import write_json
 
 SHOWN_RANKS = 10
 HEIGHT_PX = 192

@@ -15,16 +15,16 @@ import numpy as np
 import torch
 
 from tbps.data.batch import Batch, Draws
-from tbps.data.captions import CaptionEncoder
 from tbps.data.draws import draw_pair, generator_of, stack_draws
 from tbps.data.images import decode
 from tbps.data.pairs import EvaluationSet
 from tbps.data.views import normalise_pixels
-from tbps.data.vocabulary import Vocabulary
-from tbps.methods.aga import AgaMethod
+from tbps.methods.albef.aga import AgaMethod
 from tbps.reporting.shown_pairs import ShownPairs, read_pairs, spread_queries, text_of
 from tbps.reporting.thumbnail import thumbnail
-from tbps.training.atomic_file import write_json
+from tbps.runs.atomic_file import write_json
+from tbps.text.captions import CaptionEncoder
+from tbps.text.word_pieces import Vocabulary
 
 FILE = "masked_words"
 """Of the file, before the name of the evaluation that it belongs to."""

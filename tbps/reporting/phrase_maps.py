@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tbps.data.captions import CaptionEncoder
 from tbps.data.pairs import EvaluationSet
 from tbps.data.views import normalise_pixels
-from tbps.methods.laip import LaipMethod
+from tbps.methods.albef.laip import LaipMethod
 from tbps.reporting.shown_pairs import read_pairs, spread_queries, text_of
 from tbps.reporting.thumbnail import thumbnail
-from tbps.training.atomic_file import write_json
+from tbps.runs.atomic_file import write_json
+from tbps.text.captions import CaptionEncoder
 
 FILE = "phrase_maps"
 """Of the file, before the name of the evaluation that it belongs to."""

@@ -7,13 +7,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tbps.data.captions import CaptionEncoder
 from tbps.data.draws import generator_of
 from tbps.data.pairs import EvaluationSet
 from tbps.data.views import CLIP_MEAN, CLIP_STD, normalise_pixels
-from tbps.methods.mars import MarsMethod
+from tbps.methods.albef.mars import MarsMethod
 from tbps.reporting.reconstructions import Reconstruction
 from tbps.reporting.shown_pairs import read_pairs, spread_queries
+from tbps.text.captions import CaptionEncoder
 
 GREY = 127
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tbps.reporting.thumbnail import thumbnail
-from tbps.training.atomic_file import write_json
+from tbps.runs.atomic_file import write_json
 
 HEIGHT_PX = 224
 FILE = "reconstructions"

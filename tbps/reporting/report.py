@@ -22,8 +22,8 @@ from tbps.reporting.phrase_maps import FILE as PHRASE_MAPS
 from tbps.reporting.reconstructions import FILE as RECONSTRUCTIONS
 from tbps.reporting.results import PURPOSES, final_metrics, metric_rows, read_results, rule_in_words
 from tbps.reporting.tables import METRICS
-from tbps.training.atomic_file import write_text
-from tbps.training.run_folder import RunFolder
+from tbps.runs.atomic_file import write_text
+from tbps.runs.run_folder import RunFolder
 
 FILE = "report.html"
 RANKING = ("rank_1", "rank_5", "rank_10", "mAP", "mINP")

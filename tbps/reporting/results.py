@@ -18,7 +18,7 @@ import torch
 from tbps.evaluation.direction import Direction
 from tbps.evaluation.evaluate import Evaluated
 from tbps.reporting.published import published_for
-from tbps.training.atomic_file import write_json
+from tbps.runs.atomic_file import write_json
 
 logger = logging.getLogger(__name__)
 

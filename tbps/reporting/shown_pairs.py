@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tbps.data.batch import Captions
-from tbps.data.captions import CaptionEncoder, make_captions
 from tbps.data.images import decode, resize
 from tbps.data.pairs import EvaluationSet
+from tbps.text.captions import CaptionEncoder, make_captions
+from tbps.text.token_batch import Captions
 
 
 @dataclass(kw_only=True)

@@ -11,9 +11,9 @@ from typing import Any
 from tbps.config.run import Run
 from tbps.reporting.results import METRICS, PURPOSES, final_metrics, read_file, result_files, rule_in_words
 from tbps.reporting.table_rows import TableRow, read_rows
-from tbps.training.config_hash import config_hash
-from tbps.training.metrics_log import late_mean
-from tbps.training.run_folder import RunFolder
+from tbps.runs.config_hash import config_hash
+from tbps.runs.metrics_log import late_mean
+from tbps.runs.run_folder import RunFolder
 
 PUBLISHED = ("rank_1", "rank_5", "rank_10", "mAP")
 OTHER_RUNS = "runs"

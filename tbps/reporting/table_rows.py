@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tbps.training.atomic_file import write_json
+from tbps.runs.atomic_file import write_json
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from tbps.config.run import AdamW
+from tbps.config.optim import AdamW
 from tbps.data.batch import Batch, Draws
 from tbps.training.agreement import Agreement
 from tbps.training.optimiser import load_state_tensors, make_optimiser, state_tensors

@@ -21,7 +21,8 @@ from accelerate.utils import (
     is_deepspeed_available,
 )
 
-from tbps.config.run import Loop, Run
+from tbps.config.loop import Loop
+from tbps.config.run import Run
 from tbps.data.worker_processes import WorkerLost
 from tbps.training.devices import asks_for_cpu, choose_device, meet
 from tbps.training.waiting import shown_work, wait_for_work

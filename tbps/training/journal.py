@@ -13,11 +13,11 @@ from accelerate import Accelerator
 from tbps.config.run import Run
 from tbps.config.serialise import to_json
 from tbps.data.remote import shown
-from tbps.training.atomic_file import words_of, write_json
+from tbps.runs.atomic_file import words_of, write_json
+from tbps.runs.metrics_log import Line, MetricsLog
+from tbps.runs.run_folder import RunFolder
 from tbps.training.distributed import gather_objects, on_main
-from tbps.training.metrics_log import Line, MetricsLog
 from tbps.training.progress import Progress
-from tbps.training.run_folder import RunFolder
 from tbps.training.trackers import TensorBoard, WandB
 
 logger = logging.getLogger(__name__)

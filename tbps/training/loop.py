@@ -15,8 +15,10 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from tbps.config.run import Run
-from tbps.training import checkpoint
-from tbps.training.atomic_file import words_of, write_json
+from tbps.runs import checkpoint
+from tbps.runs.atomic_file import words_of, write_json
+from tbps.runs.run_folder import OpenRunFolder, RunFolder
+from tbps.runs.selection import best_step
 from tbps.training.compilation import compile_image_blocks
 from tbps.training.distributed import on_main, start_processes
 from tbps.training.journal import Journal, check_finite
@@ -24,9 +26,7 @@ from tbps.training.memory import memory_of_all
 from tbps.training.parts import Evaluate, Parts
 from tbps.training.peers import Peers, Pulse
 from tbps.training.precision import choose_gemm
-from tbps.training.run_folder import OpenRunFolder, RunFolder
 from tbps.training.schedule import total_steps
-from tbps.training.selection import best_step
 from tbps.training.spread import spread
 from tbps.training.start import start
 from tbps.training.step import Stepper
@@ -119,7 +119,7 @@ class _Training:
             rates = self.stepper.set_learning_rates(step)
             losses = self.stepper.forward_backward(step, batches)
             agreement = self.stepper.update(step, losses, self.signals.requested)  # none where a number is not finite
-            self.method.after_step()  # momentum twin and queue
+            self.method.after_step()  # momentum encoder and queue
             numbers, exit_status = agreement.read()
             self.pulse.enter("")
             check_finite(numbers, step=done, keys=losses.keys, folder=self.folder)

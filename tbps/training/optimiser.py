@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tbps.config.run import AdamW
+from tbps.config.optim import AdamW
 
 _STATE = ("exp_avg", "exp_avg_sq", "step")
 
@@ -18,7 +18,7 @@ def parameter_groups(method: nn.Module, optim: AdamW) -> list[dict[str, Any]]:
 
     No decay if and only if a tensor has exactly one dimension or is called bias: the 0-dimensional temperature, word
     vectors, [CLS] and positions are decayed. Heads in `head_names` (any part of the dotted name) train at `head_lr`.
-    Frozen parameters (the momentum twin) are left out. Within a group, the order is that of `named_parameters`.
+    Frozen parameters (the momentum encoder) are left out. Within a group, the order is that of `named_parameters`.
     """
     groups: dict[tuple[bool, bool], list[tuple[str, nn.Parameter]]] = {
         (head, decayed): [] for head in (False, True) for decayed in (False, True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from datetime import timedelta
 
-from tbps.training.metrics_log import Line
+from tbps.runs.metrics_log import Line
 
 
 class Progress:

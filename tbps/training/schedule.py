@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-from tbps.config.run import Cosine
+from tbps.config.schedule import Cosine
 
 # A step count divided by a fractional number of steps per epoch may come out a hair below a whole epoch.
 _ROUNDING = 1e-9

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from tbps.config.run import Start
-from tbps.training import checkpoint
+from tbps.config.start import Start
+from tbps.runs import checkpoint
+from tbps.runs.run_folder import RunFolder
+from tbps.runs.selection import best_checkpoint
 from tbps.training.distributed import on_main
-from tbps.training.run_folder import RunFolder
-from tbps.training.selection import best_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def start(method: nn.Module, folder: RunFolder, given: Start, *, reranks: bool =
     else:
         logger.info("starting from random weights")
     _check_untrained(method, held, given, reranks=reranks)
-    # The official code advances the twin inside forward, so the first step already sees a twin that moved once.
+    # The official code advances the momentum encoder inside forward, so the first step already sees one that moved once.
     method.advance_momentum()  # type: ignore[operator]
     return 0, {}
 
@@ -66,7 +66,7 @@ def _load_weights(method: nn.Module, given: Start) -> set[str]:
     path, grid = Path(given.weights).expanduser(), None
     if path.is_dir():
         run = RunFolder(path).read_run()
-        grid = run.method.vit.grid(run.data.image_px)
+        grid = run.method.grid(run.data.image_px)
         path = on_main(lambda: best_checkpoint(path), doing="checking the checkpoints") / checkpoint.MODEL_FILE
     if given.sha256:
         on_main(lambda: _check_digest(path, given.sha256), doing=f"reading {path}")

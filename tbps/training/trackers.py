@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tbps.training.atomic_file import WholeAppends
-from tbps.training.metrics_log import Line
+from tbps.runs.atomic_file import WholeAppends
+from tbps.runs.metrics_log import Line
 
 
 class TensorBoard:

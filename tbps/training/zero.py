@@ -15,7 +15,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from tbps.config.run import AdamW, Run
+from tbps.config.optim import AdamW
+from tbps.config.run import Run
 from tbps.data.batch import Batch, Draws
 from tbps.training.agreement import Agreement
 from tbps.training.optimiser import check_state_tensors, make_optimiser

@@ -27,7 +27,7 @@ def test_step() -> None:
     assert "ours, bf16 autocast" in rows
     plain, ours = rows["host syncs"][-2:]
     assert int(plain) > 30 and int(ours) <= 5
-    assert "optimiser + momentum twin" in rows and "the same with activation checkpointing" in rows
+    assert "optimiser + momentum encoder" in rows and "the same with activation checkpointing" in rows
 
 
 @pytest.mark.slow

@@ -11,10 +11,14 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import pytest
 
 from recipes import aga, albef, laip, mars, pretrain_coco, pretrain_mals, rasa
+from tbps.config.data import Captioning
 from tbps.config.encoders import Bert, MaeDecoder, Vit
-from tbps.config.methods import Aga, AlbefWeights, LaipWeights, MarsWeights
+from tbps.config.methods.aga import Aga
+from tbps.config.methods.albef import AlbefWeights
+from tbps.config.methods.laip import LaipWeights
+from tbps.config.methods.mars import MarsWeights
 from tbps.config.ranges import Range, ranges_of
-from tbps.config.run import Captioning, Run
+from tbps.config.run import Run
 
 RECIPES = {recipe.__name__: recipe for recipe in (aga, albef, laip, mars, pretrain_coco, pretrain_mals, rasa)}
 

@@ -8,7 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from tbps.config.encoders import Bert, MaeDecoder, Vit
-from tbps.config.methods import Albef, Mars, Rasa
+from tbps.config.methods.albef import Albef
+from tbps.config.methods.mars import Mars
+from tbps.config.methods.rasa import Rasa
+from tbps.methods.registry import build_method
 
 BERT = {
     "width": 16,
@@ -24,14 +27,16 @@ BERT = {
 
 
 def tiny(kind: str = "rasa", *, image_px: tuple[int, int] = (32, 32), seed: int = 0, **changes: Any) -> Any:
-    """A method with random weights; the twin equals the online encoder, as after construction."""
+    """A method with random weights; the momentum encoder equals the online encoder, as after construction."""
     bert = Bert(**{**BERT, "fusion_layer": 2, "full_cross_attention": kind == "mars", **changes.pop("bert", {})})
     vit = Vit(**{"width": 24, "depth": 2, "heads": 3, "patch_px": 8, **changes.pop("vit", {})})
     config = {"albef": Albef, "rasa": Rasa, "mars": Mars}[kind]
     if kind == "mars":
         changes.setdefault("mae", MaeDecoder(depth=1, heads=2))
     torch.manual_seed(seed)
-    return config(vit=vit, bert=bert, **{"projection": 6, "queue_pairs": 5, **changes}).build(image_px=image_px).eval()
+    return build_method(
+        config(vit=vit, bert=bert, **{"projection": 6, "queue_pairs": 5, **changes}), image_px=image_px
+    ).eval()
 
 
 def state(method: nn.Module) -> dict[str, Tensor]:
@@ -45,7 +50,7 @@ def online(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def scattered(method: nn.Module) -> nn.Module:
-    """Every tensor moved by its own noise: nothing is zero, one, or equal to its twin."""
+    """Every tensor moved by its own noise: nothing is zero, one, or equal to its momentum encoder."""
     with torch.no_grad():
         for tensor in method.state_dict().values():
             if tensor.is_floating_point():

@@ -12,14 +12,17 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from small_methods import scattered, state, tiny
 
+from tbps.config.data import Captioning, Data
 from tbps.config.encoders import Vit
-from tbps.config.methods import Rasa
-from tbps.config.run import AdamW, Captioning, Cosine, Data, Run
+from tbps.config.methods.rasa import Rasa
+from tbps.config.optim import AdamW
+from tbps.config.run import Run
+from tbps.config.schedule import Cosine
 from tbps.convert.export import export
 from tbps.convert.official import from_official
 from tbps.convert.weights import load_weights, read_weights
-from tbps.training import checkpoint
-from tbps.training.run_folder import OpenRunFolder
+from tbps.runs import checkpoint
+from tbps.runs.run_folder import OpenRunFolder
 
 RUN = Run(
     recipe="rasa",
@@ -50,7 +53,7 @@ def run_folder(tmp_path: Path, states: dict[int, Any], best: int | None) -> Path
 
 
 def stripped(tensors: dict[str, Any]) -> dict[str, Any]:
-    return {name: tensor for name, tensor in tensors.items() if not name.startswith(("twin.", "queue."))}
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith(("momentum_encoder.", "queue."))}
 
 
 @pytest.mark.parametrize(("best", "expected"), [(10, 10), (None, 20)])
@@ -76,7 +79,7 @@ def test_a_run_folder_gives_its_best_else_its_newest_checkpoint(tmp_path: Path, 
         "checkpoint": f"step-000000{expected}",
         "image_grid": "8x2",
     }
-    assert f"left out {len(states[expected]) - len(kept)} of momentum twin and queue" in report and digest in report
+    assert f"left out {len(states[expected]) - len(kept)} of momentum encoder and queue" in report and digest in report
     method = tiny("rasa", image_px=(32, 32))  # the grid is known, so another one can start from it
     loaded = load_weights(method, out)
     assert loaded.resized == ["online.image_encoder.positions"] and loaded.missing == []
@@ -115,7 +118,7 @@ def test_official_export_without_a_twin_copies_the_online_encoder_and_names_what
     report = export(tmp_path / "ours.safetensors", tmp_path / "official.pth", official=True)
     written = torch.load(tmp_path / "official.pth", weights_only=True)["model"]
     assert torch.equal(written["visual_encoder_m.pos_embed"], written["visual_encoder.pos_embed"])
-    assert "no momentum twin in the file: its copies are those of the online encoder" in report
+    assert "no momentum encoder in the file: its copies are those of the online encoder" in report
     assert "attribute_head.weight has no official key and is left out" in report
 
 

@@ -60,7 +60,7 @@ def test_pretrained_albef_without_identities_and_a_file_without_momentum(tmp_pat
     assert "no momentum copies in the file: they will start equal to the online encoder" in report
     method = build(Recorded("rasa"))
     copied = load_weights(method, tmp_path / "b.safetensors").copied
-    assert len(copied) == sum(name.startswith("twin.") for name in method.state_dict())
+    assert len(copied) == sum(name.startswith("momentum_encoder.") for name in method.state_dict())
 
 
 def test_every_key_without_a_place_is_in_the_report(tmp_path: Path) -> None:
@@ -202,6 +202,6 @@ def test_weights_of_images_that_are_not_square_need_their_grid(tmp_path: Path, c
     method = build(Recorded("albef"))
     assert load_weights(method, out).resized == [
         "online.image_encoder.positions",
-        "twin.image_encoder.positions",
+        "momentum_encoder.image_encoder.positions",
     ]
     assert torch.equal(method.online.image_encoder.positions[:, 0], state["visual_encoder.pos_embed"][:, 0])

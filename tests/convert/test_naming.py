@@ -39,12 +39,12 @@ def test_incomplete_and_unknown_and_second_keys_have_no_place() -> None:
 
 
 def test_official_names_of_twin_and_bert_level() -> None:
-    name = "twin.text_encoder.layers.7.cross_attention.key_value.weight"
+    name = "momentum_encoder.text_encoder.layers.7.cross_attention.key_value.weight"
     start = "text_encoder_m.bert.encoder.layer.7.crossattention.self"
     assert official_names(name) == (f"{start}.key.weight", f"{start}.value.weight")
     assert official_names(name, bert_level=False)[0] == f"{start}.key.weight".replace("bert.", "")
     assert official_names("online.word_head.bias") == ("text_encoder.cls.predictions.bias",)
     assert official_names("attribute_head.weight") == () and official_names("online.nothing") == ()
     assert our_name(f"{start}.value.weight") == Piece(name=name, index=1, count=2)
-    assert our_name("text_proj_m.bias") == Piece(name="twin.text_projection.bias")
+    assert our_name("text_proj_m.bias") == Piece(name="momentum_encoder.text_projection.bias")
     assert our_name("visual_encoder.head.weight") is None

@@ -55,7 +55,7 @@ def compare_text(method: Any, model: Any) -> None:
     hidden = base(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states
     layout = lay_out(np.asarray(LENGTHS))
     packing = layout.to(torch.device("cpu"))
-    for encoder in (method.online.text_encoder, method.twin.text_encoder):
+    for encoder in (method.online.text_encoder, method.momentum_encoder.text_encoder):
         x_ND = encoder.embed(ids[layout.sequence_N, layout.position_N], packing)
         for layer, block in enumerate(encoder.layers, start=1):
             x_ND = block(x_ND, packing, None)
@@ -72,7 +72,7 @@ def compare_text(method: Any, model: Any) -> None:
 def compare_image(method: Any, model: Any, *, image_px: tuple[int, int] = (32, 32), **arguments: Any) -> None:
     image = torch.randn(2, 3, *image_px)
     expected = getattr(model, "vit", model)(pixel_values=image, **arguments).last_hidden_state
-    for encoder in (method.online.image_encoder, method.twin.image_encoder):
+    for encoder in (method.online.image_encoder, method.momentum_encoder.image_encoder):
         assert (encoder(image) - expected).abs().max() < 1e-5 * max(1, expected.abs().max())
 
 

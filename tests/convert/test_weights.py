@@ -12,7 +12,7 @@ from torch import Tensor
 from tbps.convert.official import from_official, to_official
 from tbps.convert.weights import load_weights, place
 
-TABLES = ("online.image_encoder.positions", "twin.image_encoder.positions")
+TABLES = ("online.image_encoder.positions", "momentum_encoder.image_encoder.positions")
 
 
 def interpolated(position_1PD: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
@@ -114,7 +114,7 @@ def test_an_absent_twin_is_rebuilt_from_the_online_encoder() -> None:
     report = place(method, file, source="a")
     assert len(report.copied) == len(file) and "momentum tensors copied from the online encoder" in report.text()
     for name, tensor in file.items():
-        assert torch.equal(method.state_dict()["twin." + name.removeprefix("online.")], tensor), name
+        assert torch.equal(method.state_dict()["momentum_encoder." + name.removeprefix("online.")], tensor), name
 
 
 def test_heads_that_the_file_lacks_keep_their_values_and_are_reported() -> None:
@@ -171,10 +171,10 @@ def test_mars_from_pretrained_albef_keeps_its_new_parts_random_and_both_encoders
     assert sorted(report.missing) == sorted(new)
     after = method.state_dict()
     assert all(torch.equal(after[name], before[name]) for name in new)
-    assert sorted(report.copied) == sorted(name for name in early if name.startswith("twin."))
+    assert sorted(report.copied) == sorted(name for name in early if name.startswith("momentum_encoder."))
     for name in report.copied:
-        assert torch.equal(after[name], after["online." + name.removeprefix("twin.")])
-    kept = "twin.text_encoder.layers.2.cross_attention.query.weight"  # the file's own momentum copy
+        assert torch.equal(after[name], after["online." + name.removeprefix("momentum_encoder.")])
+    kept = "momentum_encoder.text_encoder.layers.2.cross_attention.query.weight"  # the file's own momentum copy
     assert torch.equal(after[kept], pretrained.state_dict()[kept])
     assert method.queue.identity_K.tolist() == [-100] * 5
 

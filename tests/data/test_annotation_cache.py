@@ -12,12 +12,12 @@ import pytest
 from test_shards import assert_same_pairs
 from tiny_folder import MAIN_FILE, make_data, write_folder
 
-from tbps.config.run import Benchmark
+from tbps.config.data import Benchmark
 from tbps.data import annotation_cache
 from tbps.data.annotation_cache import mapped_annotations
 from tbps.data.annotations import read_annotations
-from tbps.data.assembly import splits_of
 from tbps.data.column import StringColumn, map_columns, write_columns
+from tbps.data.opening import splits_of
 from tbps.data.pairs import FolderPairs, open_pairs
 
 

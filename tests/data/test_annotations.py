@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tiny_folder import MAIN_FILE, caption, jpeg_bytes, write_folder
 
-from tbps.config.run import Benchmark
+from tbps.config.data import Benchmark
 from tbps.data.annotations import read_annotations
 from tbps.data.column import StringColumn
 from tbps.data.image_files import ImageFiles

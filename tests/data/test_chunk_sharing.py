@@ -18,11 +18,11 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 from test_chunk_store import CAPTIONS, PORTIONS, Counting
 
-from tbps.config.run import Captioning
-from tbps.data.assembly import agree_on_chunker
+from tbps.config.data import Captioning
 from tbps.data.chunk_sharing import share_chunks
 from tbps.data.chunk_store import ChunkStore, KeptChunks
-from tbps.data.chunks import BuiltinChunker
+from tbps.data.opening import agree_on_chunker
+from tbps.text.chunks import BuiltinChunker
 from tbps.training.distributed import Team
 
 PATIENCE_S = 2.0

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tbps.data.chunk_store import ChunkStore, KeptChunks
-from tbps.data.chunks import BuiltinChunker, ContentWord
+from tbps.text.chunks import BuiltinChunker, ContentWord
 
 CAPTIONS = ["a red coat", "a long black shirt and blue jeans", "nothing of note", "", *(f"{n} red hats" for n in range(40))]
 PORTIONS = 6

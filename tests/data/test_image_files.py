@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from tiny_folder import jpeg_bytes, make_data, write_folder
 
-from tbps.config.run import Benchmark
-from tbps.data.doctor import examine
+from tbps.config.data import Benchmark
+from tbps.data.dataset_doctor import examine
 from tbps.data.image_files import ImageFiles, MissingImage
 from tbps.data.pairs import open_pairs
 

@@ -7,11 +7,12 @@ import torch
 from tiny_folder import DRAW_SPEC, MAIN_FILE, caption, make_data, make_encoder, write_folder
 from torch import Tensor
 
-from tbps.config.run import Data
-from tbps.data.batch import Captions, HostBatch
-from tbps.data.captions import CaptionEncoder
+from tbps.config.data import Data
+from tbps.data.batch import HostBatch
 from tbps.data.loader import load_gallery, load_queries, make_loader
 from tbps.data.pairs import EvaluationSet, open_pairs
+from tbps.text.captions import CaptionEncoder
+from tbps.text.token_batch import Captions
 
 
 @pytest.fixture(scope="module")

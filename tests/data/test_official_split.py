@@ -7,7 +7,7 @@ import pytest
 from tiny_folder import write_folder
 
 from tbps.data.annotations import read_annotations
-from tbps.data.official import OFFICIAL
+from tbps.data.official_split import OFFICIAL
 
 Rows = list[dict[str, Any]]
 

@@ -18,7 +18,7 @@ from hostile_server import HostileServer, cut, serve, stall, status, trickle, wr
 from tiny_folder import make_data, write_folder
 
 from tbps.data import remote, turns
-from tbps.data.assembly import splits_of
+from tbps.data.opening import splits_of
 from tbps.data.pairs import open_pairs
 from tbps.data.shard_writer import write_shards
 from tbps.data.shards import ShardPairs

@@ -13,7 +13,7 @@ import webdataset
 from hostile_server import HostileServer, serve
 from tiny_folder import DRAW_SPEC, make_data, make_encoder, write_folder
 
-from tbps.config.run import Benchmark
+from tbps.config.data import Benchmark
 from tbps.data.column import StringColumn
 from tbps.data.loader import make_loader
 from tbps.data.pairs import PairSource, open_pairs

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from tiny_folder import write_folder
 
-from tbps.config.run import Benchmark
+from tbps.config.data import Benchmark
 from tbps.data.annotations import read_annotations
-from tbps.data.doctor import examine
+from tbps.data.dataset_doctor import examine
 from tbps.data.sharing import Place, SharedPictures
 
 Rows = list[dict[str, Any]]

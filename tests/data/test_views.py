@@ -6,9 +6,10 @@ from torch import Tensor
 from torchvision.transforms import functional
 
 from tbps.data.augmentation import OPERATIONS, draw_views, random_augment, uniforms
-from tbps.data.batch import Captions, HostBatch
+from tbps.data.batch import HostBatch
 from tbps.data.draws import DrawSpec, draw_pair, generator_of, stack_draws
 from tbps.data.views import CLIP_MEAN, CLIP_STD, crop_padding_px, make_views, normalise_pixels
+from tbps.text.token_batch import Captions
 
 HEIGHT, WIDTH = 77, 39
 CPU = torch.device("cpu")

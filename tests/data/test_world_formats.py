@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from tiny_folder import make_data
 
-from tbps.config.run import Benchmark
-from tbps.data.doctor import examine
+from tbps.config.data import Benchmark
+from tbps.data.dataset_doctor import examine
 from tbps.data.layouts import LAYOUTS
 from tbps.data.pairs import EvaluationSet, open_pairs
 from tbps.data.shard_writer import write_shards
-from tbps.data.synthetic.world import write_world
+from tbps.synthetic.world import write_world
 
 
 @pytest.mark.parametrize("benchmark", ["cuhk-pedes", "icfg-pedes", "rstpreid", "mals", "coco"])

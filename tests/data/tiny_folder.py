@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tbps.config.run import Benchmark, Captioning, Data
-from tbps.data.captions import CaptionEncoder
+from tbps.config.data import Benchmark, Captioning, Data
 from tbps.data.draws import DrawSpec
-from tbps.data.vocabulary import load_tokenizer, train_vocabulary
+from tbps.text.captions import CaptionEncoder
+from tbps.text.word_pieces import load_tokenizer, train_vocabulary
 
 COLOURS = ("red", "green", "blue", "white", "black", "grey", "brown", "yellow")
 DRAW_SPEC = DrawSpec(mlm_probability=0.15, mrtd_probability=0.3, vocabulary_size=50, num_patches=6)

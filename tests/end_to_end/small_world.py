@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tbps.config.command import recipe_command
+from tbps.config.recipe_command import recipe_command
 from tbps.data.annotations import read_annotations
 from tbps.data.shard_writer import write_shards
-from tbps.data.synthetic.world import write_world
-from tbps.data.vocabulary import train_vocabulary
+from tbps.synthetic.world import write_world
+from tbps.text.word_pieces import train_vocabulary
 
 REPOSITORY = Path(__file__).parents[2]
 IMAGE_PX = (64, 32)

@@ -13,14 +13,15 @@ import pytest
 import torch
 from small_world import World, run_recipe
 
-from tbps.data.assembly import open_vocabulary, training_encoder
 from tbps.data.batch import Batch
-from tbps.data.captions import make_captions
+from tbps.data.opening import open_vocabulary, training_encoder
 from tbps.data.pairs import open_pairs
-from tbps.training import checkpoint
+from tbps.methods.registry import build_method
+from tbps.runs import checkpoint
+from tbps.runs.run_folder import RunFolder
+from tbps.runs.selection import best_checkpoint
+from tbps.text.captions import make_captions
 from tbps.training.distributed import Team
-from tbps.training.run_folder import RunFolder
-from tbps.training.selection import best_checkpoint
 
 STEPS, CAPTIONS = 100, 100
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("trained aga")]  # trained once
@@ -59,7 +60,7 @@ def run_folder(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_attention_leaves_vacuous_words_alone(run_folder: Path) -> None:
     run, batch = RunFolder(run_folder).read_run(), _batch(run_folder)
-    method: Any = run.method.build(image_px=run.data.image_px)
+    method: Any = build_method(run.method, image_px=run.data.image_px)
     checkpoint.load_model(method, best_checkpoint(run_folder))
     text = method.eval().read_captions(batch, np.zeros(0, dtype=np.int64))
     expected_BL = text.probability.wait()

@@ -196,7 +196,7 @@ def test_spoiled_shards(
         ),
         (["--start.weights", "TRAINED", "--start.sha256", "00"], ["has sha256 ", "expected 00"]),
         (
-            ["--method.weights.mlm", "0"],  # the twin's word head still draws the words of m-RTD
+            ["--method.weights.mlm", "0"],  # the momentum encoder's word head still draws the words of m-RTD
             ["starting from random weights: online.word_head.bias, ", " would stay random, because", "start from weights"],
         ),
         (["--data.benchmark", "icfg-pedes"], ["is not icfg-pedes: looked for ICFG-PEDES.json"]),

@@ -11,8 +11,8 @@ from small_world import REPOSITORY, World, run_recipe
 
 from launch.planned_run import check_folder, plan_run
 from tbps.command import main
-from tbps.data import chunk_lexicon
-from tbps.data.chunks import BuiltinChunker
+from tbps.text import chunk_lexicon
+from tbps.text.chunks import BuiltinChunker
 
 
 def test_a_run_goes_on_with_the_chunker_that_it_began_with(

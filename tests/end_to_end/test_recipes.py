@@ -14,7 +14,7 @@ import torch
 from small_world import RECIPES, World, assert_one_sentence, call, metrics, run_recipe
 
 from tbps.command import main
-from tbps.training.checkpoint import read_tensors
+from tbps.runs.checkpoint import read_tensors
 
 HELP_S = 0.5
 VARIANTS = [(recipe, variant) for recipe in RECIPES for variant in importlib.import_module(f"recipes.{recipe}").VARIANTS]

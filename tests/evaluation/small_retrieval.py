@@ -11,11 +11,13 @@ import torch
 from PIL import Image
 
 from tbps.config.encoders import Bert, Vit
-from tbps.config.methods import Albef, Mars
+from tbps.config.methods.albef import Albef
+from tbps.config.methods.mars import Mars
 from tbps.data.annotations import read_annotations
-from tbps.data.captions import CaptionEncoder
 from tbps.data.pairs import EvaluationSet, FolderPairs
-from tbps.data.vocabulary import load_tokenizer, train_vocabulary
+from tbps.methods.registry import build_method
+from tbps.text.captions import CaptionEncoder
+from tbps.text.word_pieces import load_tokenizer, train_vocabulary
 
 IMAGE_PX = (32, 16)
 COLOURS = ("red", "green", "blue", "white", "black", "grey", "brown", "yellow", "pink")
@@ -67,4 +69,4 @@ def small_method(encoder: CaptionEncoder, *, kind: Any = Albef, **changes: Any) 
         mask_id=encoder.vocabulary.mask_id,
     )
     vit = Vit(width=32, depth=2, heads=2, patch_px=8)
-    return kind(vit=vit, bert=bert, projection=16, queue_pairs=64, **changes).build(image_px=IMAGE_PX)
+    return build_method(kind(vit=vit, bert=bert, projection=16, queue_pairs=64, **changes), image_px=IMAGE_PX)

@@ -10,11 +10,10 @@ from small_retrieval import IMAGE_PX, small_encoder, small_method, write_split
 from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
-from tbps.config.methods import Albef, Mars
-from tbps.config.run import Evaluation
+from tbps.config.evaluation import Evaluation
+from tbps.config.methods.albef import Albef
+from tbps.config.methods.mars import Mars
 from tbps.data.annotations import read_annotations
-from tbps.data.batch import Captions
-from tbps.data.captions import make_captions
 from tbps.data.loader import load_gallery
 from tbps.data.pairs import EvaluationSet, FolderPairs
 from tbps.data.views import normalise_pixels
@@ -22,9 +21,11 @@ from tbps.evaluation import direction
 from tbps.evaluation.embedding import token_room
 from tbps.evaluation.evaluate import Evaluated, evaluate
 from tbps.evaluation.metrics import score_queries, summarise
-from tbps.evaluation.order import final_order
-from tbps.methods.albef_family import AlbefFamily
-from tbps.methods.packed_calls import cross_encode, sequences
+from tbps.evaluation.ranking_order import final_order
+from tbps.methods.albef.cross_calls import cross_encode, sequences
+from tbps.methods.albef.family import AlbefFamily
+from tbps.text.captions import make_captions
+from tbps.text.token_batch import Captions
 
 CPU = torch.device("cpu")
 CONFIG = Evaluation(rerank_k=6, batch_images=4, batch_captions=8)

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from tbps.evaluation.order import final_order, similarity_order
+from tbps.evaluation.ranking_order import final_order, similarity_order
 
 
 def test_equal_similarities_keep_gallery_order() -> None:

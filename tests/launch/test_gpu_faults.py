@@ -12,7 +12,7 @@ from small_world import REPOSITORY, World, assert_one_sentence
 
 from launch.restarts import announce_start, read_restarts
 from launch.slurm_job import SlurmJob
-from tbps.training.run_folder import RunFolder
+from tbps.runs.run_folder import RunFolder
 
 pytestmark = pytest.mark.slow
 REAL = ["--data.workers", "1", "--method.bert.dropout", "0.1", "--loop.log-steps", "1", "--loop.save-steps", "1"]
@@ -23,7 +23,7 @@ NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has 
 _FAULTY = """
 import os
 from recipes.mars import tiny
-from tbps.config.command import recipe_command
+from tbps.config.recipe_command import recipe_command
 from tbps.training.step import Stepper
 VARIANTS = {"tiny": tiny}
 update = Stepper.update

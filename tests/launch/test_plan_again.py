@@ -17,9 +17,9 @@ from launch.site import Site
 from launch.submit import main as submit
 from launch.sweep import plan_points
 from launch.sweep_points import read_sweep
-from tbps.config.command import read_overrides
+from tbps.config.recipe_command import read_overrides
+from tbps.runs.run_folder import OpenRunFolder
 from tbps.training.distributed import as_launched
-from tbps.training.run_folder import OpenRunFolder
 
 REAL = ["--data.workers", "1", "--method.bert.dropout", "0.1", "--loop.log-steps", "1"]
 UNSCORED = ["--evaluation.selection", "last", "--evaluation.test", "False", "--evaluation.every-epochs", "0"]

@@ -8,7 +8,7 @@ import pytest
 
 from launch.restarts import announce_start, note_stop, read_restarts
 from launch.slurm_job import SlurmJob
-from tbps.training.run_folder import RunFolder
+from tbps.runs.run_folder import RunFolder
 
 
 def start_and_stop(folder: RunFolder, causes: list[str]) -> None:

@@ -19,7 +19,7 @@ from launch.run_state import state_of
 from launch.slurm import Queued
 from launch.slurm_job import SlurmJob
 from launch.status import age_in_words, main
-from tbps.training.run_folder import RunFolder
+from tbps.runs.run_folder import RunFolder
 
 
 @pytest.fixture(scope="module")

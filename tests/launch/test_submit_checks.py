@@ -20,7 +20,7 @@ from launch.job_record import JobRecord, write_record
 from launch.planned_run import holder_of, plan_run
 from launch.slurm import Queued
 from launch.submit import check_not_queued, main
-from tbps.training.run_folder import RunFolder
+from tbps.runs.run_folder import RunFolder
 
 CPU = ("--cluster", "testbed")
 HOSTILE = 'it\'s a "run" $HOME; `ls` & *'

@@ -1,4 +1,4 @@
-"""The momentum twin: a copy without gradients that moves by the formula."""
+"""The momentum encoder: a copy without gradients that moves by the formula."""
 
 from __future__ import annotations
 
@@ -10,47 +10,49 @@ from tbps.nn.momentum import advance, momentum_copy
 
 def pair() -> tuple[nn.Module, nn.Module]:
     online = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4))
-    twin = momentum_copy(online)
+    momentum_encoder = momentum_copy(online)
     with torch.no_grad():
         for parameter in online.parameters():
             parameter.add_(torch.randn_like(parameter))
-    return twin, online
+    return momentum_encoder, online
 
 
 def test_the_copy_is_equal_and_apart() -> None:
     online = nn.Linear(3, 4)
-    twin = momentum_copy(online)
-    assert torch.equal(twin.weight, online.weight)
-    assert twin.weight.data_ptr() != online.weight.data_ptr()
-    assert not any(parameter.requires_grad for parameter in twin.parameters())
+    momentum_encoder = momentum_copy(online)
+    assert torch.equal(momentum_encoder.weight, online.weight)
+    assert momentum_encoder.weight.data_ptr() != online.weight.data_ptr()
+    assert not any(parameter.requires_grad for parameter in momentum_encoder.parameters())
     assert all(parameter.requires_grad for parameter in online.parameters())
 
 
 def test_one_update_is_the_formula() -> None:
-    twin, online = pair()
-    before = [parameter.clone() for parameter in twin.parameters()]
+    momentum_encoder, online = pair()
+    before = [parameter.clone() for parameter in momentum_encoder.parameters()]
     kept = [parameter.clone() for parameter in online.parameters()]
-    advance(twin, online, momentum=0.9)
-    for old, new, follows, same in zip(before, twin.parameters(), online.parameters(), kept, strict=True):
+    advance(momentum_encoder, online, momentum=0.9)
+    for old, new, follows, same in zip(before, momentum_encoder.parameters(), online.parameters(), kept, strict=True):
         assert torch.allclose(new, 0.9 * old + 0.1 * follows, atol=1e-6)
         assert torch.equal(follows, same)
 
 
 def test_the_extremes() -> None:
-    twin, online = pair()
-    before = [parameter.clone() for parameter in twin.parameters()]
-    advance(twin, online, momentum=1.0)
-    assert all(torch.equal(old, new) for old, new in zip(before, twin.parameters(), strict=True))
-    advance(twin, online, momentum=0.0)
-    assert all(torch.equal(new, follows) for new, follows in zip(twin.parameters(), online.parameters(), strict=True))
+    momentum_encoder, online = pair()
+    before = [parameter.clone() for parameter in momentum_encoder.parameters()]
+    advance(momentum_encoder, online, momentum=1.0)
+    assert all(torch.equal(old, new) for old, new in zip(before, momentum_encoder.parameters(), strict=True))
+    advance(momentum_encoder, online, momentum=0.0)
+    assert all(
+        torch.equal(new, follows) for new, follows in zip(momentum_encoder.parameters(), online.parameters(), strict=True)
+    )
 
 
 def test_small_steps_are_not_lost_under_autocast() -> None:
-    twin, online = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
-    nn.init.constant_(twin.weight, 1.0)
+    momentum_encoder, online = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
+    nn.init.constant_(momentum_encoder.weight, 1.0)
     nn.init.constant_(online.weight, 1.01)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         for _ in range(100):
-            advance(twin, online, momentum=0.995)
-    assert twin.weight.dtype == torch.float32
-    assert abs(twin.weight.item() - (1.01 - 0.01 * 0.995**100)) < 1e-5
+            advance(momentum_encoder, online, momentum=0.995)
+    assert momentum_encoder.weight.dtype == torch.float32
+    assert abs(momentum_encoder.weight.item() - (1.01 - 0.01 * 0.995**100)) < 1e-5

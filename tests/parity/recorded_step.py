@@ -10,10 +10,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tbps.config.encoders import Bert, MaeDecoder, Vit
-from tbps.config.methods import Albef, Mars, Rasa
+from tbps.config.methods.albef import Albef
+from tbps.config.methods.mars import Mars
+from tbps.config.methods.rasa import Rasa
 from tbps.convert.official import from_official
 from tbps.convert.weights import place
-from tbps.data.batch import Batch, Captions, Draws, TokenMask
+from tbps.data.batch import Batch, Draws, TokenMask
+from tbps.methods.registry import build_method
+from tbps.text.token_batch import Captions
 
 HERE = Path(__file__).parent
 TOLERANCE = 1e-5
@@ -68,7 +72,7 @@ def build(recorded: Recorded, **changes: object) -> torch.nn.Module:
     else:
         mae = MaeDecoder(depth=model["dec_depth"], heads=model["dec_heads"], mask_ratio=model["mask_ratio"])
         config = Mars(**(family | {"mlm_soft": "sequence", "mae": mae} | changes))
-    method = config.build(image_px=(model["image_res"], model["image_res"]))
+    method = build_method(config, image_px=(model["image_res"], model["image_res"]))
     converted = from_official(recorded.part("weights."))
     assert converted.unplaced == []
     report = place(method, converted.tensors, source=name, keep_queue=True)

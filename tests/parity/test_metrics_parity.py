@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tbps.evaluation.metrics import Metrics, ranking_metrics, ranking_scores, score_queries, summarise
-from tbps.evaluation.order import Tail, final_order, similarity_order
+from tbps.evaluation.ranking_order import Tail, final_order, similarity_order
 
 HERE = Path(__file__).parent
 PERCENT = 1e-3

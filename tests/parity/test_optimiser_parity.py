@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from recorded_step import Recorded, build
 
-from tbps.config.run import AdamW, Cosine
+from tbps.config.optim import AdamW
+from tbps.config.schedule import Cosine
 from tbps.convert.official_names import official_names
 from tbps.training.optimiser import make_optimiser
 from tbps.training.schedule import learning_rate

@@ -10,8 +10,8 @@ import torch
 from recorded_step import Recorded, build, close
 from safetensors.torch import load_file
 
-from tbps.data.batch import Captions
 from tbps.evaluation.rerank import rerank_scores
+from tbps.text.token_batch import Captions
 
 RECORDED = load_file(Path(__file__).parent / "rerank_A.safetensors")
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from tbps.convert.official import to_official
 from tbps.data.batch import Batch, Draws
-from tbps.methods.matching_step import PendingNegatives
-from tbps.methods.packed_calls import PackedCaptions
+from tbps.methods.albef.cross_calls import PackedCaptions
+from tbps.methods.albef.pending_negatives import PendingNegatives
 from tbps.objectives.hard_negatives import negative_weights
 from tbps.objectives.itc import Contrast, Features
 
@@ -32,7 +32,7 @@ def test_losses_gradients_and_state(name: str) -> None:
     recorded = Recorded(name)
     method = build(recorded)
     batch, draws = inputs(recorded)
-    method.advance_momentum()  # the official forward moves the twin first
+    method.advance_momentum()  # the official forward moves the momentum encoder first
     losses = method(batch, draws)
     for loss, value in losses.items():
         close(value, recorded.tensors[f"expected.loss.{LOSS_NAMES.get(loss, loss)}"], loss)
@@ -50,7 +50,7 @@ def test_losses_gradients_and_state(name: str) -> None:
     close(norms.norm(), recorded.tensors["expected.grad_norm_total"].reshape(()), "gradient norm")
     assert set(names) == set(gradients)
     momentum = method.momentum
-    method.momentum = 1.0  # the recorded state was taken before the next move of the twin
+    method.momentum = 1.0  # the recorded state was taken before the next move of the momentum encoder
     method.after_step()
     method.momentum = momentum
     state = to_official(method.state_dict(), bert_level=name != "albef")
@@ -64,7 +64,7 @@ class Stepped:
     def __init__(self, recorded: Recorded, method: Any, batch: Batch, draws: Draws) -> None:
         self.tensors, self.method, self.batch = recorded.tensors, method, batch
         self.paired = method.pack_captions(batch.paired, padded=True, group=batch.group_B)
-        self.momentum, self.twin_token_BPD = method.momentum_features(batch, self.paired)
+        self.momentum, self.momentum_token_BPD = method.momentum_features(batch, self.paired)
         self.draws = draws
 
     def expect(self, name: str, found: Tensor) -> None:
@@ -78,7 +78,7 @@ class Stepped:
         self.expect("text_feat", online.caption_BE)
         self.expect("image_feat_m", self.momentum.image_BE)
         self.expect("text_feat_m", self.momentum.caption_BE)
-        self.expect("image_embeds_m", self.twin_token_BPD)
+        self.expect("image_embeds_m", self.momentum_token_BPD)
         self.expect("sim_targets", contrast.target_BC)
         for name in ("i2t", "t2i", "i2i", "t2t"):
             if name in contrast.loss:
@@ -109,13 +109,13 @@ def test_every_tensor_inside_the_step(name: str) -> None:
     batch, draws = inputs(recorded)
     method.advance_momentum()
     step = Stepped(recorded, method, batch, draws)
-    step.expect("text_embeds_m", step.padded(method.encode_text(method.twin, step.paired), step.paired))
+    step.expect("text_embeds_m", step.padded(method.encode_text(method.momentum_encoder, step.paired), step.paired))
     online = method.encode_online(batch, step.paired)
     step.expect("image_embeds", online.token_BPD)
     step.expect("text_embeds", step.padded(online.hidden_ND, step.paired))
     contrast = method.contrast(batch, online.features, step.momentum, intra=True)
     step.check_contrast(contrast, online.features)
-    words = method.word_task(batch, draws, step.twin_token_BPD)
+    words = method.word_task(batch, draws, step.momentum_token_BPD)
     check_words(step, words)
     matched = method.match_step(batch, online, words, step.pending(contrast))
     check_matching(step, words, matched)
@@ -131,13 +131,16 @@ def check_words(step: Stepped, words: Any) -> None:
     label = torch.full_like(step.tensors["draws.mlm.labels"], -100)
     label[words.chosen] = words.label_M
     close(label, step.tensors["draws.mlm.labels"], "labels")
-    close(words.twin_logit_MV, step.tensors["expected.mlm_logits_m"][words.chosen], "mlm_logits_m")
+    close(words.momentum_logit_MV, step.tensors["expected.mlm_logits_m"][words.chosen], "mlm_logits_m")
     step.expect("mrtd.input_ids", step.padded(words.corrupted.token_id_N, own))
-    twin = step.method.cross_captions(
-        step.method.twin, [words.masked, words.generator], step.twin_token_BPD, group_B=step.batch.group_B
+    momentum_encoder = step.method.cross_captions(
+        step.method.momentum_encoder, [words.masked, words.generator], step.momentum_token_BPD, group_B=step.batch.group_B
     )
-    rows = twin.layout.rows(step.batch.num_pairs + own.layout.sequence_N, own.layout.position_N)
-    step.expect("mrtd_logits_m", step.padded(step.method.twin.word_logits(twin.hidden_ND[torch.from_numpy(rows)]), own))
+    rows = momentum_encoder.layout.rows(step.batch.num_pairs + own.layout.sequence_N, own.layout.position_N)
+    step.expect(
+        "mrtd_logits_m",
+        step.padded(step.method.momentum_encoder.word_logits(momentum_encoder.hidden_ND[torch.from_numpy(rows)]), own),
+    )
 
 
 def check_matching(step: Stepped, words: Any, matched: Any) -> None:

@@ -13,8 +13,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from tbps.config.methods import Mars
-from tbps.config.run import AdamW, Captioning, Cosine, Data, Run
+from tbps.config.data import Captioning, Data
+from tbps.config.methods.mars import Mars
+from tbps.config.optim import AdamW
+from tbps.config.run import Run
+from tbps.config.schedule import Cosine
 from tbps.config.serialise import to_json
 from tbps.data.annotations import read_annotations
 from tbps.data.pairs import EvaluationSet, FolderPairs

@@ -11,13 +11,14 @@ import pytest
 from filled_run import fill_run
 from small_retrieval import IMAGE_PX, small_encoder, small_method, write_split
 
-from tbps.config.methods import Aga, Mars
-from tbps.data.captions import CaptionEncoder
+from tbps.config.methods.aga import Aga
+from tbps.config.methods.mars import Mars
 from tbps.data.pairs import EvaluationSet
 from tbps.reporting.examples import write_examples
 from tbps.reporting.masked_words import Word, count_words, join_pieces, training_step, words_of_pairs
 from tbps.reporting.report import write_report
 from tbps.reporting.shown_pairs import read_pairs, spread_queries
+from tbps.text.captions import CaptionEncoder
 
 
 def word(text: str, *, pieces: int = 1, masked: int = 0, vacuous: bool = False) -> Word:

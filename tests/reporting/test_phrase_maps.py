@@ -13,13 +13,13 @@ from filled_run import fill_run
 from PIL import Image
 from small_retrieval import IMAGE_PX, small_encoder, small_method, write_split
 
-from tbps.config.methods import Laip, LaipWeights
-from tbps.data.captions import CaptionEncoder
-from tbps.data.chunks import BuiltinChunker
+from tbps.config.methods.laip import Laip, LaipWeights
 from tbps.data.pairs import EvaluationSet
 from tbps.reporting.examples import write_examples
 from tbps.reporting.phrase_maps import heated
 from tbps.reporting.report import write_report
+from tbps.text.captions import CaptionEncoder
+from tbps.text.chunks import BuiltinChunker
 
 
 @pytest.fixture(scope="module")

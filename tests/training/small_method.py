@@ -1,4 +1,4 @@
-"""A real method in miniature (dropout, momentum twin, queue, two losses), its batches and its run, for loop tests."""
+"""A real method in miniature (dropout, momentum encoder, queue, two losses), its batches and its run, for loop tests."""
 
 from __future__ import annotations
 
@@ -11,16 +11,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from tbps.config.data import Captioning, Data
 from tbps.config.encoders import Vit
-from tbps.config.methods import Albef
-from tbps.config.run import AdamW, Captioning, Cosine, Data, Evaluation, Loop, Run
-from tbps.data.batch import Batch, Captions, Draws, HostBatch
+from tbps.config.evaluation import Evaluation
+from tbps.config.loop import Loop
+from tbps.config.methods.albef import Albef
+from tbps.config.optim import AdamW
+from tbps.config.run import Run
+from tbps.config.schedule import Cosine
+from tbps.data.batch import Batch, Draws, HostBatch
 from tbps.data.draws import DrawSpec, draw_pair, generator_of, stack_draws
 from tbps.data.loader import MicroBatch, MicroBatchSampler, TrainingLoader
-from tbps.data.order import BatchOrder
+from tbps.data.sample_order import BatchOrder
 from tbps.nn.dropout import Groups, Site, drop
 from tbps.nn.momentum import advance, momentum_copy
 from tbps.nn.queue import FeatureQueue
+from tbps.text.token_batch import Captions
 from tbps.training.parts import Parts
 
 NUM_PAIRS = 40
@@ -64,7 +70,7 @@ class SmallMethod(nn.Module):
         self.temperature = nn.Parameter(torch.tensor(0.07))
         self.prd_head = nn.Linear(_WIDTH, 2)
         self.queue = FeatureQueue(num_pairs=24, width=_WIDTH)
-        self.twin = momentum_copy(self.online)
+        self.momentum_encoder = momentum_copy(self.online)
         self.frozen: tuple[str, ...] = ()
         self._pending: list[tuple[Tensor, Tensor, Tensor]] = []
 
@@ -82,12 +88,12 @@ class SmallMethod(nn.Module):
         groups = Groups(numbers=tuple(numbers), rows=(batch.group_pairs,) * batch.num_groups)
         image_BE, text_BE = self.online.embed_image(batch.image_BCHW, groups), self.online.embed_text(batch.paired, groups)
         with torch.no_grad():
-            twin_image_BE = self.twin.embed_image(batch.second_image_BCHW, groups)
-            twin_text_BE = self.twin.embed_text(batch.paired, groups)
-        self._pending.append((twin_image_BE, twin_text_BE, batch.identity_B))
+            momentum_image_BE = self.momentum_encoder.embed_image(batch.second_image_BCHW, groups)
+            momentum_text_BE = self.momentum_encoder.embed_text(batch.paired, groups)
+        self._pending.append((momentum_image_BE, momentum_text_BE, batch.identity_B))
         contrast = []
         for rows in torch.arange(len(image_BE)).split(batch.group_pairs):
-            key_KE = torch.cat([twin_text_BE[rows], self.queue.caption_KE])
+            key_KE = torch.cat([momentum_text_BE[rows], self.queue.caption_KE])
             logits = image_BE[rows] @ key_KE.T / self.temperature
             noise = 0.01 * draws.negative_B2[rows].float().mean()  # of the group: a loss must not know its micro-batch
             contrast.append(F.cross_entropy(logits, torch.arange(len(rows))) * (1 + noise))
@@ -98,7 +104,7 @@ class SmallMethod(nn.Module):
 
     @torch.no_grad()
     def advance_momentum(self) -> None:
-        advance(self.twin, self.online, momentum=0.9)
+        advance(self.momentum_encoder, self.online, momentum=0.9)
 
     @torch.no_grad()
     def after_step(self) -> None:

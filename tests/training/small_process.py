@@ -17,8 +17,8 @@ from typing import Any
 
 from small_method import WORKERS, score, small_parts, small_run
 
+from tbps.runs.run_folder import RunFolder
 from tbps.training.loop import train
-from tbps.training.run_folder import RunFolder
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 # Seconds of imports, once for all processes; an optimiser imports the second one when it is made.

@@ -26,7 +26,7 @@ import requests
 from safetensors import SafetensorError
 from torch.distributed import DistStoreError
 
-from tbps.config.run import Loop
+from tbps.config.loop import Loop
 from tbps.data.worker_processes import WorkerLost
 from tbps.training.distributed import FailedOnMain, on_main, start_processes
 from tbps.training.stop_signals import StoppedBySignal

@@ -17,7 +17,7 @@ from rank_processes import disturbed
 from small_method import small_parts, small_run
 from small_process import final_state, log_of, metrics, wait_for_log
 
-from tbps.training import checkpoint
+from tbps.runs import checkpoint
 from tbps.training.distributed import _check_launch
 from tbps.training.loop import train
 

@@ -15,7 +15,7 @@ import torch
 from small_method import WORKERS
 from small_process import final_state, finish, loader_workers, log_of, metrics, start, wait_for_log, wait_for_start
 
-from tbps.training.checkpoint import read_tensors
+from tbps.runs.checkpoint import read_tensors
 from tbps.training.stop_signals import TERMINATE_EXIT
 
 STEPS = 24

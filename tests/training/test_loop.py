@@ -13,11 +13,12 @@ from small_method import NUM_PAIRS, SmallMethod, small_parts, small_run
 from small_process import final_state, metrics
 from torch import nn
 
-from tbps.config.run import Run, Start
-from tbps.training import checkpoint
+from tbps.config.run import Run
+from tbps.config.start import Start
+from tbps.runs import checkpoint
+from tbps.runs.run_folder import RunFolder
+from tbps.runs.selection import best_checkpoint, best_step, selection_value
 from tbps.training.loop import train
-from tbps.training.run_folder import RunFolder
-from tbps.training.selection import best_checkpoint, best_step, selection_value
 
 LARGE_EPS = 1e-2
 """Adam divides by the size of a gradient: with the usual eps, the last bit of one near 0 becomes a visible step."""

@@ -4,7 +4,7 @@ import pytest
 import torch
 from small_method import SmallMethod
 
-from tbps.config.run import AdamW
+from tbps.config.optim import AdamW
 from tbps.training.optimiser import load_state_tensors, make_optimiser, parameter_groups, state_tensors
 
 OPTIM = AdamW(lr=0.1, head_lr=1.0, weight_decay=0.02)

@@ -20,7 +20,7 @@ import pytest
 from rank_processes import disturbed, rank_processes
 from small_process import log_of, wait_for_log
 
-from tbps.config.run import Loop
+from tbps.config.loop import Loop
 from tbps.training.distributed import start_processes
 from tbps.training.peers import Peers
 from tbps.training.stop_signals import LOST_EXIT

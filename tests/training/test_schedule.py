@@ -6,7 +6,7 @@ from typing import Literal
 
 import pytest
 
-from tbps.config.run import Cosine
+from tbps.config.schedule import Cosine
 from tbps.training.schedule import learning_rate, second_stage_step, total_steps
 
 

@@ -9,10 +9,11 @@ import torch
 from safetensors.torch import save_file
 from small_method import SmallMethod
 
-from tbps.config.run import AdamW, Start
-from tbps.training import checkpoint
+from tbps.config.optim import AdamW
+from tbps.config.start import Start
+from tbps.runs import checkpoint
+from tbps.runs.run_folder import RunFolder
 from tbps.training.optimiser import make_optimiser, state_tensors
-from tbps.training.run_folder import RunFolder
 from tbps.training.start import start
 
 OPTIM = AdamW(lr=0.1, head_lr=0.1)
@@ -27,11 +28,11 @@ def test_scratch_moves_the_twin_once(tmp_path: Path, caplog: pytest.LogCaptureFi
     torch.manual_seed(0)
     fresh = SmallMethod()
     with torch.no_grad():
-        fresh.twin.image.weight.zero_()
+        fresh.momentum_encoder.image.weight.zero_()
     with caplog.at_level(logging.INFO):
         step, optimiser_tensors = start(fresh, RunFolder(tmp_path), Start())
     assert step == 0 and not optimiser_tensors and "starting from random weights" in caplog.text
-    torch.testing.assert_close(fresh.twin.image.weight, 0.1 * fresh.online.image.weight.detach())
+    torch.testing.assert_close(fresh.momentum_encoder.image.weight, 0.1 * fresh.online.image.weight.detach())
 
 
 def test_given_weights_are_placed_and_their_digest_checked(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -80,4 +81,6 @@ def test_the_own_checkpoint_comes_before_given_weights(tmp_path: Path, caplog: p
     with caplog.at_level(logging.INFO):
         method, step = _start(tmp_path, Start(weights=str(tmp_path / "absent")))
     assert step == 5 and f"going on from {saved} (5 steps done)" in caplog.text
-    assert torch.equal(method.twin.image.weight, source.twin.image.weight), "a resumed twin does not move"
+    assert torch.equal(method.momentum_encoder.image.weight, source.momentum_encoder.image.weight), (
+        "a resumed twin does not move"
+    )

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tbps.training.metrics_log import Line
+from tbps.runs.metrics_log import Line
 from tbps.training.trackers import TensorBoard, WandB
 
 LINES: list[Line] = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}, {"step": 2, "split": "val", "rank_1": 50.0}]

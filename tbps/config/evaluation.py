@@ -1,0 +1,34 @@
+"""Settings of how retrieval is scored, and when."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from tbps.config.place import PLACE
+from tbps.config.ranges import Count, CountOrNone, NotNegative, check_ranges
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluation:
+    """When and how retrieval is scored."""
+
+    every_epochs: NotNegative = 1.0
+    """Epochs between validations; 0 = only at the end."""
+    rerank_k: CountOrNone = 128
+    """Images per caption that the matching head re-ranks (0 = rank by similarity alone)."""
+    validation_rerank: bool = False
+    """Re-rank in validation too; the final test always does if `rerank_k` > 0."""
+    selection: Literal["val", "last"] = "val"
+    """Which checkpoint is tested: best mean of rank-1 and mAP on val, or the last (data sets without a val split)."""
+    tail: Literal["similarity", "index"] = "similarity"
+    """Order of the images beyond `rerank_k`: by similarity, or by index as the official fill value with a stable sort."""
+    test: bool = True
+    """Touch the test split, once, at the end."""
+    batch_images: Count = field(default=64, metadata=PLACE)
+    """Gallery images of one forward pass."""
+    batch_captions: Count = field(default=256, metadata=PLACE)
+    """Queries of one forward pass."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "evaluation")

@@ -1,0 +1,35 @@
+"""Settings of ALBEF (arXiv 2107.07651)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from tbps.config.evaluation import Evaluation
+from tbps.config.methods.albef_family import AlbefFamily, check_weights
+from tbps.config.ranges import NotNegative
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AlbefWeights:
+    """Weights of ALBEF's losses."""
+
+    itc: NotNegative = 1.0
+    itm: NotNegative = 1.0
+
+    def __post_init__(self) -> None:
+        check_weights(self)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Albef(AlbefFamily):
+    """ALBEF fine-tuned for retrieval: ITC + ITM (arXiv 2107.07651)."""
+
+    MODULE: ClassVar[str] = "tbps.methods.albef.albef"
+    weights: AlbefWeights = AlbefWeights()
+    keep_word_head: bool = False
+    """Carry BERT's word head along, untrained, for a method that goes on from here (LAIP)."""
+
+    def check_matching(self, evaluation: Evaluation, *, loss: str = "itm") -> None:
+        """See the base class."""
+        AlbefFamily.check_matching(self, evaluation, loss=loss)

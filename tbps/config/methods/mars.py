@@ -1,0 +1,77 @@
+"""Settings of MARS (arXiv 2407.04287)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+from tbps.config.data import Data
+from tbps.config.encoders import Bert, MaeDecoder
+from tbps.config.evaluation import Evaluation
+from tbps.config.methods.albef_family import AlbefFamily, check_weights
+from tbps.config.needs import Needs
+from tbps.config.ranges import NotNegative, PositiveShare
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MarsWeights:
+    """Weights of MARS's losses (MARS paper, Sec. 4.1).
+
+    0 leaves a loss out: mae and attribute with their passes, mlm and mrtd with theirs when both are 0, and the cross encoder
+    when all but cl and mae are 0.
+    """
+
+    cl: NotNegative = 0.5
+    pitm: NotNegative = 1.0
+    mlm: NotNegative = 1.0
+    prd: NotNegative = 0.5
+    mrtd: NotNegative = 0.5
+    mae: NotNegative = 1.0
+    attribute: NotNegative = 2.0
+
+    def __post_init__(self) -> None:
+        check_weights(self)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Mars(AlbefFamily):
+    """MARS: RaSa with full cross-attention, attribute loss and text-aware MAE (papers: mars)."""
+
+    MODULE: ClassVar[str] = "tbps.methods.albef.mars"
+    bert: Bert = Bert(full_cross_attention=True)
+    weights: MarsWeights = MarsWeights()
+    mae: MaeDecoder = MaeDecoder()
+    mlm_probability: PositiveShare = 0.15
+    """Share of words that MLM masks."""
+    mrtd_probability: PositiveShare = 0.3
+    """Share of words that are masked before the momentum encoder fills a caption in for m-RTD."""
+    mlm_soft: Literal["vocabulary", "sequence"] = "vocabulary"
+    """As in RaSa."""
+    attribute_head: Literal["shared", "own"] = "shared"
+    """Chunks are judged by the ITM head, or by a head of their own (Table 2, w/o shared head)."""
+    attribute_weighting: Literal["uniform", "frequency"] = "uniform"
+    """`frequency`: common words weigh less (Eq. 14-15; Table 2, AL rebalanced)."""
+
+    def needs(self, image_px: tuple[int, int]) -> Needs:
+        """See the base class."""
+        return replace(
+            AlbefFamily.needs(self, image_px),
+            chunks=self.weights.attribute > 0,
+            chunk_weights=self.attribute_weighting == "frequency",
+        )
+
+    def check(self, data: Data, evaluation: Evaluation) -> None:
+        """See the base class."""
+        AlbefFamily.check(self, data, evaluation)
+        if self.vit.width % self.mae.heads:
+            raise ValueError(
+                f"method.vit.width is {self.vit.width}, expected a multiple of method.mae.heads ({self.mae.heads}); change"
+                " one of them"
+            )
+        rows, columns = self.vit.grid(data.image_px)
+        kept = int(rows * columns * (1 - self.mae.mask_ratio))
+        if not 0 < kept < rows * columns:
+            raise ValueError(
+                f"method.mae.mask_ratio is {self.mae.mask_ratio}, which keeps {kept} of {rows * columns} patches; expected"
+                " at least one kept and one removed"
+            )

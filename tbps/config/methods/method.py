@@ -1,0 +1,29 @@
+"""What the settings of every method are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from tbps.config.data import Data
+from tbps.config.evaluation import Evaluation
+from tbps.config.needs import Needs
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MethodConfig:
+    """Settings of one method. A subclass is a frozen, keyword-only dataclass in a file of its own."""
+
+    MODULE: ClassVar[str] = ""
+    """Dotted name of the module whose function `build` makes the method. A name only: configs import no method."""
+
+    def needs(self, image_px: tuple[int, int]) -> Needs:
+        """What the method wants of a batch of images of this height and width."""
+        raise NotImplementedError(f"{type(self).__name__} does not say what it needs: define needs(self, image_px)")
+
+    def check(self, data: Data, evaluation: Evaluation) -> None:
+        """ValueError where these settings do not fit the data or the evaluation; called when a run is made."""
+
+    def grid(self, image_px: tuple[int, int]) -> tuple[int, int] | None:
+        """Rows and columns of the patches of an image, by which tables of positions are resized; None = it has none."""
+        return None

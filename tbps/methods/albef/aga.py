@@ -1,0 +1,244 @@
+"""AGA: RaSa with attention-guided masking (AGM) and text enrichment (TEM). Papers: aga; no official code is public.
+
+Shapes: B pairs, R pairs whose caption is a weak positive, L tokens of the longest, N packed tokens, M masked positions.
+
+What the paper leaves open, and what is done here (ours):
+- Attention is that of the momentum encoder's text pass that the contrast needs anyway. RaSa masks the own caption, so the
+  own captions of weak pairs ride along in that one packed call.
+- MLM keeps BERT's 80 / 10 / 10; enrichment replaces every chosen position, whatever stood there.
+- An enriched caption stands for the own one as the online view: contrast, matching and relation detection see it, while the
+  twin's features, m-RTD and MLM are made of the caption as written. A weak positive is not enriched: the own caption is not
+  shown in such a pair.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tbps.config.methods.aga import Aga, AgaWeights
+from tbps.data.batch import Batch, Draws
+from tbps.methods.albef.building import family_arguments
+from tbps.methods.albef.cross_calls import PackedCaptions
+from tbps.methods.albef.rasa import RasaMethod, WordTask
+from tbps.methods.host_copy import HostCopy
+from tbps.nn.packing import Index, upload
+from tbps.objectives.attention_guided_masking import (
+    Aggregation,
+    aggregate_class_attention,
+    mask_probability,
+    vacuous_mask_probability,
+)
+from tbps.objectives.itc import Features
+from tbps.objectives.text_enrichment import draw_other_words
+from tbps.text.token_batch import Captions
+
+# Places in Draws.token_BUL
+MASKED, REPLACED_BY = 0, 1
+
+
+@dataclass(kw_only=True)
+class MomentumText:
+    """The momentum encoder's text pass."""
+
+    cls_BD: Tensor
+    """[CLS] states of the paired captions."""
+    probability: HostCopy | None
+    """(B, L) of each place of the own captions to be masked; None where attention does not decide."""
+
+
+@dataclass(kw_only=True)
+class PreparedWords:
+    """What is decided about the words of a step before the online encoders run."""
+
+    draws: Draws
+    """With MLM's positions as they were chosen."""
+    momentum: Features
+    words: WordTask
+    paired: PackedCaptions
+    """The paired captions as the online encoders see them, some of them enriched."""
+
+
+class AgaMethod(RasaMethod):
+    """Losses: RaSa's; and two numbers of weight 0: masked_ratio, the share of words that MLM masks, and vacuous_share, the
+    share of semantically vacuous words among them (0 where the captions do not mark them). Means over groups."""
+
+    def __init__(
+        self,
+        *,
+        weights: AgaWeights,
+        masking: Literal["attention", "random", "picked"],
+        aggregation: Aggregation,
+        beta: float,
+        attention_temperature: float,
+        alpha_1: float,
+        alpha_2: float,
+        masked_share: float,
+        p_tem: float,
+        candidates: int,
+        **rasa: Any,
+    ) -> None:
+        super().__init__(weights=weights, mlm_soft="vocabulary", **rasa)
+        self.weights = {**self.weights, "masked_ratio": 0.0, "vacuous_share": 0.0}
+        self.masking, self.aggregation, self.beta = masking, aggregation, beta
+        self.attention_temperature, self.alpha_1, self.alpha_2 = attention_temperature, alpha_1, alpha_2
+        self.masked_share, self.p_tem, self.candidates = masked_share, p_tem, candidates
+        self.draw_spec = replace(self.draw_spec, token_numbers=2, pair_numbers=1)
+
+    def forward(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
+        """Named losses. The wait for the masks is hidden behind the momentum encoder's image encoder."""
+        if self.mrtd_head is None:
+            return super().forward(batch, draws)
+        prepared = self.prepare_words(batch, draws)
+        draws, words = prepared.draws, prepared.words
+        online = self.encode_online(batch, prepared.paired)
+        contrast, pending = self.contrast_step(batch, draws, online, prepared.momentum)
+        return self.losses(batch, draws, online, contrast, pending, words) | self.numbers(batch, words)
+
+    @torch.no_grad()
+    def prepare_words(self, batch: Batch, draws: Draws) -> PreparedWords:
+        """Choose words, predict them, enrich captions. For reports too: in evaluation mode nothing is left for the queue.
+
+        Only where a loss needs words: `mrtd_head` is None elsewhere.
+        """
+        paired = self.pack_captions(batch.paired, group=batch.group_B)
+        differs_R = differing(batch)
+        text = self.read_captions(batch, differs_R)
+        momentum, momentum_token_BPD = self.momentum_features(batch, paired, cls_BD=text.cls_BD)
+        draws = self.choose_words(batch, draws, text.probability)
+        words = self.word_task(batch, draws, momentum_token_BPD)
+        enriched = self.enrich(paired, words, draws, differs_R)
+        return PreparedWords(draws=draws, momentum=momentum, words=words, paired=enriched)
+
+    @torch.no_grad()
+    def read_captions(self, batch: Batch, differs_R: Index) -> MomentumText:
+        """One packed text pass of the momentum encoder; what its [CLS] tokens attend to starts its way to the host."""
+        if self.masking != "attention":
+            paired = self.pack_captions(batch.paired, group=batch.group_B)
+            hidden_ND = self.encode_text(self.momentum_encoder, paired)
+            return MomentumText(cls_BD=hidden_ND.index_select(0, paired.packing.first_S), probability=None)
+        group_S = np.concatenate([batch.group_B, batch.group_B[differs_R]])
+        shown = self.pack_captions(_join(batch.paired, batch.own, differs_R), group=group_S)
+        encoder = self.momentum_encoder.text_encoder
+        embedded_ND = encoder.embed(shown.token_id_N, shown.packing)
+        hidden_ND, attention_KSL = encoder.encode_text_with_class_attention(embedded_ND, shown.packing)
+        source_B = np.arange(batch.num_pairs)
+        source_B[differs_R] = batch.num_pairs + np.arange(len(differs_R))
+        source, length_B = upload([source_B, np.asarray(batch.own.lengths)], self.device)
+        place_L = torch.arange(attention_KSL.shape[2], device=self.device)
+        probability_BL = mask_probability(
+            aggregate_class_attention(attention_KSL.index_select(1, source), aggregation=self.aggregation, beta=self.beta),
+            (place_L > 0) & (place_L < length_B[:, None]),
+            alpha_1=self.alpha_1,
+            alpha_2=self.alpha_2,
+            temperature=self.attention_temperature,
+            masked_share=self.masked_share,
+        )
+        cls_BD = hidden_ND.index_select(0, shown.packing.first_S[: batch.num_pairs])
+        return MomentumText(cls_BD=cls_BD, probability=HostCopy(probability_BL))
+
+    def choose_words(self, batch: Batch, draws: Draws, probability: HostCopy | None) -> Draws:
+        """The draws with MLM's positions chosen by attention, or among vacuous words; RaSa's own where both are off."""
+        ids_BL = batch.own.token_ids_BL
+        if self.masking == "random":
+            return draws
+        if probability is not None:
+            found_BL = probability.wait()
+        else:
+            assert batch.own.vacuous_BL is not None, "the loader marks vacuous words for AGA"
+            found_BL = vacuous_mask_probability(
+                batch.own.vacuous_BL, self._is_word(ids_BL), probability=self.draw_spec.mlm_probability
+            )
+        assert draws.token_BUL is not None
+        select_BL = torch.zeros(ids_BL.shape, dtype=torch.bool)
+        length = min(ids_BL.shape[1], found_BL.shape[1])  # the rest is padding
+        select_BL[:, :length] = draws.token_BUL[:, MASKED, :length] < found_BL[:, :length]
+        return replace(draws, mlm=replace(draws.mlm, select_BL=select_BL))
+
+    @torch.no_grad()
+    def enrich(self, paired: PackedCaptions, words: WordTask, draws: Draws, differs_R: Index) -> PackedCaptions:
+        """The paired captions; with `p_tem`, one that is the own caption with other words at MLM's positions."""
+        if not self.p_tem:
+            return paired
+        assert draws.token_BUL is not None and draws.pair_BU is not None
+        caption_M, place_M = words.chosen
+        takes_B = (draws.pair_BU[:, 0] < self.p_tem).numpy()
+        takes_B[differs_R] = False
+        taken_K = np.flatnonzero(takes_B[caption_M])
+        if not len(taken_K):
+            return paired
+        rows_K = paired.layout.rows(caption_M[taken_K], place_M[taken_K])
+        taken, rows = upload([taken_K, rows_K], self.device)
+        uniform_K = draws.token_BUL[:, REPLACED_BY].numpy()[caption_M[taken_K], place_M[taken_K]]
+        word_K = draw_other_words(
+            words.momentum_logit_MV.index_select(0, taken),
+            words.label_M.index_select(0, taken),
+            torch.from_numpy(uniform_K).to(self.device, non_blocking=True),
+            candidates=self.candidates,
+            never=(0, self.cls_id, self.mask_id),
+        )
+        return replace(paired, token_id_N=paired.token_id_N.index_copy(0, rows, word_K))
+
+    def numbers(self, batch: Batch, words: WordTask) -> dict[str, Tensor]:
+        """masked_ratio and vacuous_share, means over groups; made on the host, which knows the masks."""
+        group_M = words.chosen[0] // batch.group_pairs
+        words_B = np.asarray(batch.own.lengths) - 1
+        words_G = words_B.reshape(batch.num_groups, -1).sum(1)
+        masked_G = np.bincount(group_M, minlength=batch.num_groups)
+        vacuous_M = np.zeros(len(group_M), dtype=bool)
+        if batch.own.vacuous_BL is not None:
+            vacuous_M = batch.own.vacuous_BL.numpy()[words.chosen]
+        vacuous_G = np.bincount(group_M, weights=vacuous_M, minlength=batch.num_groups)
+        found = {
+            "masked_ratio": (masked_G / np.maximum(words_G, 1)).mean(),
+            "vacuous_share": (vacuous_G / np.maximum(masked_G, 1)).mean(),
+        }
+        # full() is a fill on the device; tensor() would be a copy that waits for it
+        return {name: torch.full((), float(value), device=self.device) for name, value in found.items()}
+
+    def _is_word(self, ids_BL: Tensor) -> Tensor:
+        return (ids_BL != 0) & (ids_BL != self.cls_id)
+
+
+def differing(batch: Batch) -> Index:
+    """Rows of the batch whose paired caption is another one than the own."""
+    own_BL, paired_BL = batch.own.token_ids_BL.numpy(), batch.paired.token_ids_BL.numpy()
+    length = min(own_BL.shape[1], paired_BL.shape[1])
+    same_B = (own_BL[:, :length] == paired_BL[:, :length]).all(1)
+    same_B &= np.asarray(batch.own.lengths) == np.asarray(batch.paired.lengths)
+    return np.flatnonzero(~same_B)
+
+
+def _join(first: Captions, second: Captions, rows: Index) -> Captions:
+    """The captions of `first`, then some of `second`: ids and lengths only."""
+    length = max(first.token_ids_BL.shape[1], second.token_ids_BL.shape[1])
+    parts = [first.token_ids_BL, second.token_ids_BL[torch.from_numpy(rows)]]
+    ids_SL = torch.cat([torch.nn.functional.pad(part, (0, length - part.shape[1])) for part in parts])
+    return Captions(
+        token_ids_BL=ids_SL,
+        lengths=(*first.lengths, *(second.lengths[row] for row in rows)),
+        chunk_id_BL=torch.zeros_like(ids_SL),
+    )
+
+
+def build(config: Aga, *, image_px: tuple[int, int]) -> AgaMethod:
+    """The method with random weights."""
+    return AgaMethod(
+        **family_arguments(config, image_px=image_px),
+        weights=config.weights,
+        masking=config.masking,
+        aggregation=config.aggregation,
+        beta=config.beta,
+        attention_temperature=config.attention_temperature,
+        alpha_1=config.alpha_1,
+        alpha_2=config.alpha_2,
+        masked_share=config.masked_share,
+        p_tem=config.p_tem,
+        candidates=config.candidates,
+        mlm_probability=config.mlm_probability,
+        mrtd_probability=config.mrtd_probability,
+    )

@@ -1,0 +1,324 @@
+"""LAIP: ALBEF with a fusion triplet, attention-weighted phrases and masked phrases. Papers: laip; no public official code.
+
+Shapes: B pairs, R = 3B matching rows, N packed tokens, M phrases, I images (= B), Q phrases of the image with the most,
+P image tokens, D width, E features, V words.
+
+Two stages (Sec. II-C): contrast and matching alone before the schedule's last stage, everything in it. The schedule starts
+anew there, with a new optimiser state; twin, queue and the weight of soft targets go on.
+
+What the paper leaves open, and what is done here (ours):
+- A phrase is an attribute chunk (tbps/text/chunks.py): nouns with their adjectives, without articles; its masked word is one
+  word piece, its words are predicted by BERT's word head, which ALBEF's weights bring along.
+- Forward and backward attention are those of one pass, that of the masked phrase, which masked phrase modelling makes
+  anyway. The score is the logit of the true word. Attention to the image's [CLS] is left out.
+- Forward attention is differentiated, backward attention is not: it weighs.
+- The phrase-guided vector weighs the image encoder's patches and shares the projections and the temperature of the contrast.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tbps.config.methods.laip import Laip, LaipWeights
+from tbps.data.batch import Batch, Draws
+from tbps.data.draws import DrawSpec
+from tbps.methods.albef.albef import AlbefMethod, Encoded
+from tbps.methods.albef.building import family_arguments
+from tbps.methods.albef.cross_calls import CrossPass, CrossSequences, PackedCaptions, cross_encode, sequences
+from tbps.nn.attention import mean_attention, split_heads
+from tbps.nn.bert import CrossRecord
+from tbps.nn.packing import Index, Packing, lay_out, upload
+from tbps.objectives.bidirectional_attention import Attention, Combination, backward_attention, patch_weights
+from tbps.objectives.fusion_triplet import fusion_triplet_loss
+from tbps.objectives.group_mean import group_mean
+from tbps.objectives.itm import matching_loss
+from tbps.objectives.masking import mask_tokens
+from tbps.objectives.phrase_contrast import phrase_candidates, phrase_contrast_loss
+from tbps.objectives.phrases import PhraseTable, phrase_table
+from tbps.text.token_batch import Captions
+
+
+@dataclass(kw_only=True)
+class Phrases:
+    """The phrases of a batch before the cross encoder."""
+
+    table: PhraseTable
+    packed: PackedCaptions
+    """Whole phrases, then masked ones."""
+    hidden_ND: Tensor
+    per_image: Packing
+    """M sequences of one token: their places in the (I, Q) grid of images and their phrases."""
+
+
+@dataclass(kw_only=True)
+class PhraseMaps:
+    """What phrases look at, for reports; N patches."""
+
+    table: PhraseTable
+    maps_MN: dict[str, Tensor]
+    """"forward", and "backward" and the "weights" made of both where the method scores words: rows that sum to 1."""
+
+
+@dataclass(kw_only=True)
+class Looks:
+    """What phrases attend to."""
+
+    forward_IQP: Tensor
+    backward_IQP: Tensor
+
+
+class LaipMethod(AlbefMethod):
+    """Losses: itc, itm, and in the last stage triplet, bidir, mpm, mlm where they have a weight; and a number of weight 0:
+    phrases, the phrases of a caption."""
+
+    def __init__(
+        self,
+        *,
+        weights: LaipWeights,
+        margin: float,
+        attention: Attention,
+        combination: Combination,
+        attention_layer: int,
+        mlm_probability: float,
+        **family: Any,
+    ) -> None:
+        learns_words = bool(weights.mpm or weights.mlm)
+        scores_words = bool(weights.bidir) and attention != "forward"
+        super().__init__(weights=weights, word_head=learns_words or scores_words, **family)
+        self.weights = {**self.weights, "phrases": 0.0}
+        self.margin, self.attention, self.combination, self.attention_layer = margin, attention, combination, attention_layer
+        self.learns_words = learns_words
+        if learns_words:
+            self.online.word_head.requires_grad_(True)  # type: ignore[union-attr]
+        self.draw_spec = DrawSpec(
+            mlm_probability=mlm_probability if weights.mlm else 0,
+            mrtd_probability=0,
+            vocabulary_size=self.online.text_encoder.vocabulary_size,
+            num_patches=0,
+            token_numbers=1,  # which word of a phrase is masked
+        )
+
+    def forward(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
+        """Named losses; see tbps/methods/method.py."""
+        encoded = self.encode(batch, draws)
+        if not batch.last_stage:
+            return {"itc": encoded.itc, "itm": self.match(batch, encoded) + self._idle_word_head(encoded)}
+        phrases = self.read_phrases(batch, draws) if self.weights["bidir"] or self.weights["mpm"] else None
+        masked = self._mask_captions(batch, draws) if self.weights["mlm"] else None
+        crossed = self._cross(batch, encoded, phrases, None if masked is None else masked[0])
+        losses = {"itc": encoded.itc} | self._global_losses(batch, encoded, crossed)
+        if phrases is not None:
+            losses |= self._phrase_losses(batch, encoded, phrases, crossed)
+        if masked is not None:
+            losses["mlm"] = self._masked_caption_loss(batch, masked[1], crossed)
+        return losses
+
+    # -- phrases ---------------------------------------------------------------------------------------------------------
+
+    def read_phrases(self, batch: Batch, draws: Draws) -> Phrases:
+        """Phrases of the own captions, whole and masked, through the text encoder in one packed call."""
+        assert draws.token_BUL is not None
+        return self._read(batch.own, draws.token_BUL[:, 0], group_B=batch.group_B)
+
+    def _read(self, captions: Captions, uniform_BL: Tensor, *, group_B: Index) -> Phrases:
+        table = phrase_table(
+            captions.token_ids_BL.numpy(),
+            captions.chunk_id_BL.numpy(),
+            uniform_BL.numpy(),
+            mask_id=self.mask_id,
+            group_pairs=int((group_B == group_B[0]).sum()),
+        )
+        packed = self.pack_captions(table.captions, group=np.tile(group_B[table.caption_M], 2))
+        one_token = lay_out(np.ones_like(table.caption_M), image=table.caption_M, num_images=len(captions.lengths))
+        return Phrases(
+            table=table,
+            packed=packed,
+            hidden_ND=self.encode_text(self.online, packed),
+            per_image=one_token.to(self.device),
+        )
+
+    def _shown(self, phrases: Phrases, *, offset: int) -> CrossSequences:
+        """Masked phrases, each with the image of its caption."""
+        count = len(phrases.table.caption_M)
+        masked = np.arange(count, 2 * count)
+        return sequences(phrases.packed, offset=offset, image=phrases.table.caption_M, caption=masked)
+
+    @torch.no_grad()
+    def phrase_maps(self, image_BCHW: Tensor, captions: Captions) -> PhraseMaps:
+        """For reports: attention of every phrase over the patches of its caption's image, its last word masked."""
+        with torch.enable_grad():
+            uniform_BL = torch.full(captions.token_ids_BL.shape, 1 - 1e-6)
+            phrases = self._read(captions, uniform_BL, group_B=np.zeros(len(captions.lengths), np.int64))
+            crossed = cross_encode(
+                self.online.text_encoder,
+                ids_N=phrases.packed.token_id_N,
+                hidden_ND=phrases.hidden_ND,
+                image_IPD=self.online.image_encoder(image_BCHW),
+                shown=self._shown(phrases, offset=0),
+                record_layer=self.attention_layer,
+            )
+            looks = self.look(phrases, crossed, first=0)
+        attentions: dict[str, Attention] = {"forward": "forward"}
+        if self.attention != "forward":
+            attentions |= {"backward": "backward", "weights": self.attention}
+        flat_M = phrases.per_image.image_flat_N
+        assert flat_M is not None
+        return PhraseMaps(
+            table=phrases.table,
+            maps_MN={
+                name: self._patch_weights(looks, attention).flatten(0, 1).index_select(0, flat_M)
+                for name, attention in attentions.items()
+            },
+        )
+
+    def masked_words(self, phrases: Phrases, crossed: CrossPass, *, first: int) -> Tensor:
+        """Word logits (M, V) at the masked words; masked phrases are sequences `first` and on."""
+        table = phrases.table
+        rows_M = crossed.layout.rows(first + np.arange(len(table.caption_M)), table.position_M)
+        (index_M,) = upload([rows_M], self.device)
+        return self.online.word_logits(crossed.hidden_ND.index_select(0, index_M))
+
+    def look(self, phrases: Phrases, crossed: CrossPass, *, first: int, logit_MV: Tensor | None = None) -> Looks:
+        """Forward and backward attention of the phrases' [CLS] over all image tokens.
+
+        The gradient is that of the true words' logits (the sum: phrases do not meet) to what the watched layer's attention
+        gave, a part of this very pass. logit_MV: the logits, if they are known.
+        """
+        assert crossed.record is not None
+        record = crossed.record
+        rows_M = crossed.packing.first_S[first : first + len(phrases.table.caption_M)]
+        gradient_ND = torch.zeros_like(record.context_ND)
+        if self.attention != "forward":
+            logit_MV = self.masked_words(phrases, crossed, first=first) if logit_MV is None else logit_MV
+            (label_M,) = upload([phrases.table.label_M], self.device)
+            score = logit_MV.gather(1, label_M[:, None]).sum()
+            (gradient_ND,) = torch.autograd.grad(score, record.context_ND, retain_graph=True)
+        with torch.autocast(self.device.type, enabled=False):
+            query_IHQd = self._by_image(record.query_ND.index_select(0, rows_M), phrases, record)
+            gradient_IHQd = self._by_image(gradient_ND.index_select(0, rows_M), phrases, record)
+            return Looks(
+                forward_IQP=mean_attention(query_IHQd.float(), record.key_IHPd.float()),
+                backward_IQP=backward_attention(gradient_IHQd, record.value_IHPd.detach()),
+            )
+
+    def _by_image(self, x_MD: Tensor, phrases: Phrases, record: CrossRecord) -> Tensor:
+        """(M, D) to (I, H, Q, d); places without a phrase repeat the first one, and are never read."""
+        grid_IQ = phrases.per_image.views[0].image_grid_IQ
+        assert grid_IQ is not None
+        x_IQD = x_MD.index_select(0, grid_IQ.flatten()).view(*grid_IQ.shape, -1)
+        return split_heads(x_IQD, record.key_IHPd.shape[1])
+
+    def _patch_weights(self, looks: Looks, attention: Attention) -> Tensor:
+        """Over patches: the image's [CLS] is none."""
+        forward_IQN, backward_IQN = looks.forward_IQP[..., 1:], looks.backward_IQP[..., 1:]
+        return patch_weights(forward_IQN, backward_IQN, attention=attention, combination=self.combination)
+
+    def guided_features(self, looks: Looks, phrases: Phrases, token_BPD: Tensor) -> Tensor:
+        """The image as each phrase sees it: (M, E) unit rows (Eq. 8)."""
+        weight_IQN = self._patch_weights(looks, self.attention)
+        guided_IQD = weight_IQN.to(token_BPD.dtype) @ token_BPD[:, 1:]
+        assert phrases.per_image.image_flat_N is not None
+        guided_MD = guided_IQD.flatten(0, 1).index_select(0, phrases.per_image.image_flat_N)
+        return self.online.image_feature(guided_MD[:, None])
+
+    # -- losses ------------------------------------------------------------------------------------------------------------
+
+    def _cross(self, batch: Batch, encoded: Encoded, phrases: Phrases | None, masked: PackedCaptions | None) -> CrossPass:
+        """The one packed call: 3B matching rows, then masked phrases, then masked captions."""
+        ids, hidden = [encoded.captions.token_id_N], [encoded.hidden_ND]
+        negatives = encoded.pending.wait()
+        shown = [sequences(encoded.captions, offset=0, image=negatives.images(), caption=negatives.captions())]
+        if phrases is not None:
+            shown.append(self._shown(phrases, offset=len(ids[0])))
+            ids, hidden = [*ids, phrases.packed.token_id_N], [*hidden, phrases.hidden_ND]
+        if masked is not None:
+            shown.append(sequences(masked, offset=sum(map(len, ids)), image=np.arange(batch.num_pairs)))
+            ids, hidden = [*ids, masked.token_id_N], [*hidden, self.encode_text(self.online, masked)]
+        return cross_encode(
+            self.online.text_encoder,
+            ids_N=torch.cat(ids),
+            hidden_ND=torch.cat(hidden),
+            image_IPD=encoded.token_BPD,
+            shown=CrossSequences.join(shown),
+            group_I=batch.group_B,
+            record_layer=self.attention_layer if self.weights["bidir"] else None,
+        )
+
+    def _global_losses(self, batch: Batch, encoded: Encoded, crossed: CrossPass) -> dict[str, Tensor]:
+        logit_R2 = self.itm_head(crossed.hidden_ND.index_select(0, crossed.packing.first_S[: 3 * batch.num_pairs]))
+        rows: dict[str, Any] = {"has_negative_B": encoded.pending.has_B, "group_pairs": batch.group_pairs}
+        losses = {"itm": matching_loss(logit_R2, **rows)}
+        if self.weights["triplet"]:
+            losses["triplet"] = fusion_triplet_loss(logit_R2[:, 1], margin=self.margin, **rows)
+        return losses
+
+    def _phrase_losses(self, batch: Batch, encoded: Encoded, phrases: Phrases, crossed: CrossPass) -> dict[str, Tensor]:
+        table, first = phrases.table, 3 * batch.num_pairs
+        weight_M = torch.from_numpy(table.weight_M).to(self.device, non_blocking=True)
+        losses: dict[str, Tensor] = {}
+        logit_MV: Tensor | None = None
+        if self.weights["mpm"]:
+            logit_MV = self.masked_words(phrases, crossed, first=first)
+            (label_M,) = upload([table.label_M], self.device)
+            losses["mpm"] = (weight_M * F.cross_entropy(logit_MV.float(), label_M, reduction="none")).sum()
+        if self.weights["bidir"]:
+            looks = self.look(phrases, crossed, first=first, logit_MV=logit_MV)
+            losses["bidir"] = self._bidirectional_loss(batch, encoded, phrases, looks, weight_M)
+        # full() is a fill on the device; tensor() would be a copy that waits for it
+        return losses | {"phrases": torch.full((), table.num_phrases / batch.num_pairs, device=self.device)}
+
+    def _bidirectional_loss(
+        self, batch: Batch, encoded: Encoded, phrases: Phrases, looks: Looks, weight_M: Tensor
+    ) -> Tensor:
+        table = phrases.table
+        caption_M, words_M = upload([table.caption_M, table.words_M], self.device)
+        whole_M = phrases.packed.packing.first_S[: len(table.caption_M)]
+        candidate_MM = phrase_candidates(
+            batch.identity_B.index_select(0, caption_M), caption_M // batch.group_pairs, words_M
+        )
+        image_ME = self.guided_features(looks, phrases, encoded.token_BPD)
+        phrase_ME = self.online.caption_feature(phrases.hidden_ND.index_select(0, whole_M))
+        with torch.autocast(self.device.type, enabled=False):
+            return phrase_contrast_loss(
+                image_ME, phrase_ME, candidate_MM=candidate_MM, temperature=self.temperature, weight_M=weight_M
+            )
+
+    def _mask_captions(self, batch: Batch, draws: Draws) -> tuple[PackedCaptions, Tensor]:
+        """Own captions with BERT's masks, and which places are masked."""
+        ids_BL, chosen_BL = mask_tokens(batch.own.token_ids_BL, draws.mlm, cls_id=self.cls_id, mask_id=self.mask_id)
+        return self.pack_captions(replace(batch.own, token_ids_BL=ids_BL), group=batch.group_B), chosen_BL
+
+    def _masked_caption_loss(self, batch: Batch, chosen_BL: Tensor, crossed: CrossPass) -> Tensor:
+        """mlm: one-hot labels, as masked phrases have them (Eq. 11)."""
+        row_K, place_K = chosen_BL.numpy().nonzero()
+        first = len(crossed.layout.tokens_S) - batch.num_pairs
+        labels = batch.own.token_ids_BL.numpy()[row_K, place_K]
+        index_K, label_K, group_K = upload(
+            [crossed.layout.rows(first + row_K, place_K), labels, row_K // batch.group_pairs], self.device
+        )
+        logit_KV = self.online.word_logits(crossed.hidden_ND.index_select(0, index_K))
+        value_K = F.cross_entropy(logit_KV.float(), label_K, reduction="none")
+        return group_mean(value_K, group_K, num_groups=batch.num_groups)
+
+    def _idle_word_head(self, encoded: Encoded) -> Tensor | float:
+        """0 times the word head: data-parallel training waits for a gradient of every weight."""
+        return 0.0 * self.online.word_logits(encoded.hidden_ND[:1]).sum() if self.learns_words else 0.0
+
+
+def build(config: Laip, *, image_px: tuple[int, int]) -> LaipMethod:
+    """The method with random weights."""
+    return LaipMethod(
+        **family_arguments(config, image_px=image_px),
+        weights=config.weights,
+        margin=config.margin,
+        attention=config.attention,
+        combination=config.combination,
+        attention_layer=config.attention_layer,
+        mlm_probability=config.mlm_probability,
+    )

@@ -1,0 +1,146 @@
+"""MARS: RaSa with full cross-attention, an attribute loss and a text-aware masked autoencoder (ErgastiAlex/MARS).
+
+Shapes: B pairs, N patches, M chunks, T tokens of the longest chunk.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from tbps.config.methods.mars import Mars, MarsWeights
+from tbps.data.batch import Batch, Draws
+from tbps.data.draws import DrawSpec
+from tbps.methods.albef.building import family_arguments
+from tbps.methods.albef.cross_calls import PackedCaptions
+from tbps.methods.albef.rasa import Matched, Online, RasaMethod
+from tbps.nn.mae_decoder import MaeDecoder
+from tbps.nn.packing import upload
+from tbps.objectives.attribute import ChunkTable, attribute_loss, chunk_table, chunk_vectors
+from tbps.objectives.mae import keep_patches, patch_pixels, reconstruction_loss
+from tbps.text.token_batch import Captions
+
+
+class MarsMethod(RasaMethod):
+    """Losses: RaSa's and mae, attribute. A weight of 0 leaves the loss and its passes out."""
+
+    def __init__(
+        self,
+        *,
+        weights: MarsWeights,
+        mae_depth: int,
+        mae_heads: int,
+        mae_mask_ratio: float,
+        attribute_head: Literal["shared", "own"],
+        **rasa: Any,
+    ) -> None:
+        super().__init__(weights=weights, **rasa)
+        image, text = self.online.image_encoder, self.online.text_encoder
+        self.mae_mask_ratio = mae_mask_ratio
+        self.mae_decoder: MaeDecoder | None = None
+        if self.weights["mae"]:
+            self.mae_decoder = MaeDecoder(
+                width=image.width,
+                text_width=text.width,
+                depth=mae_depth,
+                heads=mae_heads,
+                num_patches=image.num_patches,
+                patch_px=image.patch_px,
+            )
+        self.attribute_head: nn.Linear | None = None
+        if attribute_head == "own" and self.weights["attribute"]:
+            self.attribute_head = nn.Linear(text.width, 2)
+        self.draw_spec = DrawSpec(
+            mlm_probability=self.draw_spec.mlm_probability,
+            mrtd_probability=self.draw_spec.mrtd_probability,
+            vocabulary_size=text.vocabulary_size,
+            num_patches=image.num_patches if self.mae_decoder else 0,
+        )
+
+    def extra_losses(self, batch: Batch, draws: Draws, online: Online) -> dict[str, Tensor]:
+        """mae: the image rebuilt from a quarter of its patches and the paired caption."""
+        if self.mae_decoder is None:
+            return {}
+        predicted_BNX, removed_BN = self.rebuild(online.patch_BND, online.paired, online.hidden_ND, draws.mae_noise_BN)
+        pixel_BNX = patch_pixels(batch.image_BCHW, patch_px=self.online.image_encoder.patch_px)
+        return {"mae": reconstruction_loss(predicted_BNX, pixel_BNX, removed_BN)}
+
+    def rebuild(
+        self, patch_BND: Tensor, paired: PackedCaptions, hidden_ND: Tensor, noise_BN: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Predicted pixels (B, N, p * p * 3) of every patch, and which patches were removed (B, N)."""
+        assert self.mae_decoder is not None
+        keep_BK, restore_BN = keep_patches(noise_BN.numpy(), mask_ratio=self.mae_mask_ratio)
+        keep, restore = upload([keep_BK, restore_BN], self.device)
+        keep, restore = keep.view(keep_BK.shape), restore.view(restore_BN.shape)
+        kept_BPD = self.online.image_encoder.encode(patch_BND, keep_BK=keep)
+        packing = paired.packing
+        text_BLD = hidden_ND.index_select(0, packing.grid_SL.flatten()).view(*packing.grid_SL.shape, -1)
+        bias = self._context_bias(paired)
+        return self.mae_decoder(kept_BPD, restore, text_BLD, text_bias=bias), (restore >= keep.shape[1]).float()
+
+    def matching_losses(self, batch: Batch, matched: Matched) -> dict[str, Tensor]:
+        """RaSa's, and attribute: every chunk of the 3B rows through the matching head (or a head of its own)."""
+        losses = super().matching_losses(batch, matched)
+        if not self.weights["attribute"]:
+            return losses
+        table = chunk_table(
+            batch.paired.chunk_id_BL.numpy(),
+            matched.negatives.captions(),
+            has_negative_B=matched.negatives.has_B,
+            group_pairs=batch.group_pairs,
+            chunk_weight_BC=None if batch.paired.chunk_weight_BC is None else batch.paired.chunk_weight_BC.numpy(),
+        )
+        return losses | {"attribute": self._attribute_loss(table, matched, batch.num_pairs)}
+
+    def _attribute_loss(self, table: ChunkTable, matched: Matched, num_pairs: int) -> Tensor:
+        rows_MT = matched.crossed.layout.rows(table.row_M[:, None], table.position_MT)
+        index, label_M = upload([rows_MT, (table.row_M < num_pairs).astype(np.int64)], self.device)
+        present_MT = _to(table.present_MT, self.device)
+        vector_MD = chunk_vectors(matched.crossed.hidden_ND, index.view(rows_MT.shape), present_MT)
+        head = self.itm_head if self.attribute_head is None else self.attribute_head
+        return attribute_loss(head(vector_MD), matched_M=label_M, weight_M=_to(table.weight_M, self.device))
+
+    def _context_bias(self, paired: PackedCaptions) -> Tensor | None:
+        """Which text states the decoder sees: real tokens; all of a group's padding too in the official layout."""
+        if self.padding == "packed":
+            return paired.packing.key_bias_SL
+        tokens_B = paired.layout.tokens_S
+        if bool((tokens_B == tokens_B.max()).all()):
+            return None
+        absent_BL = np.arange(tokens_B.max()) >= tokens_B[:, None]
+        return _to((absent_BL * np.float32(-10_000.0))[:, None, None, :], self.device)
+
+    @torch.no_grad()
+    def reconstruct(self, image_BCHW: Tensor, captions: Captions, noise_BN: Tensor) -> tuple[Tensor, Tensor]:
+        """For reports: predicted pixels (B, N, p * p * 3), normalised as the input, and removed patches (B, N)."""
+        patch_BND = self.online.image_encoder.patches(image_BCHW)
+        paired = self.pack_captions(captions)
+        hidden_ND = self.encode_text(self.online, paired)
+        return self.rebuild(patch_BND, paired, hidden_ND, noise_BN)
+
+
+def _to(array: NDArray[np.float32], device: torch.device) -> Tensor:
+    tensor = torch.from_numpy(array)
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor
+
+
+def build(config: Mars, *, image_px: tuple[int, int]) -> MarsMethod:
+    """The method with random weights."""
+    return MarsMethod(
+        **family_arguments(config, image_px=image_px),
+        weights=config.weights,
+        mae_depth=config.mae.depth,
+        mae_heads=config.mae.heads,
+        mae_mask_ratio=config.mae.mask_ratio,
+        mlm_probability=config.mlm_probability,
+        mrtd_probability=config.mrtd_probability,
+        mlm_soft=config.mlm_soft,
+        attribute_head=config.attribute_head,
+    )

@@ -1,0 +1,33 @@
+"""From the settings of a method to the method.
+
+A config class names the module of its method in `MODULE` and imports nothing of it; that module holds `build`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from tbps.config.methods.method import MethodConfig
+
+
+def build_method(config: MethodConfig, *, image_px: tuple[int, int]) -> Any:
+    """The method with random weights. ValueError: its module cannot be imported, or has no `build`."""
+    build = getattr(module_of(config), "build", None)
+    if build is None:
+        raise ValueError(f"{config.MODULE} has no function build(config, *, image_px), which makes the method; add it")
+    return build(config, image_px=image_px)
+
+
+def module_of(config: MethodConfig) -> Any:
+    """The module that makes the method."""
+    try:
+        return importlib.import_module(config.MODULE)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{config.MODULE}.".startswith(f"{error.name}."):
+            raise
+        kind = type(config)
+        raise ValueError(
+            f"{kind.__module__}.{kind.__qualname__}.MODULE is {config.MODULE!r}, which cannot be found ({error}); expected"
+            " the dotted name of the module that holds its build function"
+        ) from error

@@ -1,0 +1,182 @@
+"""How each published data set names its images and writes its rows; see the readers in `tbps.data.annotations`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from tbps.config.data import Benchmark
+from tbps.synthetic.mals import subset_of
+
+MIN_SPLIT_IDENTITIES = 8
+CUHK_FOLDERS: Mapping[str, tuple[str, int]] = {
+    "cam_a": ("bmp", 1),
+    "cam_b": ("jpg", 2),
+    "CUHK01": ("png", 1),
+    "CUHK03": ("jpg", 8),
+    "Market": ("jpg", 5),
+    "test_query": ("jpg", 3),
+    "train_query": ("jpg", 9),
+}
+"""Image folder -> its extension, how often it is used. The folders are sources, not splits."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Format:
+    """The numbers of one published data set."""
+
+    annotation: str
+    """Annotation file, or for MALS the folder that holds them."""
+    image_folder: str
+    """Folder that image paths are relative to."""
+    splits: tuple[str, ...]
+    first_id: int
+    images: tuple[int, int]
+    """Fewest and most images of an identity."""
+    captions: int
+    """Captions of an image."""
+    num_cameras: int
+    missing_spaces: bool = False
+
+
+FORMATS: Mapping[Benchmark, Format] = {
+    "cuhk-pedes": Format(
+        annotation="reid_raw.json",
+        image_folder="imgs",
+        splits=("train", "val", "test"),
+        first_id=1,
+        images=(2, 4),
+        captions=2,
+        num_cameras=10,
+    ),
+    "icfg-pedes": Format(
+        annotation="ICFG-PEDES.json",
+        image_folder="imgs",
+        splits=("train", "test"),
+        first_id=0,
+        images=(5, 8),
+        captions=1,
+        num_cameras=15,
+    ),
+    "rstpreid": Format(
+        annotation="data_captions.json",
+        image_folder="imgs",
+        splits=("train", "val", "test"),
+        first_id=0,
+        images=(5, 5),
+        captions=2,
+        num_cameras=15,
+        missing_spaces=True,
+    ),
+    "mals": Format(
+        annotation="gene_attrs",
+        image_folder=".",
+        splits=("train",),
+        first_id=0,
+        images=(1, 1),
+        captions=1,
+        num_cameras=24,
+    ),
+    "coco": Format(
+        annotation="dataset_coco.json",
+        image_folder=".",
+        splits=("train", "val", "test"),
+        first_id=0,
+        images=(1, 1),
+        captions=5,
+        num_cameras=24,
+    ),
+}
+
+
+def split_sizes(benchmark: Benchmark, num_identities: int, split_share: tuple[float, float]) -> dict[str, int]:
+    """Identities of each split; `split_share` = (val, test). ValueError: too few, or shares that leave no training set."""
+    splits = FORMATS[benchmark].splits
+    if splits == ("train",):
+        least = 1
+    else:
+        least = MIN_SPLIT_IDENTITIES * len(splits)
+    if num_identities < least:
+        raise ValueError(
+            f"num_identities is {num_identities}, expected at least {least} for {benchmark}; ask for more identities"
+        )
+    sizes = {
+        name: max(MIN_SPLIT_IDENTITIES, round(num_identities * share))
+        for name, share in zip(("val", "test"), split_share)
+        if name in splits
+    }
+    train = num_identities - sum(sizes.values())
+    if min(split_share) < 0.0 or train < min(least, MIN_SPLIT_IDENTITIES):
+        raise ValueError(
+            f"split_share {split_share} leaves {train} of {num_identities} identities to train on,"
+            f" expected shares >= 0 that leave at least {MIN_SPLIT_IDENTITIES}; make them smaller"
+        )
+    return {"train": train, **sizes}
+
+
+def image_path(
+    benchmark: Benchmark, *, identity: int, image: int, camera: int, split: str, num_identities: int, random: Random
+) -> str:
+    """The path of an image as its annotation row names it; unique in the data set."""
+    if benchmark == "cuhk-pedes":
+        folder = random.choices(list(CUHK_FOLDERS), [weight for _, weight in CUHK_FOLDERS.values()])[0]
+        return f"{folder}/p{identity + 1:05d}_s{image:02d}_c{camera}.{CUHK_FOLDERS[folder][0]}"
+    if benchmark == "icfg-pedes":
+        # As published, one identity in a few lies in the folder that is named like the other split.
+        folder = split if identity % 5 else {"train": "test", "test": "train"}[split]
+        hour = random.choice(("morning", "noon", "afternoon"))
+        frame = random.randrange(10_000)
+        return f"{folder}/{identity:04d}/{identity:04d}_{camera + 1:03d}_{image:02d}_0303{hour}_{frame:04d}_0.jpg"
+    if benchmark == "rstpreid":
+        return f"{identity:04d}_c{camera + 1}_{image:04d}.jpg"
+    if benchmark == "coco":
+        # As published, val and test are of val2014, and a quarter of what is trained on too ("restval").
+        folder = "train2014" if split == "train" and identity % 4 else "val2014"
+        return f"{folder}/COCO_{folder}_{identity:012d}.jpg"
+    return f"gene_crop/{subset_of(identity, num_identities)}/{identity:07d}.jpg"
+
+
+def annotation_row(
+    benchmark: Benchmark, *, identity: int, split: str, path: str, captions: Sequence[str], labels: Sequence[int]
+) -> dict[str, Any]:
+    """One row of the annotation file, with the published fields in their order."""
+    number = FORMATS[benchmark].first_id + identity
+    if benchmark == "rstpreid":
+        return {"id": number, "img_path": path, "captions": list(captions), "split": split}
+    if benchmark == "mals":
+        name = path.removeprefix("gene_crop/").removesuffix(".jpg").replace("/", "_")
+        return {"image": path, "caption": captions[0], "image_id": name, "label": list(labels)}
+    if benchmark == "coco":
+        return _coco_row(number, split=split, path=path, captions=captions)
+    return {
+        "split": split,
+        "captions": list(captions),
+        "file_path": path,
+        "processed_tokens": [processed_tokens(caption) for caption in captions],
+        "id": number,
+    }
+
+
+def _coco_row(number: int, *, split: str, path: str, captions: Sequence[str]) -> dict[str, Any]:
+    folder, _, name = path.partition("/")
+    first = number * len(captions)
+    return {
+        "filepath": folder,
+        "sentids": [first + caption for caption in range(len(captions))],
+        "filename": name,
+        "imgid": number,
+        "split": "restval" if split == "train" and folder == "val2014" else split,
+        "sentences": [
+            {"tokens": processed_tokens(caption), "raw": caption, "imgid": number, "sentid": first + place}
+            for place, caption in enumerate(captions)
+        ],
+        "cocoid": number,
+    }
+
+
+def processed_tokens(caption: str) -> list[str]:
+    """Lower-case words without punctuation, as the published files hold them."""
+    kept = "".join(letter if letter.isalnum() or letter in "- " else " " for letter in caption.lower())
+    return kept.split()

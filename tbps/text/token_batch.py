@@ -1,0 +1,36 @@
+"""Captions of a batch as padded token ids.
+
+Shapes: B captions, L tokens of the longest, C chunks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(kw_only=True)
+class Captions:
+    """Tokenised captions of a batch. They stay on the host: a step lays out its packed sequences from them."""
+
+    token_ids_BL: Tensor
+    """(B, L) int64, 0 after the end; L is the longest caption rounded up to a multiple of 8."""
+    lengths: tuple[int, ...]
+    """Real tokens of each caption, [CLS] included."""
+    chunk_id_BL: Tensor
+    """(B, L) int64: 0 = in no attribute chunk, c >= 1 = in chunk c of this caption."""
+    chunk_weight_BC: Tensor | None = None
+    """(B, C) float32: weight of chunk c at column c - 1 (MARS Eq. 14); None = every chunk counts 1."""
+    vacuous_BL: Tensor | None = None
+    """(B, L) bool: pieces of semantically vacuous words (AGA, Table I); None where the method does not ask for them."""
+
+
+def pad_rows(rows: Sequence[Tensor], *, length: int, value: float = 0) -> Tensor:
+    """Stack (..., T) tensors of different T into (len(rows), ..., length), filled up with `value`."""
+    out = torch.full((len(rows), *rows[0].shape[:-1], length), value, dtype=rows[0].dtype)
+    for row, tensor in enumerate(rows):
+        out[row, ..., : tensor.shape[-1]] = tensor
+    return out

@@ -1,0 +1,155 @@
+"""What every member shares: precision, checkpointing, alpha's schedule, modes, embedding."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from tiny_methods import (
+    CONFIGS,
+    MARS,
+    RASA,
+    Config,
+    build,
+    captions_of,
+    gradients,
+    make_step,
+    total_loss,
+    with_dropout,
+    with_fixed_choices,
+)
+from torch import Tensor
+
+from tbps.text.token_batch import Captions
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_bfloat16_autocast_is_near_float32(config: Config) -> None:
+    outcomes = []
+    for enabled in (False, True):
+        method = build(config)
+        batch, draws = make_step(method.draw_spec)
+        draws = with_fixed_choices(batch, draws)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            losses = method(batch, draws)
+        total_loss(method, losses).backward()
+        method.after_step()
+        outcomes.append((losses, gradients(method), method.queue.image_KE))
+    (exact, exact_gradients, exact_queue), (found, found_gradients, found_queue) = outcomes
+    for name, value in exact.items():
+        assert found[name].dtype == torch.float32, name
+        assert found[name].item() == pytest.approx(value.item(), rel=0.03, abs=0.01), name
+    flat, expected = (torch.cat([each.flatten() for each in g.values()]) for g in (found_gradients, exact_gradients))
+    assert flat.isfinite().all()
+    assert torch.cosine_similarity(flat, expected, dim=0) > 0.99
+    assert found_queue.dtype == torch.float32
+    assert torch.allclose(found_queue, exact_queue, atol=0.05)
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_activation_checkpointing_changes_memory_and_nothing_else(config: Config) -> None:
+    outcomes, kept_bytes = [], []
+    for on in (False, True):
+        method = build(with_dropout(config, 0.2))
+        method.set_activation_checkpointing(on)
+        assert (
+            not method.momentum_encoder.text_encoder.checkpointing
+            and not method.momentum_encoder.image_encoder.checkpointing
+        )
+        assert method.online.text_encoder.checkpointing == on
+        batch, draws = make_step(method.draw_spec)
+        torch.manual_seed(3)  # dropout falls alike
+        kept: dict[int, int] = {}  # bytes by address: what two operators keep counts once
+        with torch.autograd.graph.saved_tensors_hooks(partial(_remember, kept), lambda tensor: tensor):
+            losses = method(batch, draws)
+        kept_bytes.append(sum(kept.values()))
+        total_loss(method, losses).backward()
+        outcomes.append((losses, gradients(method)))
+    assert kept_bytes[1] < kept_bytes[0] / 2
+    for name, value in outcomes[0][0].items():
+        assert torch.equal(value, outcomes[1][0][name]), name
+    for name, gradient in outcomes[0][1].items():
+        assert torch.allclose(gradient, outcomes[1][1][name], atol=1e-6), name
+
+
+def _remember(kept: dict[int, int], tensor: Tensor) -> Tensor:
+    kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+    return tensor
+
+
+@pytest.mark.parametrize(("epoch", "alpha"), [(0.0, 0.0), (0.25, 0.1), (1.0, 0.4), (7.5, 0.4)])
+def test_soft_targets_rise_over_the_first_epoch(epoch: float, alpha: float) -> None:
+    method = build(RASA)
+    batch, _ = make_step(method.draw_spec, epoch=epoch)
+    assert method.alpha(batch) == pytest.approx(alpha)
+
+
+@pytest.mark.parametrize("momentum_dropout", [True, False])
+def test_the_twins_mode(momentum_dropout: bool) -> None:
+    method = build(replace(RASA, momentum_dropout=momentum_dropout))
+    assert method.training and method.online.training
+    assert method.momentum_encoder.training == momentum_dropout
+    assert not method.eval().momentum_encoder.training
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_nothing_of_the_twin_is_trained(config: Config) -> None:
+    method = build(config)
+    batch, draws = make_step(method.draw_spec)
+    total_loss(method, method(batch, draws)).backward()
+    assert all(parameter.grad is None and not parameter.requires_grad for parameter in method.momentum_encoder.parameters())
+
+
+def one_caption(captions: Captions, row: int) -> Captions:
+    length = captions.lengths[row]
+    return captions_of([captions.token_ids_BL[row, :length]], [captions.chunk_id_BL[row, :length]])
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_embeddings_do_not_depend_on_the_batch_they_are_made_in(config: Config) -> None:
+    method = build(config).eval()
+    batch, _ = make_step(method.draw_spec, longest=30)
+    images, captions = method.embed_images(batch.image_BCHW), method.embed_captions(batch.own)
+    starts = torch.tensor((0, *batch.own.lengths)).cumsum(0).tolist()
+    for row in range(batch.num_pairs):
+        image = method.embed_images(batch.image_BCHW[row : row + 1])
+        caption = method.embed_captions(one_caption(batch.own, row))
+        assert torch.allclose(images.feature_IE[row], image.feature_IE[0], atol=1e-6)
+        assert torch.allclose(images.tokens_IPD[row], image.tokens_IPD[0], atol=1e-5)
+        assert torch.allclose(captions.feature_QE[row], caption.feature_QE[0], atol=1e-6)
+        if config is MARS:
+            assert captions.hidden_ND is None and caption.hidden_ND is None
+        else:
+            assert torch.allclose(captions.hidden_ND[starts[row] : starts[row + 1]], caption.hidden_ND, atol=1e-5)
+    for feature in (images.feature_IE, captions.feature_QE):
+        assert not feature.requires_grad
+        assert torch.allclose(feature.norm(dim=1), torch.ones(8), atol=1e-6)
+
+
+def test_padding_is_neither_computed_nor_seen() -> None:
+    method: Any = build(RASA).eval()
+    batch, _ = make_step(method.draw_spec)
+    feature = method.embed_captions(batch.own).feature_QE
+    ids = batch.own.token_ids_BL
+    ids[ids == 0] = 7
+    assert torch.equal(method.embed_captions(batch.own).feature_QE, feature)
+
+
+def test_albefs_loss_is_half_of_both_contrasts() -> None:
+    method = build(CONFIGS["albef"])
+    batch, draws = make_step(method.draw_spec)
+    seen: dict[str, Tensor] = {}
+    contrast = method.contrast
+
+    def remembered(*arguments: Any, **options: Any) -> Any:
+        found = contrast(*arguments, **options)
+        seen.update(found.loss)
+        return found
+
+    method.contrast = remembered
+    losses = method(batch, draws)
+    assert set(seen) == {"i2t", "t2i"}
+    assert losses["itc"].item() == pytest.approx((seen["i2t"].item() + seen["t2i"].item()) / 2)

@@ -1,0 +1,394 @@
+"""LAIP against loops written from the paper, one phrase at a time; its stages, the rows of its Table IV, edges."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny_methods import (
+    ALBEF,
+    BERT,
+    GROUP_PAIRS,
+    LAIP,
+    build,
+    captions_of,
+    gradients,
+    make_step,
+    total_loss,
+    with_fixed_choices,
+)
+from torch import Tensor
+
+from tbps.config.methods.laip import Laip, LaipWeights
+from tbps.data.batch import Batch, Draws
+from tbps.methods.albef.cross_calls import CrossSequences, cross_encode, sequences
+from tbps.nn.packing import lay_out
+from tbps.objectives.bidirectional_attention import patch_weights
+from tbps.text.captions import CaptionEncoder, make_captions
+from tbps.text.chunks import BuiltinChunker
+from tbps.text.word_pieces import load_tokenizer, train_vocabulary
+
+CROSS_LAYERS = 4
+DEEP = replace(LAIP, bert=replace(BERT, layers=1 + CROSS_LAYERS), attention_layer=2)
+LOCAL = LaipWeights(itc=0.0, triplet=0.0)
+ONE = torch.device("cpu")
+
+
+@dataclass
+class Phrase:
+    """One phrase by itself."""
+
+    caption: int
+    ids: list[int]
+    place: int
+    """Of the masked word."""
+
+
+def phrases_of(batch: Batch, draws: Draws) -> list[Phrase]:
+    found = []
+    assert draws.token_BUL is not None
+    for caption, chunks in enumerate(batch.own.chunk_id_BL.tolist()):
+        for number in sorted(set(chunks) - {0}):
+            tokens = [place for place, chunk in enumerate(chunks) if chunk == number]
+            ids = [BERT.cls_id, *(int(batch.own.token_ids_BL[caption, place]) for place in tokens)]
+            found.append(Phrase(caption, ids, 1 + int(draws.token_BUL[caption, 0, tokens[0]] * len(tokens))))
+    return found
+
+
+def text_states(method: Any, ids: list[int]) -> Tensor:
+    text, packing = method.online.text_encoder, lay_out([len(ids)]).to(ONE)
+    states: Tensor = text.encode_text(text.embed(torch.tensor(ids), packing), packing)
+    return states
+
+
+def cross_states(
+    method: Any, x_LD: Tensor, image_PD: Tensor, *, layer: int, bump: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The cross encoder by whole attention maps; `bump` is added to the [CLS] row of the watched layer's map (H, P)."""
+    text, packing = method.online.text_encoder, lay_out([len(x_LD)]).to(ONE)
+    watched = torch.zeros(())
+    for number, block in enumerate(text.layers[text.fusion_layer :], start=1):
+        cross = block.cross_attention
+        x_LD = block.self_attention(x_LD, packing)
+        query = cross.query(x_LD).view(len(x_LD), cross.heads, -1)
+        key, value = (part.view(len(image_PD), cross.heads, -1) for part in cross.key_value(image_PD).chunk(2, dim=1))
+        attention = (torch.einsum("lhd,phd->hlp", query, key) / math.sqrt(query.shape[-1])).softmax(-1)
+        if number == layer:
+            watched = attention
+            if bump is not None:
+                attention = attention.clone()
+                attention[:, 0] += bump
+        context = torch.einsum("hlp,phd->lhd", attention, value).flatten(1)
+        x_LD = block.feed_forward(cross.norm(cross.out(context) + x_LD), packing)
+    return x_LD, watched
+
+
+def score_of(
+    method: Any, phrase: Phrase, image_PD: Tensor, *, layer: int, bump: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Word logits at the masked word, the true word's logit, and the watched map."""
+    ids = list(phrase.ids)
+    ids[phrase.place] = BERT.mask_id
+    states, attention = cross_states(method, text_states(method, ids), image_PD, layer=layer, bump=bump)
+    logits = method.online.word_logits(states[phrase.place][None])[0]
+    return logits, logits[phrase.ids[phrase.place]], attention
+
+
+def looks_of(method: Any, batch: Batch, draws: Draws, layer: int) -> tuple[Any, Any]:
+    """Forward and backward attention (M, P) as the method finds them."""
+    phrases = method.read_phrases(batch, draws)
+    token_BPD = method.online.image_encoder(batch.image_BCHW)
+    count = len(phrases.table.caption_M)
+    shown = sequences(phrases.packed, offset=0, image=phrases.table.caption_M, caption=np.arange(count, 2 * count))
+    crossed = cross_encode(
+        method.online.text_encoder,
+        ids_N=phrases.packed.token_id_N,
+        hidden_ND=phrases.hidden_ND,
+        image_IPD=token_BPD,
+        shown=CrossSequences.join([shown]),
+        record_layer=layer,
+    )
+    looks = method.look(phrases, crossed, first=0)
+    flat = phrases.per_image.image_flat_N
+    return tuple(x.flatten(0, 1).index_select(0, flat) for x in (looks.forward_IQP, looks.backward_IQP))
+
+
+@pytest.mark.parametrize("layer", [1, 2, 3])
+def test_backward_attention_is_the_finite_difference_of_the_true_score(layer: int) -> None:
+    method = build(DEEP)
+    batch, draws = make_step(method.draw_spec)
+    forward_MP, backward_MP = looks_of(method, batch, draws, layer)
+    exact = copy.deepcopy(method).double()
+    heads = method.online.text_encoder.layers[-1].cross_attention.heads
+    tokens = exact.online.image_encoder(batch.image_BCHW.double()).detach()
+    phrases = phrases_of(batch, draws)
+    assert len(phrases) == len(forward_MP) > 8
+    for number, phrase in enumerate(phrases):
+        image_PD = tokens[phrase.caption]
+        with torch.no_grad():
+            _, _, attention = score_of(exact, phrase, image_PD, layer=layer)
+            assert torch.allclose(forward_MP[number].double(), attention[:, 0].mean(0), atol=1e-6)
+            for token in (0, number % len(image_PD), len(image_PD) - 1):
+                slopes = []
+                for head in range(heads):
+                    bump = torch.zeros(heads, len(image_PD), dtype=torch.float64)
+                    bump[head, token] = 1e-4
+                    above, below = (score_of(exact, phrase, image_PD, layer=layer, bump=b)[1] for b in (bump, -bump))
+                    slopes.append((above - below).item() / 2e-4)
+                expected = sum(slopes) / heads
+                assert backward_MP[number, token].item() == pytest.approx(expected, rel=1e-3, abs=1e-5)
+                assert expected != 0
+
+
+def test_backward_attention_is_exactly_zero_at_the_last_cross_layer() -> None:
+    method = build(DEEP)
+    batch, draws = make_step(method.draw_spec)
+    assert not looks_of(method, batch, draws, CROSS_LAYERS)[1].any()
+    assert (looks_of(method, batch, draws, CROSS_LAYERS - 1)[1] != 0).all()
+
+
+def naive_local_losses(method: Any, batch: Batch, draws: Draws, config: Laip) -> dict[str, Tensor]:
+    """Eq. 4 to 11, phrase by phrase, group by group."""
+    tokens_BPD = method.online.image_encoder(batch.image_BCHW)
+    phrases = phrases_of(batch, draws)
+    masked_losses, seen, said = [], [], []
+    for phrase in phrases:
+        image_PD = tokens_BPD[phrase.caption]
+        logits, score, attention = score_of(method, phrase, image_PD, layer=config.attention_layer)
+        masked_losses.append(-logits.log_softmax(0)[phrase.ids[phrase.place]])
+        forward = attention[:, 0, 1:].mean(0)
+        (slope,) = torch.autograd.grad(score, attention, retain_graph=True)
+        backward = slope[:, 0, 1:].mean(0).clamp(min=0)
+        if not backward.any():  # no patch would help
+            backward = torch.ones_like(backward)
+        weight = {"forward": forward, "backward": backward, "both": forward * backward}[config.attention]
+        if config.attention == "both" and config.combination == "sum":
+            weight = forward / forward.sum() + backward / backward.sum()
+        guided = (weight / weight.sum()) @ image_PD[1:]
+        seen.append(F.normalize(method.online.image_projection(guided), dim=0))
+        said.append(F.normalize(method.online.text_projection(text_states(method, phrase.ids)[0]), dim=0))
+    contrasts = []
+    for m, phrase in enumerate(phrases):
+        others = [
+            n
+            for n, other in enumerate(phrases)
+            if other.caption // GROUP_PAIRS == phrase.caption // GROUP_PAIRS
+            and batch.identity_B[other.caption] != batch.identity_B[phrase.caption]
+            and other.ids != phrase.ids
+        ]
+        for one, candidates in ((seen[m], said), (said[m], seen)):
+            row = torch.stack([one @ candidates[n] for n in (m, *others)]) / method.temperature
+            contrasts.append(-row.log_softmax(0)[0] / 2)
+    zero = torch.zeros(())
+    return {"mpm": sum(masked_losses, zero) / batch.num_pairs, "bidir": sum(contrasts, zero) / batch.num_pairs}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"combination": "sum"}, {"attention": "forward"}, {"attention": "backward"}, {"attention_layer": 3}],
+    ids=["both", "sum", "forward", "backward", "layer 3"],
+)
+def test_local_losses_and_gradients_equal_naive_loops(changes: dict[str, Any]) -> None:
+    config = replace(DEEP, weights=LOCAL, **changes)
+    method, other = build(config), build(config)
+    batch, draws = make_step(method.draw_spec)
+    losses, expected = method(batch, draws), naive_local_losses(other, batch, draws, config)
+    for name, value in expected.items():
+        assert losses[name].item() == pytest.approx(value.item(), rel=1e-5), name
+    assert losses["phrases"].item() == pytest.approx(len(phrases_of(batch, draws)) / batch.num_pairs)
+    (losses["mpm"] + 2 * losses["bidir"]).backward()
+    (expected["mpm"] + 2 * expected["bidir"]).backward()
+    for (name, parameter), momentum_encoder in zip(method.named_parameters(), other.parameters()):
+        if momentum_encoder.grad is not None:
+            bound = 1e-4 * momentum_encoder.grad.abs().max().clamp(min=1e-2)
+            assert (parameter.grad - momentum_encoder.grad).abs().max() <= bound, name
+
+
+def test_the_triplet_is_on_the_matched_logits_of_the_matching_rows() -> None:
+    method = build(replace(LAIP, weights=LaipWeights(bidir=0, mpm=0)))
+    batch, draws = make_step(method.draw_spec)
+    draws = with_fixed_choices(batch, draws)
+    assert draws.negative_image_B is not None
+    tokens = method.online.image_encoder(batch.image_BCHW)
+    ids = [batch.paired.token_ids_BL[row, :length].tolist() for row, length in enumerate(batch.paired.lengths)]
+
+    def matched(caption: int, image: int) -> float:
+        states, _ = cross_states(method, text_states(method, ids[caption]), tokens[image], layer=1)
+        return float(method.itm_head(states[0])[1].detach())
+
+    expected = [
+        max(0, 0.6 - matched(row, row) + matched(row, other)) + max(0, 0.6 - matched(row, row) + matched(other, row))
+        for row, other in enumerate(draws.negative_image_B.tolist())
+    ]
+    assert method(batch, draws)["triplet"].item() == pytest.approx(sum(expected) / len(expected), rel=1e-5)
+
+
+def test_masked_captions_are_masked_words_with_hard_labels() -> None:
+    method = build(replace(LAIP, weights=LaipWeights(mpm=0, bidir=0, mlm=1)))
+    batch, draws = make_step(method.draw_spec, longest=30)
+    tokens = method.online.image_encoder(batch.image_BCHW)
+    values: list[list[float]] = [[], []]
+    for row, length in enumerate(batch.own.lengths):
+        ids = batch.own.token_ids_BL[row, :length].tolist()
+        chosen = [place for place in range(1, length) if draws.mlm.select_BL[row, place]]
+        shown = list(ids)
+        for place in chosen:
+            if draws.mlm.mask_BL[row, place]:
+                shown[place] = BERT.mask_id
+            elif draws.mlm.random_BL[row, place]:
+                shown[place] = int(draws.mlm.word_BL[row, place])
+        states, _ = cross_states(method, text_states(method, shown), tokens[row], layer=1)
+        logits = method.online.word_logits(states).log_softmax(1)
+        values[row // GROUP_PAIRS] += [-float(logits[place, ids[place]].detach()) for place in chosen]
+    assert all(len(group) > 3 for group in values)
+    expected = sum(sum(group) / len(group) for group in values) / 2
+    assert method(batch, draws)["mlm"].item() == pytest.approx(expected, rel=1e-5)
+
+
+# -- stages and rows ----------------------------------------------------------------------------------------------------
+
+ROWS: dict[str, tuple[dict[str, float], Literal["both", "forward", "backward"]]] = {
+    "1 and 2: baseline": ({"triplet": 0, "bidir": 0, "mpm": 0}, "both"),
+    "3: forward": ({"triplet": 0, "mpm": 0}, "forward"),
+    "4: backward": ({"triplet": 0, "mpm": 0}, "backward"),
+    "5: both": ({"triplet": 0, "mpm": 0}, "both"),
+    "6: masked phrases": ({"triplet": 0, "bidir": 0}, "both"),
+    "7: both, masked phrases": ({"triplet": 0}, "both"),
+    "8: LAIP": ({}, "both"),
+    "Table V: masked captions": ({"mpm": 0, "mlm": 1}, "both"),
+}
+
+
+@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("last_stage", [True, False])
+def test_a_row_has_its_losses_and_trains_all_its_weights(row: str, last_stage: bool) -> None:
+    weights, attention = ROWS[row]
+    config = replace(DEEP, weights=LaipWeights(**weights), attention=attention)
+    method = build(config)
+    batch, draws = make_step(method.draw_spec)
+    losses = method(replace(batch, last_stage=last_stage), draws)
+    left_out = {name for name in ("triplet", "bidir", "mpm", "mlm") if not getattr(config.weights, name)}
+    expected = {"itc", "itm", "triplet", "bidir", "mpm", "mlm"} - left_out if last_stage else {"itc", "itm"}
+    assert set(losses) - {"phrases"} == expected
+    assert set(losses) <= set(method.weights)
+    total_loss(method, losses).backward()
+    assert all(gradient.isfinite().all() for gradient in gradients(method).values())
+    if config.weights.bidir and not config.weights.mpm and not config.weights.mlm and attention != "forward":
+        assert not any(parameter.requires_grad for parameter in method.online.word_head.parameters())
+
+
+def test_before_the_last_stage_it_is_albef() -> None:
+    method, albef = build(LAIP), build(ALBEF)
+    albef.load_state_dict({name: method.state_dict()[name] for name in albef.state_dict()})
+    batch, draws = make_step(method.draw_spec)
+    losses, expected = method(replace(batch, last_stage=False), draws), albef(batch, draws)
+    assert set(losses) == set(expected) == {"itc", "itm"}
+    total_loss(method, losses).backward()
+    total_loss(albef, expected).backward()
+    found = gradients(method)
+    for name, gradient in gradients(albef).items():
+        assert torch.equal(found.pop(name), gradient), name
+    assert found and all(name.startswith("online.word_head") and not gradient.any() for name, gradient in found.items())
+
+
+def test_albef_carries_the_word_head_from_which_laip_goes_on() -> None:
+    albef, method = build(replace(ALBEF, keep_word_head=True)), build(LAIP)
+    assert {name for name in method.state_dict() if "word_head" in name} <= set(albef.state_dict())
+    before = {name: tensor.clone() for name, tensor in albef.state_dict().items() if "online.word_head" in name}
+    batch, draws = make_step(albef.draw_spec)
+    total_loss(albef, albef(batch, draws)).backward()
+    gradients(albef)  # DDP would wait for the word head, were it to be trained
+    assert before and all(torch.equal(albef.state_dict()[name], tensor) for name, tensor in before.items())
+
+
+# -- edges ----------------------------------------------------------------------------------------------------
+
+
+def assert_finite(method: Any, batch: Batch, draws: Draws) -> dict[str, Tensor]:
+    losses: dict[str, Tensor] = method(batch, draws)
+    total_loss(method, losses).backward()
+    assert all(value.isfinite() for value in losses.values())
+    assert all(gradient.isfinite().all() for gradient in gradients(method).values())
+    return losses
+
+
+def test_no_caption_has_a_phrase() -> None:
+    method = build(LAIP)
+    batch, draws = make_step(method.draw_spec)
+    batch.own.chunk_id_BL.zero_()
+    losses = assert_finite(method, batch, draws)
+    assert losses["bidir"].item() == losses["mpm"].item() == losses["phrases"].item() == 0
+
+
+def test_captions_of_one_word_and_no_phrase() -> None:
+    method = build(LAIP)
+    batch, draws = make_step(method.draw_spec, longest=5)
+    rows = [torch.tensor([BERT.cls_id, 9]) for _ in range(8)]
+    captions = captions_of(rows, [torch.zeros(2, dtype=torch.int64)] * 8)
+    assert_finite(method, replace(batch, own=captions, paired=captions), draws)
+
+
+def test_all_attention_on_the_class_token_of_the_image() -> None:
+    """The weights of the patches are then what is left of them: equal shares at worst, never a division by zero."""
+    method = build(LAIP)
+    batch, draws = make_step(method.draw_spec)
+    looks_at_cls = method.online.text_encoder.layers[1].cross_attention
+    with torch.no_grad():
+        method.online.image_encoder.norm.bias.zero_()
+        looks_at_cls.query.weight.mul_(1e4)
+        looks_at_cls.key_value.weight.mul_(1e4)
+    assert_finite(method, batch, draws)
+
+
+def test_stop_words_alone_and_a_phrase_cut_by_the_cap(tmp_path: Path) -> None:
+    """Read by the real encoder: the first caption has no phrase, the second loses the one that does not fit whole."""
+    texts = ["she is on the and of it", "a red shirt with long black trousers", "a tall man in white shoes", "a blue hat"]
+    train_vocabulary(texts, size=120, path=tmp_path / "vocab.txt")
+    vocabulary = load_tokenizer(str(tmp_path / "vocab.txt"))
+    whole = CaptionEncoder(vocabulary, max_words=50, max_tokens=40, punctuation="space", chunker=BuiltinChunker())
+    tokens = [len(whole.encode(text, "key").token_ids) for text in texts]
+    cut = CaptionEncoder(vocabulary, max_words=50, max_tokens=tokens[1] - 1, punctuation="space", chunker=BuiltinChunker())
+    encoded = cut.encode_many(texts, texts)
+    assert [caption.num_chunks for caption in encoded] == [0, 1, 2, 1] and encoded[1].num_dropped_chunks == 1
+    bert = replace(BERT, vocabulary_size=vocabulary.size, cls_id=vocabulary.cls_id, mask_id=vocabulary.mask_id)
+    method = build(replace(LAIP, bert=bert))
+    captions = make_captions(encoded)
+    batch, draws = make_step(method.draw_spec, identities=(1, 2, 3, 4), longest=max(captions.lengths))
+    draws.token_BUL = torch.rand(4, 1, captions.token_ids_BL.shape[1], dtype=torch.float64)
+    losses = assert_finite(method, replace(batch, own=captions, paired=captions), draws)
+    assert losses["phrases"].item() == 1.0 and losses["bidir"] > 0
+
+
+def test_settings_that_cannot_be_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"attention_layer is 6, expected 1 to 5: there are 6 cross layers, and backward"):
+        Laip(attention_layer=6)
+    assert Laip(attention_layer=6, attention="forward").attention_layer == 6
+    with pytest.raises(ValueError, match=r"method.weights.itm is 0, expected more than 0"):
+        LaipWeights(itm=0)
+    with pytest.raises(ValueError, match=r"method.padding is 'official', expected 'packed'"):
+        Laip(padding="official")
+
+
+def test_maps_for_the_report_are_the_weights_of_the_loss() -> None:
+    """In evaluation mode and without gradients; the last word of a phrase is masked."""
+    method = build(DEEP).eval()
+    batch, draws = make_step(method.draw_spec)
+    with torch.no_grad():
+        found = method.phrase_maps(batch.image_BCHW, batch.own)
+    assert draws.token_BUL is not None
+    draws.token_BUL.fill_(0.999999)
+    forward_MP, backward_MP = looks_of(method, batch, draws, DEEP.attention_layer)
+    assert [len(phrase.ids) - 1 for phrase in phrases_of(batch, draws)] == found.table.position_M.tolist()
+    for name, attention in (("forward", "forward"), ("backward", "backward"), ("weights", "both")):
+        expected = patch_weights(
+            forward_MP[None, :, 1:], backward_MP[None, :, 1:], attention=attention, combination="product"
+        )
+        assert torch.allclose(found.maps_MN[name], expected[0], atol=1e-5), name
+        assert not found.maps_MN[name].requires_grad
