@@ -19,7 +19,7 @@ from accelerate.utils import InitProcessGroupKwargs
 
 from tbps.training.distributed import Team, on_main
 
-PATIENCE_S = 4.0
+PATIENCE_S = 2.0
 
 
 def _attempt(report: dict[str, Any], name: str, function: Any) -> None:
