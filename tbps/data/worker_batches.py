@@ -72,7 +72,10 @@ def load(dataset: Dataset, sampler: object, *, workers: int, patience_s: float =
             " too little memory: ask for more, or set --data.workers lower"
         ) from error
     finally:
-        with stops_wait():  # DataLoader ends its workers when nobody holds it any more
+        with stops_wait():
+            # DataLoader does it when nobody holds the iterator any more, but the traceback of an error may hold it for long.
+            if workers and batches is not None:
+                batches._shutdown_workers()  # type: ignore[attr-defined]
             del batches, context
 
 

@@ -25,7 +25,7 @@ from tbps.data.opening import agree_on_chunker
 from tbps.text.chunks import BuiltinChunker
 from tbps.training.distributed import Team
 
-PATIENCE_S = 2.0
+PATIENCE_S = 5.0
 CAPTIONING = Captioning(vocabulary="", max_words=50, max_tokens=50)
 
 
