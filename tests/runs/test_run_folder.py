@@ -32,7 +32,7 @@ sys.stdin.read()
 
 
 def _other_process(runs: Path) -> subprocess.Popen[str]:
-    words = [sys.executable, "-c", _HOLD, str(Path(__file__).parent), str(runs)]
+    words = [sys.executable, "-c", _HOLD, str(Path(__file__).parents[1] / "training"), str(runs)]
     return subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
