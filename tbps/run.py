@@ -19,6 +19,7 @@ from torch.distributed import DistStoreError
 from tbps.config.data import Benchmark
 from tbps.config.run import Run
 from tbps.data.draws import DrawSpec
+from tbps.data.identities import agree_on_identities
 from tbps.data.loader import TrainingLoader, make_loader
 from tbps.data.opening import agree_on_chunker, evaluation_encoder, open_vocabulary, splits_of, training_encoder
 from tbps.data.pairs import EvaluationSet, PairSource, open_pairs
@@ -63,7 +64,7 @@ def train_run(run: Run) -> int:
         start_processes(run.loop)
         with StopSignals() as signals, signals.at_once():  # but for training, which saves first
             announce_devices()
-            run = _with_chunker(run)
+            run = _with_identities(_with_chunker(run))
             folder = train(run, make_parts(run))
             logger.info("report: %s", on_main(lambda: report_run(folder.path), doing="writing the report"))
             leave_processes()
@@ -122,7 +123,7 @@ def make_parts(run: Run) -> Parts:
         )
 
     return Parts(
-        build=lambda: build_method(run.method, image_px=run.data.image_px),
+        build=lambda: _build(run),
         num_pairs=len(source),
         make_batches=make_batches,
         validate=_validation(run, vocabulary, splits),
@@ -135,6 +136,17 @@ def _with_chunker(run: Run) -> Run:
     if not run.needs.chunks:
         return run
     return replace(run, data=replace(run.data, captioning=agree_on_chunker(run.data.captioning, Team.current())))
+
+
+def _with_identities(run: Run) -> Run:
+    """The run with the number of its training identities, where its method has a class for each of them."""
+    if not run.needs.identities:
+        return run
+    return replace(run, data=agree_on_identities(run.data, Team.current(), patience_s=run.loop.timeout_s))
+
+
+def _build(run: Run) -> Any:
+    return build_method(run.method, image_px=run.data.image_px, num_identities=run.data.num_identities)
 
 
 def _announce_cut_captions(source: PairSource, encoder: CaptionEncoder) -> None:
@@ -182,7 +194,7 @@ def evaluate_run(
     )
     device = torch.device(choose_device().kind)
     weights = best_checkpoint(path)
-    method = build_method(run.method, image_px=run.data.image_px)
+    method = _build(run)
     checkpoint.load_model(method, weights)
     as_the_run = run.evaluation == own.evaluation and not rerank_image_to_text
     purpose = _purpose(folder, own, run.data.benchmark, split) if as_the_run else "trial"

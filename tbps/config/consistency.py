@@ -11,6 +11,11 @@ if TYPE_CHECKING:
 def check_consistency(run: Run) -> None:
     """ValueError names the two settings that do not fit, and which to change."""
     _check_rates(run)
+    if run.data.num_identities and not run.needs.identities:
+        raise ValueError(
+            f"data.num_identities is {run.data.num_identities}, and {type(run.method).__name__} has no classes of"
+            " identities; expected 0"
+        )
     run.method.check(run.data, run.evaluation)
 
 

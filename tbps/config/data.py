@@ -73,6 +73,9 @@ class Data:
     """Loader processes per rank."""
     limit_pairs: CountOrNone = 0
     """Use only the first so many pairs (0 = all): for trials."""
+    num_identities: CountOrNone = 0
+    """Identities of the training pairs, filled in at the start of a run whose method has a class for each of them; if given,
+    no other number will do."""
 
     def __post_init__(self) -> None:
         check_ranges(self, "data")

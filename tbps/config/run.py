@@ -58,7 +58,9 @@ class Run:
     def as_begun(self, recorded: Run) -> Run:
         """This run with what is only known where it runs taken from `recorded`, its own record, where this one is silent."""
         name = self.data.captioning.chunker_name or recorded.data.captioning.chunker_name
-        return replace(self, data=replace(self.data, captioning=replace(self.data.captioning, chunker_name=name)))
+        captioning = replace(self.data.captioning, chunker_name=name)
+        num_identities = self.data.num_identities or recorded.data.num_identities
+        return replace(self, data=replace(self.data, captioning=captioning, num_identities=num_identities))
 
     def check_zero_stage(self, stage: int) -> None:
         """ValueError where this run cannot train under a stage of ZeRO; 0 = DDP or one process."""

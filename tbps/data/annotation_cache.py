@@ -25,7 +25,7 @@ from tbps.data.turns import one_at_a_time
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Another one where columns or the reading of rows change: older caches are then passed over."""
 SMALL_BYTES = 4_000_000
 """Annotation files that are smaller together are read sooner than a cache is opened."""

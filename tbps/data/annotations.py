@@ -44,6 +44,8 @@ class Split:
     """(N,) which caption of its image the pair holds, from 0."""
     attribute_IA: NDArray[np.int8] | None
     """(I, A) in {0, 1, -1}; None where the data set has none."""
+    annotated_range_2: NDArray[np.int64]
+    """(2,) smallest and largest id as annotated; (0, -1) where ids are no numbers or every image is an identity."""
 
     @property
     def identity_N(self) -> NDArray[np.int64]:
@@ -201,4 +203,11 @@ class _SplitBuilder:
             image_N=np.array(self.images, dtype=np.int64),
             caption_number_N=np.array(self.caption_numbers, dtype=np.int64),
             attribute_IA=np.array(self.attributes).reshape(-1, NUM_ATTRIBUTES) if self.attributes else None,
+            annotated_range_2=np.array(_range(self.identities), dtype=np.int64),
         )
+
+
+def _range(ids: Iterable[str]) -> tuple[int, int]:
+    numbers = [int(one) if one.isdecimal() else -1 for one in ids]
+    # 18 digits fit into 64 bits
+    return (min(numbers), max(numbers)) if numbers and min(numbers) >= 0 and max(numbers) < 10**18 else (0, -1)

@@ -27,6 +27,8 @@ class PairSource(Protocol):
     """(N,) dense identities from 0."""
     image_N: NDArray[np.int64]
     """(N,) which image of the split the pair shows, counted 0, 1, ... by first appearance."""
+    annotated_range: tuple[int, int] | None
+    """Smallest and largest id as annotated; None where that is not known, or ids are no numbers."""
 
     def __len__(self) -> int:
         """N."""
@@ -71,6 +73,8 @@ class FolderPairs:
         self.identity_N = split.identity_N[: self._num_pairs]
         self.image_N = split.image_N[: self._num_pairs]
         self._identities = IdentityIndex(self.identity_N)
+        low, high = split.annotated_range_2.tolist()
+        self.annotated_range = (low, high) if low <= high and self._num_pairs == len(split.caption) else None
 
     def __len__(self) -> int:
         return self._num_pairs

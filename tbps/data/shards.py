@@ -43,6 +43,7 @@ class ShardPairs:
         self.image_N = self._table.image_N[: self._num_pairs]
         self.identity_N = self._table.identity_I[self.image_N]
         self._identities = IdentityIndex(self.identity_N)
+        self.annotated_range: tuple[int, int] | None = None  # the index holds identities counted from 0
         self._open: OrderedDict[int, int] = OrderedDict()
 
     def __len__(self) -> int:

@@ -11,11 +11,16 @@ from typing import Any
 from tbps.config.methods.method import MethodConfig
 
 
-def build_method(config: MethodConfig, *, image_px: tuple[int, int]) -> Any:
-    """The method with random weights. ValueError: its module cannot be imported, or has no `build`."""
+def build_method(config: MethodConfig, *, image_px: tuple[int, int], num_identities: int = 0) -> Any:
+    """The method with random weights. ValueError: its module cannot be imported, or has no `build`.
+
+    num_identities: of the training pairs; a method that does not ask for it is not told.
+    """
     build = getattr(module_of(config), "build", None)
     if build is None:
         raise ValueError(f"{config.MODULE} has no function build(config, *, image_px), which makes the method; add it")
+    if config.needs(image_px).identities:
+        return build(config, image_px=image_px, num_identities=num_identities)
     return build(config, image_px=image_px)
 
 
