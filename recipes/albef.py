@@ -9,31 +9,68 @@ Differs  the official code trains Flickr30k and COCO; data, words and negatives 
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from recipes import tiny as small
 from recipes.benchmarks import on_icfg_pedes, on_rstpreid
-from recipes.rasa import cuhk_pedes as rasa_cuhk_pedes
-from tbps.config.methods.albef import Albef
+from tbps.config.data import Captioning, Data
+from tbps.config.evaluation import Evaluation
+from tbps.config.loop import Loop
+from tbps.config.methods.albef import Albef, AlbefWeights
+from tbps.config.optim import AdamW
 from tbps.config.recipe_command import recipe_command
 from tbps.config.run import Run
+from tbps.config.schedule import Cosine
+from tbps.config.start import Start
 
 
 def cuhk_pedes() -> Run:
-    """ALBEF's Flickr30k setting (configs/Retrieval_flickr.yaml) on pedestrian data."""
-    base = rasa_cuhk_pedes()
-    return replace(
-        base,
+    """ALBEF's Flickr30k setting on pedestrian data, with RaSa's captions.
+
+    "flickr": salesforce/ALBEF configs/Retrieval_flickr.yaml; "RaSa": Flame-Chasers/RaSa configs/PS_cuhk_pedes.yaml.
+    """
+    return Run(
         recipe="albef",
-        method=Albef(),
-        data=replace(
-            base.data,
-            weak_positive_probability=0.0,  # ALBEF pairs every image with its own caption
-            augmentation="randaugment",  # resized crop (0.5 to 1), flip, two random operations
-            batch_pairs=256,  # configs/Retrieval_flickr.yaml: 32 on each of 8 GPUs
-            group_pairs=32,
+        name="cuhk-pedes",
+        method=Albef(  # encoders: ViT-B/16 and BERT-base, as ALBEF.pth has them
+            weights=AlbefWeights(itc=1.0, itm=1.0),  # ALBEF's code: their sum
+            projection=256,  # flickr: embed_dim
+            temperature=0.07,  # flickr; where the learned one starts
+            queue_pairs=65_536,  # flickr
+            momentum=0.995,  # flickr
+            alpha=0.4,  # flickr
         ),
-        schedule=replace(base.schedule, epochs=10),  # configs/Retrieval_flickr.yaml
+        data=Data(
+            benchmark="cuhk-pedes",
+            root="data/CUHK-PEDES",
+            captioning=Captioning(
+                vocabulary="bert-base-uncased",  # flickr
+                max_words=50,  # RaSa: captions of persons are longer than flickr's 30 words
+                max_tokens=50,  # RaSa: evaluation cuts at max_words tokens, [CLS] included
+                max_training_tokens=512,  # ALBEF's training cuts words only; BERT has 512 positions
+            ),
+            image_px=(384, 384),  # flickr
+            augmentation="randaugment",  # ALBEF's code: resized crop (0.5 to 1), flip, two random operations
+            weak_positive_probability=0.0,  # ALBEF pairs every image with its own caption
+            batch_pairs=256,  # flickr: 32 on each of 8 GPUs
+            group_pairs=32,  # ALBEF's loss contrasts and draws negatives inside one GPU's 32 pairs
+        ),
+        optim=AdamW(
+            lr=1e-5,  # flickr
+            head_lr=1e-4,  # names no module of ALBEF
+            weight_decay=0.02,  # flickr
+            betas=(0.9, 0.999),  # ALBEF's code: torch's
+            eps=1e-8,  # ALBEF's code: torch's
+        ),
+        schedule=Cosine(
+            epochs=10,  # flickr
+            min_lr=1e-6,  # flickr
+            warmup_steps=101,  # ALBEF's scheduler: warmup_lr held for iterations 0..100 of epoch 0
+            warmup_lr=1e-5,  # flickr
+            warmup="hold",
+            every="epoch",  # ALBEF's scheduler
+        ),
+        start=Start(weights="weights/albef.safetensors"),  # ALBEF.pth through `tbps convert`
+        loop=Loop(seed=42),  # ALBEF's scripts: 42 + rank
+        evaluation=Evaluation(rerank_k=128),  # flickr: k_test
     )
 
 

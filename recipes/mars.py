@@ -14,9 +14,10 @@ from __future__ import annotations
 from recipes import tiny as small
 from recipes.benchmarks import on_icfg_pedes, on_rstpreid
 from tbps.config.data import Captioning, Data
+from tbps.config.encoders import MaeDecoder
 from tbps.config.evaluation import Evaluation
 from tbps.config.loop import Loop
-from tbps.config.methods.mars import Mars
+from tbps.config.methods.mars import Mars, MarsWeights
 from tbps.config.optim import AdamW
 from tbps.config.recipe_command import recipe_command
 from tbps.config.run import Run
@@ -29,7 +30,21 @@ def cuhk_pedes() -> Run:
     return Run(
         recipe="mars",
         name="cuhk-pedes",
-        method=Mars(),  # losses, widths, queue and momentum: Sec. 4.1 and Eq. 17, see tbps/config/methods.py
+        method=Mars(  # encoders: ViT-B/16 and BERT-base, as ALBEF.pth has them; all layers see the image (Sec. 3.1)
+            weights=MarsWeights(cl=0.5, pitm=1.0, mlm=1.0, prd=0.5, mrtd=0.5, mae=1.0, attribute=2.0),  # Sec. 4.1, Eq. 17
+            mae=MaeDecoder(
+                depth=4,  # Sec. 3.1
+                heads=8,  # official code
+                mask_ratio=0.75,  # Sec. 4.1
+            ),
+            mlm_probability=0.15,  # Sec. 4.1
+            mrtd_probability=0.3,  # Sec. 4.1
+            projection=256,  # official configs: embed_dim
+            temperature=0.07,  # Sec. 4.1; where the learned one starts
+            queue_pairs=65_536,  # Sec. 4.1
+            momentum=0.995,  # Sec. 4.1
+            alpha=0.4,  # official configs
+        ),
         data=Data(
             benchmark="cuhk-pedes",
             root="data/CUHK-PEDES",
@@ -49,6 +64,8 @@ def cuhk_pedes() -> Run:
             lr=1e-5,  # Sec. 4.1
             head_lr=1e-4,  # Sec. 4.1: PRD and m-RTD parameters
             weight_decay=0.02,  # Sec. 4.1
+            betas=(0.9, 0.999),  # official code: torch's
+            eps=1e-8,  # official code: torch's
         ),
         schedule=Cosine(
             epochs=30,  # Sec. 4.1

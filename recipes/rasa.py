@@ -8,29 +8,67 @@ Differs  as recipes/mars.py
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from recipes import tiny as small
 from recipes.benchmarks import on_icfg_pedes, on_rstpreid
-from recipes.mars import cuhk_pedes as mars_cuhk_pedes
-from tbps.config.methods.rasa import Rasa
+from tbps.config.data import Captioning, Data
+from tbps.config.evaluation import Evaluation
+from tbps.config.loop import Loop
+from tbps.config.methods.rasa import Rasa, RasaWeights
+from tbps.config.optim import AdamW
 from tbps.config.recipe_command import recipe_command
 from tbps.config.run import Run
+from tbps.config.schedule import Cosine
+from tbps.config.start import Start
 
 
 def cuhk_pedes() -> Run:
-    """The official setting: 4 GPUs of 13 pairs, 30 epochs; what it shares with MARS is taken from there."""
-    base = mars_cuhk_pedes()
-    return replace(
-        base,
+    """The official setting: 4 GPUs of 13 pairs, 30 epochs. "RaSa configs": Flame-Chasers/RaSa configs/PS_cuhk_pedes.yaml."""
+    return Run(
         recipe="rasa",
-        method=Rasa(),  # Flame-Chasers/RaSa configs: weights .5 1 1 .5 .5, MLM .15, m-RTD .3
-        data=replace(
-            base.data,
-            captioning=replace(base.data.captioning, max_words=50, max_tokens=50),  # RaSa configs
-            batch_pairs=52,  # RaSa configs and issue 15: 13 on each of 4 GPUs
-            group_pairs=13,
+        name="cuhk-pedes",
+        method=Rasa(  # encoders: ViT-B/16 and BERT-base, as ALBEF.pth has them
+            weights=RasaWeights(cl=0.5, pitm=1.0, mlm=1.0, prd=0.5, mrtd=0.5),  # RaSa configs
+            mlm_probability=0.15,  # RaSa configs
+            mrtd_probability=0.3,  # RaSa configs
+            projection=256,  # RaSa configs: embed_dim
+            temperature=0.07,  # RaSa configs; where the learned one starts
+            queue_pairs=65_536,  # RaSa configs
+            momentum=0.995,  # RaSa configs
+            alpha=0.4,  # RaSa configs
         ),
+        data=Data(
+            benchmark="cuhk-pedes",
+            root="data/CUHK-PEDES",
+            captioning=Captioning(
+                vocabulary="bert-base-uncased",  # RaSa configs
+                max_words=50,  # RaSa configs
+                max_tokens=50,  # RaSa's evaluation cuts at max_words tokens, [CLS] included
+                max_training_tokens=512,  # RaSa's training cuts words only; BERT has 512 positions
+            ),
+            image_px=(384, 384),  # RaSa configs
+            augmentation="flip",  # RaSa's code: resize and flip, nothing else
+            weak_positive_probability=0.1,  # RaSa configs
+            batch_pairs=52,  # RaSa configs and issue 15: 13 on each of 4 GPUs
+            group_pairs=13,  # RaSa's loss contrasts and draws negatives inside one GPU's 13 pairs
+        ),
+        optim=AdamW(
+            lr=1e-5,  # RaSa configs
+            head_lr=1e-4,  # RaSa's code: names with prd or mrtd
+            weight_decay=0.02,  # RaSa configs
+            betas=(0.9, 0.999),  # RaSa's code: torch's
+            eps=1e-8,  # RaSa's code: torch's
+        ),
+        schedule=Cosine(
+            epochs=30,  # RaSa configs
+            min_lr=1e-6,  # RaSa configs
+            warmup_steps=101,  # RaSa's scheduler: warmup_lr held for iterations 0..100 of epoch 0
+            warmup_lr=1e-5,  # RaSa configs
+            warmup="hold",
+            every="epoch",  # RaSa's scheduler
+        ),
+        start=Start(weights="weights/albef.safetensors"),  # ALBEF.pth through `tbps convert`
+        loop=Loop(seed=42),  # RaSa's scripts: 42 + rank
+        evaluation=Evaluation(rerank_k=128),  # RaSa configs: k_test
     )
 
 

@@ -100,6 +100,20 @@ def test_every_import_follows_the_arrows() -> None:
     assert [offence for module, path in modules() for offence in offences(module, path.read_text())] == []
 
 
+SHARED_BY_RECIPES = ("recipes.tiny", "recipes.benchmarks")
+"""Sizes of the small twins, and what another benchmark changes. Every number of a recipe stands in its own file."""
+
+
+def test_no_recipe_is_built_on_another() -> None:
+    found = [
+        f"{module}:{line} imports {name}"
+        for module, path in modules()
+        for line, name in imports(ast.parse(path.read_text()), module, at_import_only=False)
+        if module.startswith("recipes.") and inside(name, "recipes") and not name.startswith(SHARED_BY_RECIPES)
+    ]
+    assert found == []
+
+
 def circle(arrows: dict[str, set[str]]) -> list[str]:
     """Names along the first circle found, empty when there is none."""
     done: set[str] = set()
