@@ -2,36 +2,45 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+from dataclasses import fields
+from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from recordings import recording
 from torch import Tensor
 
 from tbps.config.encoders import Bert, MaeDecoder, Vit
-from tbps.config.methods.albef import Albef
-from tbps.config.methods.mars import Mars
-from tbps.config.methods.rasa import Rasa
+from tbps.config.methods.albef import Albef, AlbefWeights
+from tbps.config.methods.mars import Mars, MarsWeights
+from tbps.config.methods.rasa import Rasa, RasaWeights
 from tbps.convert.official import from_official
 from tbps.convert.weights import place
 from tbps.data.batch import Batch, Draws, TokenMask
 from tbps.methods.registry import build_method
 from tbps.text.token_batch import Captions
 
-HERE = Path(__file__).parent
 TOLERANCE = 1e-5
+OFFICIAL_LOSS = {"itc": "ita"}
+"""Our names of losses that have another one in a recording."""
 
 
 class Recorded:
     """A recorded step."""
 
     def __init__(self, name: str) -> None:
-        self.about = json.loads((HERE / f"{name}_A.json").read_text())
-        self.tensors = load_file(HERE / f"{name}_A.safetensors")
+        self.about, self.tensors = recording(f"{name}_A")
 
     def part(self, prefix: str) -> dict[str, Tensor]:
         return {key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)}
+
+
+def weights(recorded: Recorded, kind: Any) -> Any:
+    """The weights of the recorded losses; 0 for a loss that the recording does not have."""
+    config = recorded.about["config"]
+    official = dict(zip(config["loss_order"], config["loss_weights"], strict=True))
+    names = {field.name: OFFICIAL_LOSS.get(field.name, field.name) for field in fields(kind)}
+    assert set(official) <= set(names.values()), f"unknown losses {set(official) - set(names.values())}"
+    return kind(**{ours: official.get(theirs, 0.0) for ours, theirs in names.items()})
 
 
 def build(recorded: Recorded, **changes: object) -> torch.nn.Module:
@@ -66,12 +75,18 @@ def build(recorded: Recorded, **changes: object) -> torch.nn.Module:
     }
     name = recorded.about["config"]["name"]
     if name == "albef":
-        config = Albef(**(family | changes))
-    elif name == "rasa":
-        config = Rasa(**(family | {"mlm_soft": "sequence"} | changes))
+        config = Albef(**(family | {"weights": weights(recorded, AlbefWeights)} | changes))
     else:
-        mae = MaeDecoder(depth=model["dec_depth"], heads=model["dec_heads"], mask_ratio=model["mask_ratio"])
-        config = Mars(**(family | {"mlm_soft": "sequence", "mae": mae} | changes))
+        words = {
+            "mlm_soft": "sequence",
+            "mlm_probability": model["mlm_probability"],
+            "mrtd_probability": model["mrtd_mask_probability"],
+        }
+        if name == "rasa":
+            config = Rasa(**(family | words | {"weights": weights(recorded, RasaWeights)} | changes))
+        else:
+            mae = MaeDecoder(depth=model["dec_depth"], heads=model["dec_heads"], mask_ratio=model["mask_ratio"])
+            config = Mars(**(family | words | {"mae": mae, "weights": weights(recorded, MarsWeights)} | changes))
     method = build_method(config, image_px=(model["image_res"], model["image_res"]))
     converted = from_official(recorded.part("weights."))
     assert converted.unplaced == []

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from recorded_step import Recorded, build, close, inputs
+from recorded_step import OFFICIAL_LOSS, Recorded, build, close, inputs
 from torch import Tensor
 
 from tbps.convert.official import to_official
@@ -24,9 +24,6 @@ def total(method: torch.nn.Module, losses: dict[str, Tensor]) -> Tensor:
     return sum(method.weights[name] * loss for name, loss in losses.items())
 
 
-LOSS_NAMES = {"itc": "ita"}
-
-
 @pytest.mark.parametrize("name", ["albef", "rasa", "mars"])
 def test_losses_gradients_and_state(name: str) -> None:
     recorded = Recorded(name)
@@ -35,7 +32,7 @@ def test_losses_gradients_and_state(name: str) -> None:
     method.advance_momentum()  # the official forward moves the momentum encoder first
     losses = method(batch, draws)
     for loss, value in losses.items():
-        close(value, recorded.tensors[f"expected.loss.{LOSS_NAMES.get(loss, loss)}"], loss)
+        close(value, recorded.tensors[f"expected.loss.{OFFICIAL_LOSS.get(loss, loss)}"], loss)
     loss_total = total(method, losses)
     close(loss_total, recorded.tensors["expected.loss.total"], "total")
     loss_total.backward()
@@ -183,13 +180,14 @@ def test_every_tensor_inside_albefs_step() -> None:
 
 def test_the_vocabulary_term_differs_from_the_official_typo_as_recorded() -> None:
     recorded = Recorded("mars")
+    misreadings = recorded.about.get("diagnostics", {}).get("loss_values_of_known_misreadings", {})
+    misread = "mlm_soft_term_normalised_over_vocabulary (dim=-1)"
+    if misread not in misreadings:
+        pytest.skip("the recording does not say what the other reading gives")
     method = build(recorded, mlm_soft="vocabulary", padding="packed")
     batch, draws = inputs(recorded)
     method.advance_momentum()
     losses = method(batch, draws)
-    expected = recorded.about["diagnostics"]["loss_values_of_known_misreadings"]
-    assert losses["mlm"].item() == pytest.approx(
-        expected["mlm_soft_term_normalised_over_vocabulary (dim=-1)"]["mlm"], rel=1e-5
-    )
+    assert losses["mlm"].item() == pytest.approx(misreadings[misread]["mlm"], rel=1e-5)
     for name in ("cl", "pitm", "prd", "mrtd", "attribute"):  # padding does not reach these
         close(losses[name], recorded.tensors[f"expected.loss.{name}"], name)
