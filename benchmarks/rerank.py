@@ -60,7 +60,9 @@ class Bench:
         """Scores of all captions, (CAPTIONS, BEST), text states included."""
         hidden = self.method.embed_captions(self.captions).hidden_ND
         caption_M = torch.arange(CAPTIONS).repeat_interleave(BEST)
-        scores_M = rerank_scores(self.method, self.tokens_IPD, self.captions, hidden, self.candidate_QK.flatten(), caption_M)
+        scores_M = rerank_scores(
+            self.method.matcher(), self.tokens_IPD, self.captions, hidden, self.candidate_QK.flatten(), caption_M
+        )
         return scores_M.view(CAPTIONS, BEST)
 
 

@@ -107,6 +107,7 @@ def make_parts(run: Run) -> Parts:
         patience_s=patience_s,
     )
     on_main(lambda: _announce_cut_captions(source, encoder), doing="reading some captions")
+    on_main(lambda: announce_ranking(run), doing="saying how images are ranked")
 
     def make_batches(draw_spec: DrawSpec, *, start_step: int, num_steps: int, rank: int, world_size: int) -> TrainingLoader:
         return make_loader(
@@ -147,6 +148,17 @@ def _with_identities(run: Run) -> Run:
 
 def _build(run: Run) -> Any:
     return build_method(run.method, image_px=run.data.image_px, num_identities=run.data.num_identities)
+
+
+def announce_ranking(run: Run) -> None:
+    """Say once that the run asks for re-ranking and that its method scores no pairs to re-rank by."""
+    if run.evaluation.rerank_k and not run.needs.matcher:
+        logger.warning(
+            "%s scores no single pairs of image and caption, so evaluation.rerank_k %d re-ranks nothing: images are ranked"
+            " by similarity alone (evaluation.rerank_k 0 asks for the same)",
+            type(run.method).__name__,
+            run.evaluation.rerank_k,
+        )
 
 
 def _announce_cut_captions(source: PairSource, encoder: CaptionEncoder) -> None:
@@ -192,6 +204,7 @@ def evaluate_run(
         data=replace(run.data, benchmark=benchmark or run.data.benchmark, root=root or run.data.root),
         evaluation=replace(run.evaluation, **changes),
     )
+    announce_ranking(run)
     device = torch.device(choose_device().kind)
     weights = best_checkpoint(path)
     method = _build(run)
@@ -259,7 +272,7 @@ def _validation(run: Run, vocabulary: Vocabulary, splits: tuple[str, ...]) -> Ev
             run.evaluation,
             image_px=run.data.image_px,
             device=next(method.parameters()).device,
-            rerank=run.evaluation.validation_rerank,
+            rerank=run.evaluation.validation_rerank and run.needs.matcher,
             precision=run.loop.precision,
             workers=run.data.workers,
         ).values()
@@ -308,6 +321,7 @@ def _score(
         run.evaluation,
         image_px=run.data.image_px,
         device=device,
+        rerank=run.needs.matcher,
         rerank_image_to_text=rerank_image_to_text,
         precision=run.loop.precision,
         workers=run.data.workers,

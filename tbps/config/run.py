@@ -55,6 +55,12 @@ class Run:
         """What the method wants of a batch."""
         return self.method.needs(self.data.image_px)
 
+    @property
+    def reranks(self) -> bool:
+        """Whether the method's matcher scores anything in this run."""
+        evaluation = self.evaluation
+        return evaluation.rerank_k > 0 and (evaluation.test or evaluation.validation_rerank) and self.needs.matcher
+
     def as_begun(self, recorded: Run) -> Run:
         """This run with what is only known where it runs taken from `recorded`, its own record, where this one is silent."""
         name = self.data.captioning.chunker_name or recorded.data.captioning.chunker_name

@@ -13,14 +13,13 @@ from torch import Tensor
 
 from tbps.evaluation.embedding import Gallery
 from tbps.evaluation.ranks import Ranks
-from tbps.evaluation.rerank import BLOCK_IMAGES, rerank_scores
-from tbps.methods.albef.family import AlbefFamily
-from tbps.methods.method import EmbeddedCaptions
+from tbps.evaluation.rerank import rerank_scores
+from tbps.methods.method import EmbeddedCaptions, Matcher
 from tbps.text.token_batch import Captions
 
 
 def candidate_scores(
-    method: AlbefFamily,
+    matcher: Matcher,
     *,
     image_AK: Tensor,
     caption_AK: Tensor,
@@ -29,7 +28,7 @@ def candidate_scores(
     embedded: EmbeddedCaptions,
     ranks: Ranks,
 ) -> Tensor:
-    """The matched logit of pair (image_AK[a, k], caption_AK[a, k]): (A, K) float32, the same on every process.
+    """The matching score of pair (image_AK[a, k], caption_AK[a, k]): (A, K) float32, the same on every process.
 
     Pairs are sorted by image, then by place in the table, so a process's pairs are consecutive and an image is scored
     with the same captions in the same order for any number of processes.
@@ -46,14 +45,14 @@ def candidate_scores(
     if counts[ranks.rank]:
         assert gallery.tokens_RPD is not None
         score_M = rerank_scores(
-            method,
+            matcher,
             gallery.tokens_RPD,
             captions,
             embedded.hidden_ND,
             image_M[own] - first_row,
             caption_M[own],
             # Every share starts at a multiple of it, so blocks are the same for any number of processes.
-            block_images=math.gcd(gallery.batch_images, BLOCK_IMAGES[device.type]),
+            block_images=math.gcd(gallery.batch_images, matcher.block_images),
         )
     all_M = ranks.gather(score_M.to(device), counts)
     return torch.empty_like(all_M).scatter_(0, order_M, all_M).view(image_AK.shape)

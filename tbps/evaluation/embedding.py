@@ -46,7 +46,10 @@ def embed_gallery(
     workers: int,
     keep_tokens: bool,
 ) -> Gallery:
-    """Embed every image once over all processes. ValueError names an image that cannot be read."""
+    """Embed every image once over all processes. ValueError names an image that cannot be read.
+
+    keep_tokens: a matcher will read them. ValueError where the method gives none.
+    """
     shares = ranks.shares(evaluation_set.num_gallery, block=batch_images)
     own = shares[ranks.rank]
     # A process without a share embeds the first block and brings none of its rows: it learns their width and type.
@@ -58,6 +61,11 @@ def embed_gallery(
         embedded = method.embed_images(normalise_pixels(pixels_ICHW.to(device, non_blocking=True)))
         features.append(embedded.feature_IE)
         if keep_tokens and own:
+            if embedded.tokens_IPD is None:
+                raise ValueError(
+                    f"{type(method).__name__} has a matcher and its embed_images gives no tokens_IPD, expected what the"
+                    " matcher reads of an image; give them, or let matcher() be None"
+                )
             if tokens_RPD is None:
                 tokens_RPD = token_room(embedded.tokens_IPD, num_images=len(own), free_bytes=_free_bytes(device))
             tokens_RPD[done : done + len(pixels_ICHW)] = embedded.tokens_IPD
@@ -77,7 +85,7 @@ def embed_queries(
     """Embed all captions over all processes: features and, with `keep_hidden`, the packed text states on every one."""
     num_captions = len(captions.lengths)
     blocks = ranks.own_blocks(num_captions, block=batch_captions) or [range(min(batch_captions, num_captions))]
-    embedded = [method.embed_captions(caption_rows(captions, block)) for block in blocks]
+    embedded = [method.embed_captions(captions.rows(block)) for block in blocks]
     shares = ranks.shares(num_captions, block=batch_captions)
     counts = [len(share) for share in shares]
     feature_RE = torch.cat([part.feature_QE for part in embedded])[: counts[ranks.rank]]
@@ -87,18 +95,6 @@ def embed_queries(
         tokens = [sum(captions.lengths[share.start : share.stop]) for share in shares]
         hidden_ND = ranks.gather(torch.cat(states)[: tokens[ranks.rank]], tokens)
     return EmbeddedCaptions(feature_QE=ranks.gather(feature_RE, counts), hidden_ND=hidden_ND)
-
-
-def caption_rows(captions: Captions, rows: range) -> Captions:
-    """Consecutive captions, still padded to the longest of all: packed encoders compute no padding."""
-    part = slice(rows.start, rows.stop)
-    weight_BC = captions.chunk_weight_BC
-    return Captions(
-        token_ids_BL=captions.token_ids_BL[part],
-        lengths=captions.lengths[part],
-        chunk_id_BL=captions.chunk_id_BL[part],
-        chunk_weight_BC=None if weight_BC is None else weight_BC[part],
-    )
 
 
 def token_room(tokens_IPD: Tensor, *, num_images: int, free_bytes: int | None) -> Tensor:

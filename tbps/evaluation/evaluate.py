@@ -6,6 +6,7 @@ Shapes: G gallery images, Q queries (captions), K candidates.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,10 +24,11 @@ from tbps.evaluation.direction import Direction, rank_direction
 from tbps.evaluation.embedding import Gallery, embed_gallery, embed_queries
 from tbps.evaluation.ranking_order import Tail
 from tbps.evaluation.ranks import Ranks
-from tbps.methods.albef.family import AlbefFamily
-from tbps.methods.method import EmbeddedCaptions, Method
+from tbps.methods.method import EmbeddedCaptions, Matcher, Method
 from tbps.text.captions import CaptionEncoder, make_captions
 from tbps.text.token_batch import Captions
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,11 +77,13 @@ def evaluate(
 ) -> Evaluated:
     """Every process of the default group calls this and gets the same result.
 
-    `rerank` re-ranks `config.rerank_k` images per caption; `rerank_image_to_text` as many captions per image, as ALBEF.
-    Raises ValueError: no query has a match, a number is NaN, an image cannot be read.
+    `rerank` re-ranks `config.rerank_k` images per caption, where the method has a matcher; `rerank_image_to_text` as many
+    captions per image, as ALBEF. encoder: one that looks for no attribute chunks; they play no part in retrieval, and
+    finding them is slow. Raises ValueError: no query has a match, a number is NaN, an image cannot be read.
     """
     ranks = Ranks.current()
-    num_candidates = config.rerank_k if rerank else 0
+    matcher = _matcher(method, config.rerank_k if rerank else 0, ranks)
+    num_candidates = config.rerank_k if matcher is not None else 0
     started = time.perf_counter()
     captions, num_cut = _all_captions(evaluation_set, encoder)
     with _evaluating(method):
@@ -102,7 +106,7 @@ def evaluate(
             embedded.feature_QE,
             gallery.feature_GE,
             evaluation_set,
-            _matcher(method, gallery, captions, embedded, ranks=ranks, precision=precision),
+            _candidate_scorer(matcher, gallery, captions, embedded, ranks=ranks, precision=precision),
             ranks=ranks,
             num_images=num_candidates,
             num_captions=num_candidates if rerank_image_to_text else 0,
@@ -122,8 +126,22 @@ def evaluate(
     )
 
 
-def _matcher(
-    method: Method,
+def _matcher(method: Method, rerank_k: int, ranks: Ranks) -> Matcher | None:
+    """Who re-ranks; None = nobody is asked to, or the method scores no pairs, which is said."""
+    if not rerank_k:
+        return None
+    matcher = method.matcher()
+    if matcher is None and ranks.rank == 0:
+        logger.warning(
+            "%s has no matcher that could re-rank %d images of a caption: they are ranked by similarity alone",
+            type(method).__name__,
+            rerank_k,
+        )
+    return matcher
+
+
+def _candidate_scorer(
+    matcher: Matcher | None,
     gallery: Gallery,
     captions: Captions,
     embedded: EmbeddedCaptions,
@@ -134,10 +152,10 @@ def _matcher(
     """A function from image rows (A, K) and caption rows (A, K) to their matching scores (A, K)."""
 
     def match(image_AK: Tensor, caption_AK: Tensor) -> Tensor:
-        assert isinstance(method, AlbefFamily), "only methods with a cross encoder re-rank"
+        assert matcher is not None, "without a matcher there are no candidates"
         with _autocast(image_AK.device, precision):
             return candidate_scores(
-                method,
+                matcher,
                 image_AK=image_AK,
                 caption_AK=caption_AK,
                 gallery=gallery,
@@ -192,20 +210,10 @@ def _row_numbers(table_AK: Tensor) -> Tensor:
 
 
 def _all_captions(evaluation_set: EvaluationSet, encoder: CaptionEncoder) -> tuple[Captions, int]:
-    """Every query, and how many of them were cut at the cap of words or of tokens.
-
-    Tokenised without attribute chunks: they play no part in retrieval, and finding them is slow.
-    """
-    plain = CaptionEncoder(
-        encoder.vocabulary,
-        max_words=encoder.max_words,
-        max_tokens=encoder.max_tokens,
-        punctuation=encoder.punctuation,
-        chunker=None,
-    )
+    """Every query, and how many of them were cut at the cap of words or of tokens."""
     queries = range(evaluation_set.num_queries)
     captions = [evaluation_set.query_caption(query) for query in queries]
-    encoded = plain.encode_many(captions, [evaluation_set.query_key(query) for query in queries])
+    encoded = encoder.encode_many(captions, [evaluation_set.query_key(query) for query in queries])
     return make_captions(encoded), sum(caption.is_cut for caption in encoded)
 
 

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from tbps.data.batch import Batch, Draws
 from tbps.data.draws import DrawSpec
+from tbps.nn.packing import Index
 from tbps.text.token_batch import Captions
 
 
@@ -19,8 +21,8 @@ class EmbeddedImages:
 
     feature_IE: Tensor
     """(I, E) unit rows."""
-    tokens_IPD: Tensor
-    """(I, P, D) encoder output, [CLS] first."""
+    tokens_IPD: Tensor | None = None
+    """(I, P, D): P vectors of each image, which the method's matcher reads; None where the method has no matcher."""
 
 
 @dataclass(kw_only=True)
@@ -29,8 +31,39 @@ class EmbeddedCaptions:
 
     feature_QE: Tensor
     """(Q, E) unit rows."""
-    hidden_ND: Tensor | None
-    """(N, D) packed text states, N = sum of the captions' lengths, in order; None where matching starts from ids."""
+    hidden_ND: Tensor | None = None
+    """(N, D) text states of all tokens, caption after caption without padding, N = sum of the captions' lengths; None where
+    the method's matcher starts from token ids, or there is none."""
+
+
+class PairScorer(Protocol):
+    """Scores pairs of an image and one of the captions that it was prepared for."""
+
+    def __call__(self, *, image_IPD: Tensor, image_M: Index, caption_M: Index) -> Tensor:
+        """Matching score of each of M pairs, higher = matches better: (M,) float32, in the order given.
+
+        image_IPD: `EmbeddedImages.tokens_IPD` of some images, on the matcher's device; image_M: rows of it, every image at
+        least once; caption_M: rows of the prepared captions.
+        """
+
+
+class Matcher(Protocol):
+    """How a method scores single pairs of image and caption: the best images of a caption are re-ranked by it.
+
+    It is asked in evaluation mode, without gradients, under the run's autocast. A score is equal to the last bit whatever
+    other pairs are scored, as long as the images of a call start at a multiple of `block_images`.
+    """
+
+    @property
+    def device(self) -> torch.device:
+        """Where scores are computed."""
+
+    @property
+    def block_images(self) -> int:
+        """Images that are scored in one call at most; what a matcher holds of them at once sets the bound."""
+
+    def prepare(self, captions: Captions, hidden_ND: Tensor | None) -> PairScorer:
+        """Compute of all captions, once, what needs no image; hidden_ND: their `EmbeddedCaptions.hidden_ND`."""
 
 
 class Method(Protocol):
@@ -66,3 +99,6 @@ class Method(Protocol):
 
     def embed_captions(self, captions: Captions) -> EmbeddedCaptions:
         """Online encoder, evaluation mode; no image is seen."""
+
+    def matcher(self) -> Matcher | None:
+        """How single pairs are scored; None = it ranks by similarity alone, and its `needs` say `matcher=False`."""

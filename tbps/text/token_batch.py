@@ -6,7 +6,8 @@ Shapes: B captions, L tokens of the longest, C chunks.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,6 +27,13 @@ class Captions:
     """(B, C) float32: weight of chunk c at column c - 1 (MARS Eq. 14); None = every chunk counts 1."""
     vacuous_BL: Tensor | None = None
     """(B, L) bool: pieces of semantically vacuous words (AGA, Table I); None where the method does not ask for them."""
+
+    def rows(self, rows: range) -> Captions:
+        """Some consecutive captions with all that is known of them, still padded to the longest of all."""
+        part = slice(rows.start, rows.stop)
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        kept: dict[str, Any] = {name: None if value is None else value[part] for name, value in values.items()}
+        return Captions(**kept)
 
 
 def pad_rows(rows: Sequence[Tensor], *, length: int, value: float = 0) -> Tensor:

@@ -82,7 +82,7 @@ class _Training:
         self.method.set_activation_checkpointing(run.loop.activation_checkpointing)
         if run.loop.compile:
             compile_image_blocks(self.method, accelerator.device)
-        self.first, optimiser_tensors = start(self.method, folder, run.start, reranks=_reranks(run))
+        self.first, optimiser_tensors = start(self.method, folder, run.start, reranks=run.reranks)
         on_main(lambda: folder.forget_evaluations_after(self.first))
         self.saved = self.first
         self.batches = parts.make_batches(
@@ -225,11 +225,6 @@ class _Training:
             raise
         finally:
             method.train()
-
-
-def _reranks(run: Run) -> bool:
-    """Whether the matching head scores anything in this run."""
-    return run.evaluation.rerank_k > 0 and (run.evaluation.test or run.evaluation.validation_rerank)
 
 
 def _choose_gemm(folder: RunFolder) -> None:

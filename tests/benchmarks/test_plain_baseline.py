@@ -72,7 +72,7 @@ def test_rerank_scores(name: str, max_tokens: int) -> None:
     expected = plain_rerank(method, tokens_IPD, captions, candidate_QK, max_tokens=max_tokens, rows=[0, 1, 2, 3])
     hidden = method.embed_captions(captions).hidden_ND
     caption_M = torch.arange(4).repeat_interleave(4)
-    found = rerank_scores(method, tokens_IPD, captions, hidden, candidate_QK.flatten(), caption_M).view(4, 4)
+    found = rerank_scores(method.matcher(), tokens_IPD, captions, hidden, candidate_QK.flatten(), caption_M).view(4, 4)
     assert expected.std() > 1e-3
     assert_close(found, expected, "scores", tolerance=1e-4)
 

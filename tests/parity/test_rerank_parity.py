@@ -40,7 +40,9 @@ def test_matching_scores(name: str, k: int, block_images: int) -> None:
     caption_M = torch.arange(len(candidate_QK)).repeat_interleave(k)
     hidden = method.embed_captions(captions).hidden_ND
     tokens = method.embed_images(images).tokens_IPD
-    score_M = rerank_scores(method, tokens, captions, hidden, candidate_QK.flatten(), caption_M, block_images=block_images)
+    score_M = rerank_scores(
+        method.matcher(), tokens, captions, hidden, candidate_QK.flatten(), caption_M, block_images=block_images
+    )
     close(score_M.view(-1, k), recorded[f"expected.{name}.k{k}.itm_scores"], "scores")
 
 
@@ -52,5 +54,5 @@ def test_albef_scores_both_directions(k: int) -> None:
         expected = recorded[f"expected.albef.k{k}.score_matrix_{name}"]
         row, column = (expected > -100).nonzero(as_tuple=True)
         image_M, caption_M = (row, column) if transposed else (column, row)
-        score_M = rerank_scores(method, tokens, captions, hidden, image_M, caption_M)
+        score_M = rerank_scores(method.matcher(), tokens, captions, hidden, image_M, caption_M)
         close(score_M, expected[row, column], name)

@@ -21,6 +21,7 @@ from tbps.config.methods.mars import MarsWeights
 from tbps.config.methods.rasa import RasaWeights
 from tbps.data.batch import Batch
 from tbps.methods.albef.cross_calls import PackedCaptions
+from tbps.methods.albef.pair_scores import CrossMatcher
 from tbps.methods.method import EmbeddedCaptions, EmbeddedImages
 from tbps.nn.bert import Bert
 from tbps.nn.dual_encoder import DualEncoder
@@ -173,6 +174,12 @@ class AlbefFamily(nn.Module):
         feature_QE = self.online.caption_feature(hidden_ND.index_select(0, packed.packing.first_S))
         full = self.online.text_encoder.full_cross_attention
         return EmbeddedCaptions(feature_QE=feature_QE, hidden_ND=None if full else hidden_ND)
+
+    def matcher(self) -> CrossMatcher:
+        """The matching head on the online cross encoder."""
+        return CrossMatcher(
+            text=self.online.text_encoder, itm_head=self.itm_head, pack=self.pack_captions, device=self.device
+        )
 
     # -- steps of a forward pass -----------------------------------------------------------------------------------------
 

@@ -7,15 +7,44 @@ Shapes: Q captions of N tokens in all, I images of P tokens, M pairs, D width.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from tbps.methods.albef.cross_calls import PackedCaptions
+from tbps.methods.method import PairScorer
 from tbps.nn.bert import Bert, BertLayer
 from tbps.nn.packing import Index, Layout, Packing, lay_out, upload
+from tbps.text.token_batch import Captions
+
+BLOCK_IMAGES = {"cpu": 2, "cuda": 16}
+"""Images whose keys and values are held at once: few on a CPU (cache), more on a GPU (kernel size)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossMatcher:
+    """The matching head on the cross encoder's [CLS]: see `tbps.methods.method.Matcher`."""
+
+    text: Bert
+    itm_head: nn.Linear
+    pack: Callable[[Captions], PackedCaptions]
+    """Lays captions out for the encoders."""
+    device: torch.device
+
+    @property
+    def block_images(self) -> int:
+        """Images scored in one call at most."""
+        return BLOCK_IMAGES[self.device.type]
+
+    def prepare(self, captions: Captions, hidden_ND: Tensor | None) -> PairScorer:
+        """What each caption does before it first sees an image."""
+        return partial(
+            match_pairs, self.text, self.itm_head, captions=prepare_captions(self.text, self.pack(captions), hidden_ND)
+        )
 
 
 @dataclass(kw_only=True)

@@ -12,7 +12,6 @@ from tiny_methods import BERT, MARS, RASA, build, make_step
 from tbps.config.methods.mars import Mars
 from tbps.config.methods.rasa import Rasa
 from tbps.methods.albef.cross_calls import cross_encode, sequences
-from tbps.methods.albef.pair_scores import match_pairs, prepare_captions
 
 ONE_LAYER = replace(RASA, bert=replace(BERT, fusion_layer=2))
 
@@ -28,14 +27,7 @@ def test_scores_equal_pairs_one_by_one(config: Rasa | Mars) -> None:
     hidden = method.embed_captions(batch.own).hidden_ND
     rng = np.random.default_rng(0)
     image, caption = np.concatenate([np.arange(8), rng.integers(0, 8, 20)]), rng.integers(0, 8, 28)
-    found = match_pairs(
-        text,
-        method.itm_head,
-        captions=prepare_captions(text, captions, hidden),
-        image_IPD=tokens,
-        image_M=image,
-        caption_M=caption,
-    )
+    found = method.matcher().prepare(batch.own, hidden)(image_IPD=tokens, image_M=image, caption_M=caption)
     for number in range(28):
         shown = sequences(captions, offset=0, image=np.zeros(1, np.int64), caption=caption[number : number + 1])
         own_image = tokens[image[number] : image[number] + 1]
