@@ -5,12 +5,13 @@ Shapes: B pairs, L tokens of the longest caption, N patches, C chunks, H height,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tbps.data.contrast_scope import ContrastScope
 from tbps.text.token_batch import Captions
 
 
@@ -38,6 +39,12 @@ class Batch:
     """Number of this batch's first group in the global batch: dropout is keyed by groups."""
     last_stage: bool = True
     """Whether the step belongs to the last stage of the schedule; there is one stage, or two."""
+    scope: ContrastScope = field(default=None)  # type: ignore[assignment]
+    """Gives the rows of the whole global batch, to a method that contrasts all of it; by default this batch is all of it."""
+
+    def __post_init__(self) -> None:
+        if self.scope is None:
+            self.scope = ContrastScope(self.identity_B)
 
     @property
     def num_pairs(self) -> int:

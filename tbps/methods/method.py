@@ -102,3 +102,18 @@ class Method(Protocol):
 
     def matcher(self) -> Matcher | None:
         """How single pairs are scored; None = it ranks by similarity alone, and its `needs` say `matcher=False`."""
+
+
+class ContrastsBatch(Method, Protocol):
+    """A method whose `needs` say `contrast="batch"`: its loss is of all pairs of the global batch, by `batch.scope.whole`.
+
+    Each share of the batch returns that one loss; a mean over items of which pairs have different numbers is the own sum
+    divided by the whole batch's count, times `batch.scope.shares`.
+    """
+
+    def contrast_rows(self, batch: Batch, draws: Draws) -> Mapping[str, Tensor]:
+        """The rows, one for each pair, that `forward` gives to `batch.scope.whole`; only accumulation needs this.
+
+        It is called without gradients for each micro-batch of a step, which `forward` then sees again. So `forward` makes the
+        same rows before anything else that drops units or draws, and this leaves nothing behind.
+        """

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tbps.config.optim import AdamW
 from tbps.data.batch import Batch, Draws
+from tbps.data.contrast_scope import Rows
 from tbps.training.agreement import Agreement
 from tbps.training.optimiser import load_state_tensors, make_optimiser, state_tensors
 
@@ -27,6 +28,9 @@ class Parallel(Protocol):
 
     def __call__(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
         """The method's losses."""
+
+    def contrast_rows(self, batch: Batch, draws: Draws) -> Rows:
+        """The method's rows for a contrast over the whole batch, in the precision of its forward pass; without gradients."""
 
     def micro_step(self, *, first: bool, last: bool) -> Any:
         """Context of one forward and backward pass; gradients of all micro-steps add up."""
@@ -67,6 +71,12 @@ class DataParallel:
         """The method's losses."""
         losses: dict[str, Tensor] = self.model(batch, draws)
         return losses
+
+    def contrast_rows(self, batch: Batch, draws: Draws) -> Rows:
+        """The method's rows."""
+        with self.accelerator.autocast():
+            rows: Rows = self.method.contrast_rows(batch, draws)
+            return rows
 
     @contextmanager
     def micro_step(self, *, first: bool, last: bool) -> Iterator[None]:

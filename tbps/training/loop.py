@@ -20,6 +20,7 @@ from tbps.runs.atomic_file import words_of, write_json
 from tbps.runs.run_folder import OpenRunFolder, RunFolder
 from tbps.runs.selection import best_step
 from tbps.training.compilation import compile_image_blocks
+from tbps.training.contrast import check_contrast
 from tbps.training.distributed import on_main, start_processes
 from tbps.training.journal import Journal, check_finite
 from tbps.training.memory import memory_of_all
@@ -93,6 +94,7 @@ class _Training:
             world_size=accelerator.num_processes,
         )
         micro_batches = self.batches.micro_batches_per_step
+        check_contrast(self.method, run.needs.contrast, micro_batches=micro_batches)
         self.parallel = spread(self.method, run, accelerator, micro_batches=micro_batches, build=parts.build)
         self.parallel.load_optimiser_tensors(optimiser_tensors)
         self.stepper = Stepper(

@@ -5,15 +5,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
 from tbps.config.run import Run
-from tbps.data.batch import HostBatch
+from tbps.data.batch import Batch, Draws, HostBatch
+from tbps.data.contrast_scope import Rows
 from tbps.data.views import make_views
 from tbps.training.agreement import EXITS, Agreement
+from tbps.training.contrast import gathered_scope, made_scope, make_rows
 from tbps.training.data_parallel import Parallel
 from tbps.training.distributed import sum_over_processes
 from tbps.training.peers import Pulse
@@ -53,6 +57,8 @@ class Stepper:
         self.steps_per_epoch = steps_per_epoch
         self.second_stage_step = second_stage_step(run.schedule, steps_per_epoch=steps_per_epoch)
         self.micro_batches, self.pulse = micro_batches, pulse
+        self.contrasts_all = run.needs.contrast == "batch"
+        self.two_passes = self.contrasts_all and micro_batches > 1
 
     def begin(self, step: int) -> None:
         """Forget the optimiser's state where the second stage begins: it averages other gradients."""
@@ -73,18 +79,29 @@ class Stepper:
     def forward_backward(self, step: int, batches: Iterator[HostBatch]) -> Losses:
         """Gradients of the weighted losses, averaged over micro-batches and processes."""
         parts: list[Losses] = []
+        rows: Rows | None = None
+        if self.two_passes:
+            self.pulse.enter("")  # the loader judges itself
+            held = list(islice(batches, self.micro_batches))
+            rows, batches = self._first_pass(step, held), iter(held)
         for micro in range(self.micro_batches):
             with self.parallel.micro_step(first=micro == 0, last=micro == self.micro_batches - 1):
                 self.pulse.enter("")  # the loader judges itself
-                parts.append(self._micro_step(step, micro, next(batches)))
+                parts.append(self._micro_step(step, micro, next(batches), rows))
         return Losses(
             names=parts[0].names,
             sum_X=torch.stack([part.sum_X for part in parts]).sum(0),
             keys=tuple(key for part in parts for key in part.keys),
         )
 
-    def _micro_step(self, step: int, micro: int, host: HostBatch) -> Losses:
-        self.pulse.enter(f"the forward pass of step {step + 1}")
+    def _first_pass(self, step: int, held: list[HostBatch]) -> Rows:
+        """The rows of the whole batch that a method contrasts, without gradients."""
+        self.pulse.enter(f"the first of two forward passes of step {step + 1}")
+        batches = [partial(self._make_batch, step, micro, host) for micro, host in enumerate(held)]
+        return make_rows(batches, self.parallel.contrast_rows)
+
+    def _make_batch(self, step: int, micro: int, host: HostBatch) -> tuple[Batch, Draws]:
+        """The batch on the device, and the random numbers of its forward pass: the same ones as often as it is made."""
         group_pairs = self.run.data.group_pairs
         # Each process computes a contiguous slice of the global batch.
         first_group = (self.accelerator.process_index * self.micro_batches + micro) * len(host.keys) // group_pairs
@@ -96,7 +113,18 @@ class Stepper:
             first_group=first_group,
             last_stage=step >= self.second_stage_step,
         )
-        losses: dict[str, Tensor] = self.parallel(batch, host.draws)
+        return batch, host.draws
+
+    def _micro_step(self, step: int, micro: int, host: HostBatch, rows: Rows | None) -> Losses:
+        """rows: of the whole batch, where they were made before."""
+        self.pulse.enter(f"the forward pass of step {step + 1}")
+        batch, draws = self._make_batch(step, micro, host)
+        processes = self.accelerator.num_processes
+        if rows is not None:
+            batch.scope = made_scope(batch, rows, shares=processes * self.micro_batches)
+        elif self.contrasts_all:
+            batch.scope = gathered_scope(batch, processes=processes)
+        losses: dict[str, Tensor] = self.parallel(batch, draws)
         values = torch.stack(list(losses.values())).float()
         weights = [self.weights[name] for name in losses]
         total = sum((weight * value for weight, value in zip(weights, losses.values())), start=values.new_zeros(()))

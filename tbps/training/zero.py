@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from tbps.config.optim import AdamW
 from tbps.config.run import Run
 from tbps.data.batch import Batch, Draws
+from tbps.data.contrast_scope import Rows
 from tbps.training.agreement import Agreement
 from tbps.training.optimiser import check_state_tensors, make_optimiser
 
@@ -32,11 +33,10 @@ class _Autocast(nn.Module):
         self.method = method
         self.bf16 = bf16
 
-    def forward(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
-        """The method's losses."""
+    def forward(self, batch: Batch, draws: Draws, *, rows: bool = False) -> Any:
+        """The method's losses; rows: its rows for a contrast over the whole batch."""
         with torch.autocast(batch.identity_B.device.type, torch.bfloat16, enabled=self.bf16):
-            losses: dict[str, Tensor] = self.method(batch, draws)
-            return losses
+            return self.method.contrast_rows(batch, draws) if rows else self.method(batch, draws)  # type: ignore[operator]
 
 
 class Zero:
@@ -68,6 +68,11 @@ class Zero:
         """The method's losses."""
         losses: dict[str, Tensor] = self.engine(batch, draws)
         return losses
+
+    def contrast_rows(self, batch: Batch, draws: Draws) -> Rows:
+        """The method's rows, through the engine, which gathers weights under stage 3."""
+        rows: Rows = self.engine(batch, draws, rows=True)
+        return rows
 
     @contextmanager
     def micro_step(self, *, first: bool, last: bool) -> Iterator[None]:
