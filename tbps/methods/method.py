@@ -114,6 +114,6 @@ class ContrastsBatch(Method, Protocol):
     def contrast_rows(self, batch: Batch, draws: Draws) -> Mapping[str, Tensor]:
         """The rows, one for each pair, that `forward` gives to `batch.scope.whole`; only accumulation needs this.
 
-        It is called without gradients for each micro-batch of a step, which `forward` then sees again. So `forward` makes the
-        same rows before anything else that drops units or draws, and this leaves nothing behind.
+        It is called without gradients for each micro-batch of a step, which `forward` then sees again. So `forward` makes
+        the same rows before anything else that drops units or draws, and this leaves nothing behind.
         """
