@@ -19,14 +19,21 @@ def attention(
     value_SHKd: Tensor,
     *,
     bias: Tensor | None = None,
+    causal: bool = False,
     site: Site = _NOTHING_DROPPED,
     group: int = 0,
 ) -> Tensor:
     """softmax(q k' / sqrt(d) + bias) v.
 
     query_SHQd (S, H, Q, d), key_SHKd and value_SHKd (S, H, K, d); bias broadcastable to (S, H, Q, K), 0 or a large
-    negative number; dropout on the probabilities at `site`, where all sequences are of `group`. Returns (S, H, Q, d).
+    negative number; `causal`, instead of a bias: query i sees the keys 0 to i; dropout on the probabilities at `site`,
+    where all sequences are of `group`. Returns (S, H, Q, d).
     """
+    assert bias is None or not causal, "a causal mask and a bias exclude each other in torch's fused kernel"
+    if causal and not site.probability and query_SHQd.device.type != "cpu":
+        return F.scaled_dot_product_attention(query_SHQd, key_SHKd, value_SHKd, is_causal=True)
+    if causal:
+        bias = _later_keys(query_SHQd, key_SHKd)
     if _fused(query_SHQd, num_keys=key_SHKd.shape[2], dropout=site.probability):
         return fused_attention(query_SHQd, key_SHKd, value_SHKd, bias=bias, site=site, group=group)
     logit_SHQK = (query_SHQd * query_SHQd.shape[-1] ** -0.5) @ key_SHKd.transpose(2, 3)
@@ -54,6 +61,12 @@ def mean_attention(query_SHQd: Tensor, key_SHKd: Tensor, *, bias: Tensor | None 
     if bias is not None:
         logit_SHQK = logit_SHQK + bias
     return logit_SHQK.float().softmax(-1).mean(1)
+
+
+def _later_keys(query_SHQd: Tensor, key_SHKd: Tensor) -> Tensor:
+    """(Q, K): minus infinity where a key comes after the query, else 0."""
+    shape = (query_SHQd.shape[2], key_SHKd.shape[2])
+    return torch.full(shape, float("-inf"), dtype=query_SHQd.dtype, device=query_SHQd.device).triu(1)
 
 
 def _fused(query: Tensor, *, num_keys: int, dropout: float) -> bool:
