@@ -26,19 +26,20 @@ from PIL import Image
 from torch import Tensor
 from torchvision import transforms
 
-from tbps.config.data import Captioning, Data
+from tbps.config.data import Captioning, Data, Pixels
 from tbps.data.annotations import Split
 from tbps.data.column import StringColumn
 from tbps.data.draws import DrawSpec
 from tbps.data.images import decode, resize
 from tbps.data.loader import MicroBatch, PairDataset
 from tbps.data.pairs import FolderPairs
-from tbps.data.views import CLIP_MEAN, CLIP_STD, make_views, normalise_pixels
+from tbps.data.views import make_views, normalise_pixels
 from tbps.text.captions import CaptionEncoder
 from tbps.text.word_pieces import load_tokenizer, train_vocabulary
 
 CAPTION = "a man in a red shirt and blue jeans with a black bag walks along the street and looks at a phone in his hand"
 GROUP_PAIRS = 8
+PIXELS = Pixels()
 
 
 def make_sources(folder: Path, num_images: int, source_px: tuple[int, int]) -> None:
@@ -60,7 +61,7 @@ def official(image_px: tuple[int, int], flip_probability: float) -> Callable[[by
             transforms.Resize(image_px, interpolation=transforms.InterpolationMode.BICUBIC),
             transforms.RandomHorizontalFlip(flip_probability),
             transforms.ToTensor(),
-            transforms.Normalize(CLIP_MEAN, CLIP_STD),
+            transforms.Normalize(PIXELS.mean, PIXELS.std),
         ]
     )
 
@@ -82,6 +83,7 @@ def make_dataset(folder: Path, num_images: int, image_px: tuple[int, int]) -> Pa
         image_N=numbers,
         caption_number_N=np.zeros_like(numbers),
         attribute_IA=None,
+        annotated_range_2=np.array((0, num_images // 2 - 1)),
     )
     vocabulary = folder / "vocab.txt"
     train_vocabulary([CAPTION], size=100, path=vocabulary)
@@ -123,12 +125,17 @@ def measure(pipelines: dict[str, Callable[[], object]], rounds: int) -> dict[str
     return times
 
 
+def resized(file_bytes: bytes, image_px: tuple[int, int]) -> Tensor:
+    """What a worker makes of a file: (3, height, width) uint8."""
+    return resize(decode(file_bytes, key=""), image_px=image_px, interpolation=PIXELS.interpolation)
+
+
 def compare_pixels(files: Sequence[bytes], image_px: tuple[int, int]) -> tuple[float, float]:
     """Largest difference after normalisation, and share of values that differ at all, views unmirrored."""
     reference = official(image_px, 0.0)
     largest, differing = 0.0, 0.0
     for file_bytes in files:
-        ours = normalise_pixels(resize(decode(file_bytes, key=""), image_px=image_px)[None])[0]
+        ours = normalise_pixels(resized(file_bytes, image_px)[None], PIXELS)[0]
         difference = (ours - reference(file_bytes)[0]).abs()
         largest = max(largest, difference.max().item())
         differing += (difference > 0).float().mean().item() / len(files)
@@ -173,13 +180,13 @@ def main() -> None:
         # Every result is dropped at once, as in training: memory that is kept costs page faults that are not the pipeline's.
         pipelines: dict[str, Callable[[], object]] = {
             "official: PIL + torchvision, two float views": lambda: drain(two_views(file) for file in files),
-            "ours: decode and resize once, uint8": lambda: drain(
-                resize(decode(file, key=""), image_px=image_px) for file in files
-            ),
+            "ours: decode and resize once, uint8": lambda: drain(resized(file, image_px) for file in files),
             "ours, whole loader: + captions, random numbers, stacking": lambda: drain(dataset[batch] for batch in batches),
-            "views alone, on the CPU": lambda: drain(make_views(host, cpu, group_pairs=GROUP_PAIRS) for host in hosts),
+            "views alone, on the CPU": lambda: drain(
+                make_views(host, cpu, pixels=PIXELS, group_pairs=GROUP_PAIRS) for host in hosts
+            ),
             "ours, whole loader, with views on the CPU": lambda: drain(
-                make_views(dataset[batch], cpu, group_pairs=GROUP_PAIRS) for batch in batches
+                make_views(dataset[batch], cpu, pixels=PIXELS, group_pairs=GROUP_PAIRS) for batch in batches
             ),
         }
         kilobytes = sum(map(len, files)) / num_images / 1000

@@ -57,7 +57,7 @@ def cuhk_pedes() -> Run:
                 max_training_tokens=512,  # RaSa: training cuts words only; BERT has 512 positions
             ),
             image_px=(384, 384),  # Sec. IV-B
-            augmentation="crop-erase",  # Sec. IV-B: flip, padded crop, erasing
+            augmentations=("flip", "pad-crop", "erase"),  # Sec. IV-B: flip, padded crop, erasing
             weak_positive_probability=0.1,  # RaSa
             batch_pairs=52,  # Sec. IV-B: 13 on each of 4 GPUs (that 13 is one GPU's share is RaSa's reading)
             group_pairs=13,  # RaSa: contrast and negatives stay inside one GPU's pairs

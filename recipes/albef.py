@@ -48,7 +48,7 @@ def cuhk_pedes() -> Run:
                 max_training_tokens=512,  # ALBEF's training cuts words only; BERT has 512 positions
             ),
             image_px=(384, 384),  # flickr
-            augmentation="randaugment",  # ALBEF's code: resized crop (0.5 to 1), flip, two random operations
+            augmentations=("resized-crop", "random-operations", "flip"),  # ALBEF's code: crop of 0.5 to 1, two operations
             weak_positive_probability=0.0,  # ALBEF pairs every image with its own caption
             batch_pairs=256,  # flickr: 32 on each of 8 GPUs
             group_pairs=32,  # ALBEF's loss contrasts and draws negatives inside one GPU's 32 pairs

@@ -60,7 +60,7 @@ def cuhk_pedes() -> Run:
                 max_training_tokens=512,  # ALBEF's: training cuts words only; BERT has 512 positions
             ),
             image_px=(384, 384),  # lost
-            augmentation="randaugment",  # ALBEF's
+            augmentations=("resized-crop", "random-operations", "flip"),  # ALBEF's
             weak_positive_probability=0.0,  # ALBEF pairs every image with its own caption
             batch_pairs=52,  # lost; 13 on each of 4 GPUs (Sec. III-A: 4 GPUs)
             group_pairs=13,  # ALBEF's loss contrasts and draws negatives inside one GPU's pairs

@@ -55,7 +55,7 @@ def cuhk_pedes() -> Run:
                 max_training_tokens=512,  # official training cuts words only; BERT has 512 positions
             ),
             image_px=(384, 384),  # Sec. 4.1
-            augmentation="flip",  # Sec. 4.1
+            augmentations=("flip",),  # Sec. 4.1
             weak_positive_probability=0.1,  # Sec. 4.1
             batch_pairs=8,  # Sec. 4.1; the official scripts start 4 processes of 8
             group_pairs=8,  # the official loss contrasts and draws negatives inside one GPU's 8 pairs

@@ -50,7 +50,7 @@ def coco() -> Run:
                 max_training_tokens=512,  # BERT's positions
             ),
             image_px=(384, 384),  # COCO
-            augmentation="randaugment",  # ALBEF's code: resized crop (0.5 to 1), flip, two random operations
+            augmentations=("resized-crop", "random-operations", "flip"),  # ALBEF's code: crop of 0.5 to 1, two operations
             weak_positive_probability=0.0,  # ALBEF pairs every image with its own caption
             batch_pairs=256,  # COCO: 32 on each of 8 GPUs
             group_pairs=32,  # ALBEF's loss contrasts and draws negatives inside one GPU's 32 pairs

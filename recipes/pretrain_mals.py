@@ -57,7 +57,7 @@ def mals() -> Run:
                 max_training_tokens=512,  # MARS: training cuts words only; BERT has 512 positions
             ),
             image_px=(384, 384),  # MARS, Sec. 4.1
-            augmentation="flip",  # MARS, Sec. 4.1
+            augmentations=("flip",),  # MARS, Sec. 4.1
             weak_positive_probability=0.0,  # one caption an identity
             batch_pairs=512,  # ours: 8 GPUs of 64; APTM: 150 on each of 4
             group_pairs=64,  # ours: one GPU's share

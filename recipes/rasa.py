@@ -46,7 +46,7 @@ def cuhk_pedes() -> Run:
                 max_training_tokens=512,  # RaSa's training cuts words only; BERT has 512 positions
             ),
             image_px=(384, 384),  # RaSa configs
-            augmentation="flip",  # RaSa's code: resize and flip, nothing else
+            augmentations=("flip",),  # RaSa's code: resize and flip, nothing else
             weak_positive_probability=0.1,  # RaSa configs
             batch_pairs=52,  # RaSa configs and issue 15: 13 on each of 4 GPUs
             group_pairs=13,  # RaSa's loss contrasts and draws negatives inside one GPU's 13 pairs

@@ -246,7 +246,7 @@ def _shared_memory(run_folder: Path | None) -> Finding:
     data = folder.read_run().data
     pairs = data.micro_batch_pairs or data.batch_pairs // int(os.environ.get("WORLD_SIZE", "1"))
     height, width = data.image_px
-    batch = pairs * 3 * height * width * (2 if data.augmentation == "randaugment" else 1)
+    batch = pairs * 3 * height * width * (2 if data.changes_on_host else 1)
     needed = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) * (data.workers * PREFETCH_BATCHES + 1) * batch
     text += f"; batches of {run_folder} take {needed / 2**20:.0f} MiB ({data.workers} workers a process)"
     if not data.workers or needed <= free:

@@ -271,6 +271,7 @@ def _validation(run: Run, vocabulary: Vocabulary, splits: tuple[str, ...]) -> Ev
             encoder,
             run.evaluation,
             image_px=run.data.image_px,
+            pixels=run.data.evaluation_pixels,
             device=next(method.parameters()).device,
             rerank=run.evaluation.validation_rerank and run.needs.matcher,
             precision=run.loop.precision,
@@ -320,6 +321,7 @@ def _score(
         encoder,
         run.evaluation,
         image_px=run.data.image_px,
+        pixels=run.data.evaluation_pixels,
         device=device,
         rerank=run.needs.matcher,
         rerank_image_to_text=rerank_image_to_text,
@@ -351,7 +353,15 @@ def _score(
             chunks=run.needs.report_chunks,
             mark_vacuous=run.needs.report_vacuous_words,
         )
-        write_examples(folder.path, file.stem, method, evaluation_set, marks, image_px=run.data.image_px)
+        write_examples(
+            folder.path,
+            file.stem,
+            method,
+            evaluation_set,
+            marks,
+            image_px=run.data.image_px,
+            pixels=run.data.evaluation_pixels,
+        )
         return results, file
 
     return on_main(write, doing="writing results and examples")

@@ -3,13 +3,34 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from tbps.config.place import PLACE
 from tbps.config.ranges import Count, CountOrNone, Range, Share, check_ranges
 
 Benchmark = Literal["cuhk-pedes", "icfg-pedes", "rstpreid", "mals", "coco"]
 """The data sets that can be read, by the name of their format."""
+Interpolation = Literal["bilinear", "bicubic"]
+Augmentation = Literal["resized-crop", "random-operations", "flip", "pad-crop", "erase"]
+"""What can be made with a training image, in the order in which it is made."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pixels:
+    """How the bytes of an image become the numbers that an image encoder reads. Three values: of red, green and blue."""
+
+    mean: Annotated[tuple[float, float, float], Range(0, 1)] = (0.48145466, 0.4578275, 0.40821073)
+    """What is subtracted from values of 0 to 1: by default as openai/CLIP's preprocessing, which ALBEF, RaSa, MARS, AGA and
+    IRRA all use."""
+    std: Annotated[tuple[float, float, float], Range(above=0, high=1)] = (0.26862954, 0.26130258, 0.27577711)
+    """By what the difference is divided: by default as openai/CLIP's preprocessing."""
+    interpolation: Interpolation = "bicubic"
+    """How an image is resized, always with antialiasing."""
+    erase: Annotated[tuple[float, float, float], Range(-10, 10)] = (0.48145466, 0.4578275, 0.40821073)
+    """What erased pixels become, after normalisation: IRRA's and AGA's code writes the mean there; 0 is the mean colour."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "data.pixels")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,8 +76,14 @@ class Data:
     captioning: Captioning
     image_px: Annotated[tuple[int, int], Range(1)]
     """Height and width an image is resized to."""
-    augmentation: Literal["none", "flip", "crop-erase", "randaugment"] = "flip"
-    """RaSa and MARS: flip; AGA, IRRA: flip + padded crop + erasing; ALBEF: resized crop + flip + two random operations."""
+    pixels: Pixels = Pixels()
+    """How images become numbers, in training and, where `test_pixels` says nothing else, everywhere."""
+    test_pixels: Pixels | None = None
+    """The same for evaluation and report, where a paper has it otherwise there."""
+    augmentations: tuple[Augmentation, ...] = ("flip",)
+    """What is made at random with training images, in this order: `resized-crop` and `random-operations` (ALBEF's two of ten
+    operations), `flip`, `pad-crop`, `erase` (IRRA's). MARS and RaSa: flip; AGA and IRRA: flip, pad-crop, erase; ALBEF and
+    LAIP: resized-crop, random-operations, flip; APTM: random-operations, flip, erase."""
     keep_sides: bool = False
     """Never mirror the image of a pair whose caption, own or swapped, says left or right; official code mirrors them too."""
     weak_positive_probability: Share = 0.0
@@ -79,10 +106,7 @@ class Data:
 
     def __post_init__(self) -> None:
         check_ranges(self, "data")
-        if self.keep_sides and self.augmentation == "none":
-            raise ValueError(
-                'data.keep_sides is on with data.augmentation "none", which mirrors nothing; turn it off, or choose another'
-            )
+        self._check_augmentations()
         if self.batch_pairs % self.group_pairs:
             raise ValueError(
                 f"data.batch_pairs is {self.batch_pairs}, expected a multiple of data.group_pairs ({self.group_pairs});"
@@ -93,3 +117,28 @@ class Data:
                 f"data.micro_batch_pairs is {self.micro_batch_pairs}, expected a multiple of data.group_pairs"
                 f" ({self.group_pairs}) or 0"
             )
+
+    def _check_augmentations(self) -> None:
+        named = " ".join(self.augmentations) or "empty"
+        in_order = tuple(one for one in get_args(Augmentation) if one in self.augmentations)
+        if self.augmentations != in_order:
+            raise ValueError(
+                f"data.augmentations is {named}, expected each once, in the order in which they are made:"
+                f" {' '.join(in_order)}"
+            )
+        if {"resized-crop", "pad-crop"} <= set(in_order):
+            raise ValueError(f"data.augmentations is {named}, expected one crop at most; leave out resized-crop or pad-crop")
+        if self.keep_sides and "flip" not in in_order:
+            raise ValueError(
+                f"data.keep_sides is on and data.augmentations is {named}, which mirrors nothing; turn it off, or add flip"
+            )
+
+    @property
+    def changes_on_host(self) -> bool:
+        """Whether an augmentation changes pixels before they go to the device, so that each view has its own."""
+        return "resized-crop" in self.augmentations or "random-operations" in self.augmentations
+
+    @property
+    def evaluation_pixels(self) -> Pixels:
+        """How images become numbers in evaluation and report."""
+        return self.test_pixels or self.pixels

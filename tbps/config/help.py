@@ -33,7 +33,10 @@ def _section(part: Any, path: str, about: str) -> Iterator[str]:
         if is_dataclass(value):
             nested.append((field.name, value))
             continue
-        yield f"  --{path}{field.name.replace('_', '-')} {_shown(value)}"
+        if value is None:
+            yield f"  {path}{field.name}: none, set by a recipe alone"
+        else:
+            yield f"  --{path}{field.name.replace('_', '-')} {_shown(value)}"
         meaning = docs.get(field.name, "") + (f" [{ranges[field.name]}]" if field.name in ranges else "")
         yield from textwrap.wrap(meaning, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
     for name, value in nested:

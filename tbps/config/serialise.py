@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from tbps.config.methods.method import MethodConfig
@@ -45,6 +46,9 @@ def _encode(value: Any, hint: Any, place: bool) -> Any:
 
 
 def _decode(hint: Any, value: Any, path: str) -> Any:
+    if isinstance(hint, UnionType):  # a config, or None
+        (hint,) = (one for one in get_args(hint) if one is not NoneType)
+        return None if value is None else _decode(hint, value, path)
     if isinstance(hint, type) and is_dataclass(hint):
         return _decode_dataclass(hint, value, path)
     if get_origin(hint) is Literal:

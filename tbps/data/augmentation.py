@@ -1,15 +1,14 @@
 """Random choices of the image pipelines, and the operations that are made on the host.
 
-Mirroring, padded crops and erasing are only drawn here (`tbps.data.views` makes them on the device); ALBEF's pipeline,
-which changes pixels in ways that do not batch, is made here with PIL.
+Mirroring, padded crops and erasing are only drawn here (`tbps.data.views` makes them on the device); ALBEF's resized crop
+and operations, which change pixels in ways that do not batch, are made here with PIL.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -17,9 +16,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 
+from tbps.config.data import Augmentation, Interpolation
+from tbps.data.images import RESAMPLING, resize
 from tbps.data.views import crop_padding_px
 
-Augmentation = Literal["none", "flip", "crop-erase", "randaugment"]
 Box = tuple[int, int, int, int]
 """Top, left, height, width."""
 
@@ -57,18 +57,18 @@ def uniforms(generator: torch.Generator) -> Iterator[float]:
         yield from torch.rand(32, generator=generator, dtype=torch.float64).tolist()
 
 
-def draw_views(augmentation: Augmentation, *, image_px: tuple[int, int], uniform: Iterator[float]) -> ViewDraws:
+def draw_views(augmentations: Sequence[Augmentation], *, image_px: tuple[int, int], uniform: Iterator[float]) -> ViewDraws:
     """Draw both views independently of each other."""
-    if augmentation == "none":
-        return ViewDraws(flip=(False, False), corner=None, erase=None)
-    flip = (next(uniform) < 0.5, next(uniform) < 0.5)
-    if augmentation != "crop-erase":
-        return ViewDraws(flip=flip, corner=None, erase=None)
-    places = 2 * crop_padding_px(image_px) + 1
-    first, second = ((int(next(uniform) * places), int(next(uniform) * places)) for _ in range(2))
-    return ViewDraws(
-        flip=flip, corner=(first, second), erase=(_draw_erase(image_px, uniform), _draw_erase(image_px, uniform))
-    )
+    flip, corner, erase = (False, False), None, None
+    if "flip" in augmentations:
+        flip = (next(uniform) < 0.5, next(uniform) < 0.5)
+    if "pad-crop" in augmentations:
+        places = 2 * crop_padding_px(image_px) + 1
+        first, second = ((int(next(uniform) * places), int(next(uniform) * places)) for _ in range(2))
+        corner = (first, second)
+    if "erase" in augmentations:
+        erase = (_draw_erase(image_px, uniform), _draw_erase(image_px, uniform))
+    return ViewDraws(flip=flip, corner=corner, erase=erase)
 
 
 def _draw_erase(image_px: tuple[int, int], uniform: Iterator[float]) -> Box:
@@ -95,36 +95,64 @@ def _draw_box(
     return None
 
 
-def random_augment(image_HWC: NDArray[np.uint8], *, image_px: tuple[int, int], uniform: Iterator[float]) -> Tensor:
-    """ALBEF's training pipeline but the mirroring: resized crop, then random operations; (3, height, width) uint8.
+def change_on_host(
+    image_HWC: NDArray[np.uint8],
+    augmentations: Sequence[Augmentation],
+    *,
+    image_px: tuple[int, int],
+    interpolation: Interpolation,
+    uniform: Iterator[float],
+) -> Tensor:
+    """One view with what is made before mirroring: resized crop, then random operations; (3, height, width) uint8.
 
-    Differs: the crop's ratio is relative to the image's own shape. ALBEF's ratio of 3/4 to 4/3 does not fit into a picture
-    of one standing person, where torchvision then always falls back to the same crop around the middle of the body.
-    Mirroring comes last (on the device), which changes nothing: every operation is as likely as its mirror image.
+    ALBEF mirrors between them. Here it comes later, on the device, which changes nothing: every operation is as likely as
+    its mirror image.
     """
-    image = Image.fromarray(image_HWC)
+    if "resized-crop" in augmentations:
+        box = _draw_crop((image_HWC.shape[0], image_HWC.shape[1]), uniform)
+        image = Image.fromarray(image_HWC).crop(box).resize(image_px[::-1], RESAMPLING[interpolation])
+    else:
+        resized_CHW = resize(image_HWC, image_px=image_px, interpolation=interpolation)
+        image = Image.fromarray(resized_CHW.permute(1, 2, 0).numpy())
+    if "random-operations" in augmentations:
+        for operation, sign in _draw_operations(uniform):
+            image = operation(image, sign)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def _draw_crop(size: tuple[int, int], uniform: Iterator[float]) -> Box:
+    """Left, top, right, bottom in an image of `size` (height, width).
+
+    Differs from ALBEF: the crop's ratio is relative to the image's own shape. ALBEF's ratio of 3/4 to 4/3 does not fit into
+    a picture of one standing person, where torchvision then always falls back to the same crop around the body's middle.
+    """
     # Drawn on a square and stretched to the image.
     side = 1024
     drawn = _draw_box((side, side), area=CROP_AREA, ratio=CROP_RATIO, uniform=uniform)
     top, left, height, width = drawn or (0, 0, side, side)
-    x, y = image.width / side, image.height / side
-    box = (round(left * x), round(top * y), round((left + width) * x), round((top + height) * y))
-    image = image.crop(box).resize(image_px[::-1], Image.Resampling.BICUBIC)
+    x, y = size[1] / side, size[0] / side
+    return round(left * x), round(top * y), round((left + width) * x), round((top + height) * y)
+
+
+def _draw_operations(uniform: Iterator[float]) -> Iterator[tuple[Operation, int]]:
+    """The operations that are made, each with its sign."""
     for _ in range(NUM_OPERATIONS):
         operation = OPERATIONS[int(next(uniform) * len(OPERATIONS))]
-        apply, negative = next(uniform) < OPERATION_PROBABILITY, next(uniform) < 0.5
-        if apply:
-            image = operation(image, -1 if negative else 1)
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+        made, negative = next(uniform) < OPERATION_PROBABILITY, next(uniform) < 0.5
+        if made:
+            yield operation, -1 if negative else 1
 
 
 def _affine(image: Image.Image, matrix: tuple[float, float, float, float, float, float]) -> Image.Image:
     return image.transform(image.size, Image.Transform.AFFINE, matrix, resample=Image.Resampling.BILINEAR, fillcolor=GREY)
 
 
+Operation = Callable[[Image.Image, int], Image.Image]
+"""Changes an image, the second argument is the sign (-1 or 1) of a shear, a shift or a turn."""
+
 # Strengths at level 7 of 10, from ALBEF's code: enhancement 0.7 * 1.8 + 0.1, shear 0.7 * 0.3, shift 0.7 * 10 px,
 # rotation 0.7 * 30 degrees; the last three with a random sign.
-OPERATIONS: tuple[Callable[[Image.Image, int], Image.Image], ...] = (
+OPERATIONS: tuple[Operation, ...] = (
     lambda image, sign: image,
     lambda image, sign: ImageOps.autocontrast(image),
     lambda image, sign: ImageOps.equalize(image),

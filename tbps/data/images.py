@@ -1,8 +1,8 @@
 """Image files to uint8 tensors.
 
 Training decodes with simplejpeg (the same bytes as PIL: both are libjpeg-turbo) and resizes with torch's antialiased
-bicubic on uint8, about twice as fast as PIL. Torch keeps its filter weights in 16 bits, so it equals PIL exactly only where
-they suffice (384x128 to 384x384, for one); elsewhere about 1 value in 200 differs by 1, rarely 2, of 255 grey levels.
+interpolation on uint8, about twice as fast as PIL. Torch keeps its filter weights in 16 bits, so it equals PIL exactly only
+where they suffice (384x128 to 384x384, for one); elsewhere about 1 value in 200 differs by 1, rarely 2, of 255 grey levels.
 Evaluation resizes with PIL itself, as published results were made.
 
 PIL changed too: where that is less work, version 13 filters columns before rows, which moves a quarter of the values by one
@@ -25,11 +25,14 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 from torch import Tensor
 
+from tbps.config.data import Interpolation
 from tbps.data.impostor import impostor
 
 MAX_PIXELS = 89_478_485
 """A header that claims more is damaged, or an attack: PIL's own limit (a quarter of a GiB at 3 bytes a pixel)."""
 
+RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+"""PIL's name of each interpolation."""
 _ORIENTATION = 0x0112
 """The EXIF tag; 1 = upright."""
 
@@ -105,16 +108,16 @@ def _changes(image: ImageFile.ImageFile) -> tuple[str, ...]:
     return tuple(phrase for phrase, found in changes.items() if found)
 
 
-def resize(image_HWC: NDArray[np.uint8], *, image_px: tuple[int, int]) -> Tensor:
-    """Squash to `image_px` (height, width), bicubic with antialias; returns (3, height, width) uint8. For training."""
+def resize(image_HWC: NDArray[np.uint8], *, image_px: tuple[int, int], interpolation: Interpolation) -> Tensor:
+    """Squash to `image_px` (height, width) with antialias; returns (3, height, width) uint8. For training."""
     # Planar first: torch is slower on interleaved channels, and numpy is the faster one at parting them.
     image_CHW = torch.from_numpy(np.ascontiguousarray(image_HWC.transpose(2, 0, 1)))
     if image_CHW.shape[1:] == image_px:
         return image_CHW
-    return torch.nn.functional.interpolate(image_CHW[None], size=image_px, mode="bicubic", antialias=True)[0]
+    return torch.nn.functional.interpolate(image_CHW[None], size=image_px, mode=interpolation, antialias=True)[0]
 
 
-def resize_exactly(image_HWC: NDArray[np.uint8], *, image_px: tuple[int, int]) -> Tensor:
+def resize_exactly(image_HWC: NDArray[np.uint8], *, image_px: tuple[int, int], interpolation: Interpolation) -> Tensor:
     """As `resize`, by PIL: (3, height, width) uint8. For evaluation."""
-    resized = Image.fromarray(image_HWC).resize(image_px[::-1], Image.Resampling.BICUBIC)
+    resized = Image.fromarray(image_HWC).resize(image_px[::-1], RESAMPLING[interpolation])
     return torch.from_numpy(np.ascontiguousarray(np.asarray(resized).transpose(2, 0, 1)))

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from tbps.config.data import Data
-from tbps.data.augmentation import ViewDraws, draw_views, random_augment, uniforms
+from tbps.config.data import Data, Pixels
+from tbps.data.augmentation import ViewDraws, change_on_host, draw_views, uniforms
 from tbps.data.batch import HostBatch
 from tbps.data.draws import DrawSpec, PairDraws, draw_pair, generator_of, stack_draws
 from tbps.data.images import decode, resize, resize_exactly
@@ -95,24 +95,20 @@ class PairDataset(Dataset[HostBatch]):
             raise
 
     def _load(self, epoch: int, index: int, key: str) -> _Pair:
-        image_px, augmentation = self.data.image_px, self.data.augmentation
         uniform = uniforms(generator_of(seed=self.seed, epoch=epoch, key=key, use="pair"))
         swapped = self._choose_caption(index, uniform)
         caption, other = self.source.caption(index), self.source.caption(swapped)
         own = self.encoder.encode(caption, key)
         paired = own if other == caption else self.encoder.encode(other, self.source.key(swapped))
-        views = draw_views(augmentation, image_px=image_px, uniform=uniform)
+        views = draw_views(self.data.augmentations, image_px=self.data.image_px, uniform=uniform)
         if self.data.keep_sides and (says_side(caption) or says_side(other)):
             views = replace(views, flip=(False, False))  # drawn all the same, so that no other choice moves
-        image_HWC = decode(self.source.image_bytes(index), key=key)
-        random = augmentation == "randaugment"
+        pixels, second_pixels = self._load_pixels(index, key, uniform)
         method = generator_of(seed=self.seed, epoch=epoch, key=key, use="method")
         return _Pair(
             key=key,
-            pixels=random_augment(image_HWC, image_px=image_px, uniform=uniform)
-            if random
-            else resize(image_HWC, image_px=image_px),
-            second_pixels=random_augment(image_HWC, image_px=image_px, uniform=uniform) if random else None,
+            pixels=pixels,
+            second_pixels=second_pixels,
             views=views,
             own=own,
             paired=paired,
@@ -121,6 +117,23 @@ class PairDataset(Dataset[HostBatch]):
             identity=int(self.source.identity_N[index]),
             draws=draw_pair(self.draw_spec, generator=method, num_tokens=len(own.token_ids)),
         )
+
+    def _load_pixels(self, index: int, key: str, uniform: Iterator[float]) -> tuple[Tensor, Tensor | None]:
+        """(3, H, W) uint8 of the first view, and of the second where it has pixels of its own."""
+        image_HWC, interpolation = decode(self.source.image_bytes(index), key=key), self.data.pixels.interpolation
+        if not self.data.changes_on_host:
+            return resize(image_HWC, image_px=self.data.image_px, interpolation=interpolation), None
+        first, second = (
+            change_on_host(
+                image_HWC,
+                self.data.augmentations,
+                image_px=self.data.image_px,
+                interpolation=interpolation,
+                uniform=uniform,
+            )
+            for _ in range(2)
+        )
+        return first, second
 
     def _choose_caption(self, index: int, uniform: Iterator[float]) -> int:
         """The pair whose caption stands for pair `index`: itself, or a weak positive."""
@@ -247,16 +260,17 @@ def make_loader(
 class _GalleryDataset(Dataset[Tensor]):
     """Batches of gallery images by their rows."""
 
-    def __init__(self, evaluation: EvaluationSet, image_px: tuple[int, int]) -> None:
+    def __init__(self, evaluation: EvaluationSet, image_px: tuple[int, int], pixels: Pixels) -> None:
         self.evaluation = evaluation
         self.image_px = image_px
+        self.pixels = pixels
 
     def __getitem__(self, images: Sequence[int]) -> Tensor:
         return torch.stack([self.load(image) for image in images])
 
     def load(self, image: int) -> Tensor:
         image_HWC = decode(self.evaluation.gallery_bytes(image), key=self.evaluation.gallery_key(image))
-        return resize_exactly(image_HWC, image_px=self.image_px)
+        return resize_exactly(image_HWC, image_px=self.image_px, interpolation=self.pixels.interpolation)
 
 
 def load_gallery(
@@ -264,12 +278,13 @@ def load_gallery(
     images: Sequence[int],
     *,
     image_px: tuple[int, int],
+    pixels: Pixels,
     batch_images: int,
     workers: int,
 ) -> Iterator[Tensor]:
     """(at most batch_images, 3, H, W) uint8 for the gallery rows `images`, in order; see `views.normalise_pixels`."""
     batches = [images[first : first + batch_images] for first in range(0, len(images), batch_images)]
-    return load(_GalleryDataset(evaluation, image_px), batches, workers=workers)
+    return load(_GalleryDataset(evaluation, image_px, pixels), batches, workers=workers)
 
 
 def load_queries(

@@ -5,14 +5,13 @@ Shapes: B pairs, H height, W width, V = 2 views.
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
+from tbps.config.data import Pixels
 from tbps.data.batch import Batch, HostBatch
-
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-"""Channel statistics of openai/CLIP's preprocessing, which ALBEF, RaSa, MARS, AGA and IRRA all use."""
 
 
 def crop_padding_px(image_px: tuple[int, int]) -> int:
@@ -20,29 +19,41 @@ def crop_padding_px(image_px: tuple[int, int]) -> int:
     return max(1, round(10 * image_px[0] / 384))
 
 
-def normalise_pixels(pixels_BCHW: Tensor) -> Tensor:
-    """uint8 -> float32 with CLIP's mean and std, in the order of torchvision's ToTensor and Normalize: equal to the bit."""
-    mean = torch.tensor(CLIP_MEAN, device=pixels_BCHW.device).view(3, 1, 1)
-    std = torch.tensor(CLIP_STD, device=pixels_BCHW.device).view(3, 1, 1)
+def normalise_pixels(pixels_BCHW: Tensor, pixels: Pixels) -> Tensor:
+    """uint8 -> float32 by mean and deviation, in the order of torchvision's ToTensor and Normalize: equal to the bit."""
+    mean, std = (_channels(values, pixels_BCHW.device) for values in (pixels.mean, pixels.std))
     return pixels_BCHW.float().div_(255).sub_(mean).div_(std)
 
 
+@cache
+def _channels(values: tuple[float, float, float], device: torch.device) -> Tensor:
+    """(3, 1, 1) float32, made once for each device: a copy to a GPU would wait for it in every step."""
+    with torch.inference_mode(False):  # evaluation may ask first, and training must be able to use it
+        return torch.tensor(values, device=device).view(3, 1, 1)
+
+
 def make_views(
-    host: HostBatch, device: torch.device, *, group_pairs: int, first_group: int = 0, last_stage: bool = True
+    host: HostBatch,
+    device: torch.device,
+    *,
+    pixels: Pixels,
+    group_pairs: int,
+    first_group: int = 0,
+    last_stage: bool = True,
 ) -> Batch:
     """The batch on `device`. Copies are asynchronous where the loader pinned its memory; captions stay on the host."""
-    pixels = host.pixels_BCHW.to(device, non_blocking=True)
-    second = host.second_pixels_BCHW
-    views = [pixels, pixels if second is None else second.to(device, non_blocking=True)]
+    first, second = host.pixels_BCHW.to(device, non_blocking=True), host.second_pixels_BCHW
+    views = [first, first if second is None else second.to(device, non_blocking=True)]
     flip_B2 = host.flip_B2.to(device, non_blocking=True)
     views = [_mirror(view, flip_B2[:, number]) for number, view in enumerate(views)]
     if host.shift_B22 is not None:
         shift_B22 = host.shift_B22.to(device, non_blocking=True)
         views = [_crop(view, shift_B22[:, number]) for number, view in enumerate(views)]
-    views = [normalise_pixels(view) for view in views]
+    views = [normalise_pixels(view, pixels) for view in views]
     if host.erase_B24 is not None:
         erase_B24 = host.erase_B24.to(device, non_blocking=True)
-        views = [_erase(view, erase_B24[:, number]) for number, view in enumerate(views)]
+        fill = _channels(pixels.erase, device)
+        views = [_erase(view, erase_B24[:, number], fill) for number, view in enumerate(views)]
     return Batch(
         image_BCHW=views[0],
         second_image_BCHW=views[1],
@@ -73,13 +84,12 @@ def _crop(pixels_BCHW: Tensor, corner_B2: Tensor) -> Tensor:
     return cropped_BHWC.permute(0, 3, 1, 2).contiguous()
 
 
-def _erase(image_BCHW: Tensor, box_B4: Tensor) -> Tensor:
-    """Fill the box (top, left, height, width) with CLIP's mean: after normalisation, as IRRA's and AGA's code does."""
+def _erase(image_BCHW: Tensor, box_B4: Tensor, fill: Tensor) -> Tensor:
+    """Fill the box (top, left, height, width) of normalised images."""
     top, left, height, width = box_B4.T[..., None]
     row_H = torch.arange(image_BCHW.shape[2], device=image_BCHW.device)
     column_W = torch.arange(image_BCHW.shape[3], device=image_BCHW.device)
     inside_BH = (row_H >= top) & (row_H < top + height)
     inside_BW = (column_W >= left) & (column_W < left + width)
     inside_BHW = inside_BH[:, :, None] & inside_BW[:, None, :]
-    fill = torch.tensor(CLIP_MEAN, device=image_BCHW.device).view(3, 1, 1)
     return torch.where(inside_BHW[:, None], fill, image_BCHW)

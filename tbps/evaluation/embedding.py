@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tbps.config.data import Pixels
 from tbps.data.loader import load_gallery
 from tbps.data.pairs import EvaluationSet
 from tbps.data.views import normalise_pixels
@@ -42,6 +43,7 @@ def embed_gallery(
     ranks: Ranks,
     device: torch.device,
     image_px: tuple[int, int],
+    pixels: Pixels,
     batch_images: int,
     workers: int,
     keep_tokens: bool,
@@ -57,8 +59,11 @@ def embed_gallery(
     features: list[Tensor] = []
     tokens_RPD: Tensor | None = None
     done = 0
-    for pixels_ICHW in load_gallery(evaluation_set, images, image_px=image_px, batch_images=batch_images, workers=workers):
-        embedded = method.embed_images(normalise_pixels(pixels_ICHW.to(device, non_blocking=True)))
+    loaded = load_gallery(
+        evaluation_set, images, image_px=image_px, pixels=pixels, batch_images=batch_images, workers=workers
+    )
+    for pixels_ICHW in loaded:
+        embedded = method.embed_images(normalise_pixels(pixels_ICHW.to(device, non_blocking=True), pixels))
         features.append(embedded.feature_IE)
         if keep_tokens and own:
             if embedded.tokens_IPD is None:

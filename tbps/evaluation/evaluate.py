@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tbps.config.data import Pixels
 from tbps.config.evaluation import Evaluation
 from tbps.data.pairs import EvaluationSet
 from tbps.evaluation.candidates import candidate_scores
@@ -69,6 +70,7 @@ def evaluate(
     config: Evaluation,
     *,
     image_px: tuple[int, int],
+    pixels: Pixels,
     device: torch.device,
     rerank: bool = True,
     rerank_image_to_text: bool = False,
@@ -94,6 +96,7 @@ def evaluate(
                 ranks=ranks,
                 device=device,
                 image_px=image_px,
+                pixels=pixels,
                 batch_images=config.batch_images,
                 workers=workers,
                 keep_tokens=num_candidates > 0,

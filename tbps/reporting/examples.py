@@ -6,6 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
+from tbps.config.data import Pixels
 from tbps.data.pairs import EvaluationSet
 from tbps.methods.albef.aga import AgaMethod
 from tbps.methods.albef.laip import LaipMethod
@@ -25,6 +26,7 @@ def write_examples(
     encoder: CaptionEncoder,
     *,
     image_px: tuple[int, int],
+    pixels: Pixels,
 ) -> None:
     """Write into `report/` what this method has to show: MARS rebuilt pictures, AGA masked words, LAIP what its
     phrases look at; others nothing.
@@ -32,8 +34,9 @@ def write_examples(
     name: the stem of the results file that it belongs to.
     """
     if isinstance(method, MarsMethod) and method.mae_decoder is not None:
-        write_reconstructions(run_folder, name, reconstruct(method, evaluation_set, encoder, image_px=image_px))
+        rebuilt = reconstruct(method, evaluation_set, encoder, image_px=image_px, pixels=pixels)
+        write_reconstructions(run_folder, name, rebuilt)
     if isinstance(method, AgaMethod) and method.mrtd_head is not None:
-        write_masked_words(run_folder, name, method, evaluation_set, encoder, image_px=image_px)
+        write_masked_words(run_folder, name, method, evaluation_set, encoder, image_px=image_px, pixels=pixels)
     if isinstance(method, LaipMethod) and method.weights["bidir"]:
-        write_phrase_maps(run_folder, name, method, evaluation_set, encoder, image_px=image_px)
+        write_phrase_maps(run_folder, name, method, evaluation_set, encoder, image_px=image_px, pixels=pixels)

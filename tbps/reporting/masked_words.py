@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from tbps.config.data import Pixels
 from tbps.data.batch import Batch, Draws
 from tbps.data.draws import draw_pair, generator_of, stack_draws
 from tbps.data.images import decode
 from tbps.data.pairs import EvaluationSet
-from tbps.data.views import normalise_pixels
 from tbps.methods.albef.aga import AgaMethod
 from tbps.reporting.shown_pairs import ShownPairs, read_pairs, spread_queries, text_of
 from tbps.reporting.thumbnail import thumbnail
@@ -55,6 +55,7 @@ def write_masked_words(
     encoder: CaptionEncoder,
     *,
     image_px: tuple[int, int],
+    pixels: Pixels,
 ) -> Path:
     """Write `report/masked_words-<name>.json` about captions spread over the split; a later report shows it.
 
@@ -65,7 +66,7 @@ def write_masked_words(
     method.eval()
     captions: list[list[Word]] = []
     for first in range(0, len(queries), BATCH):
-        shown = read_pairs(evaluation_set, encoder, queries[first : first + BATCH], image_px=image_px)
+        shown = read_pairs(evaluation_set, encoder, queries[first : first + BATCH], image_px=image_px, pixels=pixels)
         captions += words_of_pairs(method, shown, encoder.vocabulary)
     changed = [place for place, words in enumerate(captions) if any(word.masked_pieces for word in words)]
     chosen = [changed[place] for place in np.linspace(0, len(changed) - 1, min(NUM_EXAMPLES, len(changed))).astype(int)]
@@ -154,7 +155,7 @@ def count_words(captions: Sequence[Sequence[Word]]) -> dict[str, Any]:
 
 def training_step(method: AgaMethod, shown: ShownPairs) -> tuple[Batch, Draws]:
     """A training step of these pairs, each with its own caption, of which every one is to be enriched."""
-    image_BCHW = normalise_pixels(shown.pixels_BCHW.to(method.device))
+    image_BCHW = shown.images(method.device)
     pairs = len(shown.keys)
     batch = Batch(
         image_BCHW=image_BCHW,

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from tbps.config.data import Pixels
 from tbps.data.pairs import EvaluationSet
-from tbps.data.views import normalise_pixels
 from tbps.methods.albef.laip import LaipMethod
 from tbps.reporting.shown_pairs import read_pairs, spread_queries, text_of
 from tbps.reporting.thumbnail import thumbnail
@@ -32,14 +32,16 @@ def write_phrase_maps(
     encoder: CaptionEncoder,
     *,
     image_px: tuple[int, int],
+    pixels: Pixels,
 ) -> Path:
     """Write `report/phrase_maps-<name>.json` about queries spread over the split; a later report shows it.
 
     encoder: one that finds chunks. ValueError names an image or a caption that cannot be read.
     """
-    shown = read_pairs(evaluation_set, encoder, spread_queries(evaluation_set, NUM_QUERIES), image_px=image_px)
+    queries = spread_queries(evaluation_set, NUM_QUERIES)
+    shown = read_pairs(evaluation_set, encoder, queries, image_px=image_px, pixels=pixels)
     method.eval()
-    found = method.phrase_maps(normalise_pixels(shown.pixels_BCHW.to(method.device)), shown.captions)
+    found = method.phrase_maps(shown.images(method.device), shown.captions)
     table, grid = found.table, method.online.image_encoder.grid
     maps = {title: found.maps_MN[title].cpu().numpy().reshape(-1, *grid) for title in found.maps_MN}
     rows = []

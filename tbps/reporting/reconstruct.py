@@ -7,9 +7,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tbps.config.data import Pixels
 from tbps.data.draws import generator_of
 from tbps.data.pairs import EvaluationSet
-from tbps.data.views import CLIP_MEAN, CLIP_STD, normalise_pixels
 from tbps.methods.albef.mars import MarsMethod
 from tbps.reporting.reconstructions import Reconstruction
 from tbps.reporting.shown_pairs import read_pairs, spread_queries
@@ -25,20 +25,19 @@ def reconstruct(
     encoder: CaptionEncoder,
     *,
     image_px: tuple[int, int],
+    pixels: Pixels,
     number: int = 6,
 ) -> list[Reconstruction]:
     """The images of `number` queries spread over the split, masked and rebuilt; kept patches show what was given."""
-    shown = read_pairs(evaluation_set, encoder, spread_queries(evaluation_set, number), image_px=image_px)
+    shown = read_pairs(evaluation_set, encoder, spread_queries(evaluation_set, number), image_px=image_px, pixels=pixels)
     num_patches = method.online.image_encoder.num_patches
     noise = [
         torch.rand(num_patches, generator=generator_of(seed=0, epoch=0, key=key, use="reconstruction"))
         for key in shown.image_keys
     ]
     method.eval()
-    predicted_BNX, removed_BN = method.reconstruct(
-        normalise_pixels(shown.pixels_BCHW.to(method.device)), shown.captions, torch.stack(noise)
-    )
-    rebuilt_BHWC = _pictures(predicted_BNX.float().cpu(), method.online.image_encoder.grid)
+    predicted_BNX, removed_BN = method.reconstruct(shown.images(method.device), shown.captions, torch.stack(noise))
+    rebuilt_BHWC = _pictures(predicted_BNX.float().cpu(), method.online.image_encoder.grid, pixels)
     patch_px = method.online.image_encoder.patch_px
     mask_BHW1 = _over_pixels(removed_BN.cpu(), method.online.image_encoder.grid, patch_px)
     original_BHWC = shown.pixels_BCHW.permute(0, 2, 3, 1).numpy()
@@ -53,12 +52,12 @@ def reconstruct(
     ]
 
 
-def _pictures(predicted_BNX: Tensor, grid: tuple[int, int]) -> NDArray[np.uint8]:
+def _pictures(predicted_BNX: Tensor, grid: tuple[int, int], pixels: Pixels) -> NDArray[np.uint8]:
     """(B, N, p * p * 3) normalised to (B, H, W, 3) bytes."""
     side = round((predicted_BNX.shape[-1] // 3) ** 0.5)
     patch = predicted_BNX.view(-1, *grid, side, side, 3).permute(0, 1, 3, 2, 4, 5)
     image_BHWC = patch.reshape(len(predicted_BNX), grid[0] * side, grid[1] * side, 3)
-    scaled = (image_BHWC * torch.tensor(CLIP_STD) + torch.tensor(CLIP_MEAN)) * 255
+    scaled = (image_BHWC * torch.tensor(pixels.std) + torch.tensor(pixels.mean)) * 255
     return scaled.round().clamp(0, 255).to(torch.uint8).numpy()
 
 

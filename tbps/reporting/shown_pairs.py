@@ -9,8 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tbps.config.data import Pixels
 from tbps.data.images import decode, resize
 from tbps.data.pairs import EvaluationSet
+from tbps.data.views import normalise_pixels
 from tbps.text.captions import CaptionEncoder, make_captions
 from tbps.text.token_batch import Captions
 
@@ -27,6 +29,12 @@ class ShownPairs:
     captions: Captions
     pixels_BCHW: Tensor
     """(B, 3, H, W) uint8, resized as for training."""
+    pixels: Pixels
+    """How they become the numbers that the method reads."""
+
+    def images(self, device: torch.device) -> Tensor:
+        """(B, 3, H, W) float32 on `device`, as the method reads them."""
+        return normalise_pixels(self.pixels_BCHW.to(device), self.pixels)
 
 
 def spread_queries(evaluation_set: EvaluationSet, number: int) -> list[int]:
@@ -37,15 +45,20 @@ def spread_queries(evaluation_set: EvaluationSet, number: int) -> list[int]:
 
 
 def read_pairs(
-    evaluation_set: EvaluationSet, encoder: CaptionEncoder, queries: Sequence[int], *, image_px: tuple[int, int]
+    evaluation_set: EvaluationSet,
+    encoder: CaptionEncoder,
+    queries: Sequence[int],
+    *,
+    image_px: tuple[int, int],
+    pixels: Pixels,
 ) -> ShownPairs:
     """Decode and encode. ValueError names an image or a caption that cannot be read."""
     images = [int(evaluation_set.query_image_Q[query]) for query in queries]
     keys = [evaluation_set.query_key(query) for query in queries]
     image_keys = [evaluation_set.gallery_key(image) for image in images]
     texts = [evaluation_set.query_caption(query) for query in queries]
-    pixels = [
-        resize(decode(evaluation_set.gallery_bytes(image), key=key), image_px=image_px)
+    resized = [
+        resize(decode(evaluation_set.gallery_bytes(image), key=key), image_px=image_px, interpolation=pixels.interpolation)
         for image, key in zip(images, image_keys, strict=True)
     ]
     return ShownPairs(
@@ -53,7 +66,8 @@ def read_pairs(
         image_keys=image_keys,
         texts=texts,
         captions=make_captions(encoder.encode_many(texts, keys)),
-        pixels_BCHW=torch.stack(pixels),
+        pixels_BCHW=torch.stack(resized),
+        pixels=pixels,
     )
 
 

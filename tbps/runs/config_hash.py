@@ -26,7 +26,7 @@ def _differences(old: dict[str, Any], new: dict[str, Any], path: str) -> list[st
         return [f"{path}kind: {old.get('kind')} -> {new.get('kind')}"]
     found = []
     for name, value in old.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and isinstance(new[name], dict):
             found += _differences(value, new[name], f"{path}{name}.")
         elif value != new[name]:
             found.append(f"{path}{name}: {value} -> {new[name]}")

@@ -109,6 +109,7 @@ class Stepper:
         batch = make_views(
             host,
             self.accelerator.device,
+            pixels=self.run.data.pixels,
             group_pairs=group_pairs,
             first_group=first_group,
             last_stage=step >= self.second_stage_step,

@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 from small_method import small_run
 
+from tbps.config.data import Pixels
 from tbps.config.methods.aga import Aga
 from tbps.config.methods.albef import Albef
 from tbps.config.methods.mars import Mars
 from tbps.config.methods.rasa import Rasa
 from tbps.config.run import Run
 from tbps.config.serialise import run_from_json, to_json
+from tbps.runs.config_hash import difference
 
 
 def _through_json(run: Run) -> Run:
@@ -26,6 +28,19 @@ def test_a_run_comes_back_equal_with_its_kind_of_method(tmp_path: Path, method: 
     run = replace(run, method=method, data=replace(run.data, image_px=(32, 32)))
     assert _through_json(run) == run
     assert to_json(run)["method"]["kind"] == f"tbps.config.methods.{type(method).__name__.lower()}.{type(method).__name__}"
+
+
+def test_the_pixels_of_evaluation_come_back_or_are_none(tmp_path: Path) -> None:
+    run = small_run(tmp_path)
+    assert run.data.test_pixels is None and run.data.evaluation_pixels is run.data.pixels
+    other = Pixels(mean=(0.5, 0.5, 0.5), interpolation="bilinear")
+    changed = replace(run, data=replace(run.data, test_pixels=other, augmentations=("random-operations", "erase")))
+    assert _through_json(changed) == changed and changed.data.evaluation_pixels is other
+    assert difference(changed, run) == [
+        f"data.test_pixels: {to_json(other)} -> None",
+        "data.augmentations: ['random-operations', 'erase'] -> ['flip']",
+    ]
+    assert [line.partition(":")[0] for line in difference(run, changed)] == ["data.test_pixels", "data.augmentations"]
 
 
 def test_place_fields_can_be_left_out(tmp_path: Path) -> None:

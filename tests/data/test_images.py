@@ -8,7 +8,10 @@ import torch
 from PIL import Image
 from tiny_folder import jpeg_bytes
 
+from tbps.config.data import Interpolation
 from tbps.data.images import decode, resize, resize_exactly, what_changes
+
+PIL = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
 def pil_image(file_bytes: bytes) -> Image.Image:
@@ -31,22 +34,26 @@ def test_decoded_pixels_are_those_of_pil(kind: str, mode: str) -> None:
 
 
 @pytest.mark.parametrize("image_px", [(384, 128), (384, 384), (64, 32), (97, 53)])
-def test_evaluation_pixels_are_those_of_pil(image_px: tuple[int, int]) -> None:
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_evaluation_pixels_are_those_of_pil(image_px: tuple[int, int], interpolation: Interpolation) -> None:
     image = pil_image(jpeg_bytes(1, height=97, width=53))
-    pixels = resize_exactly(np.array(image), image_px=image_px)
+    pixels = resize_exactly(np.array(image), image_px=image_px, interpolation=interpolation)
     assert pixels.dtype == torch.uint8 and pixels.is_contiguous()
-    assert np.array_equal(pixels.numpy(), planar(image.resize(image_px[::-1], Image.Resampling.BICUBIC)))
+    assert np.array_equal(pixels.numpy(), planar(image.resize(image_px[::-1], PIL[interpolation])))
 
 
 @pytest.mark.parametrize("image_px", [(384, 128), (384, 384), (64, 32), (97, 53)])
 @pytest.mark.parametrize("source_px", [(97, 53), (246, 90), (378, 142)])
-def test_training_pixels_are_those_of_pil_up_to_rounding(source_px: tuple[int, int], image_px: tuple[int, int]) -> None:
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_training_pixels_are_those_of_pil_up_to_rounding(
+    source_px: tuple[int, int], image_px: tuple[int, int], interpolation: Interpolation
+) -> None:
     image = pil_image(jpeg_bytes(1, height=source_px[0], width=source_px[1]))
-    pixels = resize(np.array(image), image_px=image_px)
+    pixels = resize(np.array(image), image_px=image_px, interpolation=interpolation)
     assert pixels.dtype == torch.uint8 and pixels.is_contiguous()
     # Rows before columns, which PIL 13 does not always do.
-    rows = image.resize((image_px[1], image.height), Image.Resampling.BICUBIC)
-    expected = planar(rows.resize(image_px[::-1], Image.Resampling.BICUBIC))
+    rows = image.resize((image_px[1], image.height), PIL[interpolation])
+    expected = planar(rows.resize(image_px[::-1], PIL[interpolation]))
     difference = np.abs(pixels.numpy().astype(int) - expected)
     assert difference.max() <= 2 and (difference > 0).mean() < 0.01
 
@@ -55,7 +62,7 @@ def test_training_pixels_are_exact_at_the_usual_size() -> None:
     for number in range(4):
         image = pil_image(jpeg_bytes(number, height=384, width=128))
         expected = planar(image.resize((384, 384), Image.Resampling.BICUBIC))
-        assert np.array_equal(resize(np.array(image), image_px=(384, 384)).numpy(), expected)
+        assert np.array_equal(resize(np.array(image), image_px=(384, 384), interpolation="bicubic").numpy(), expected)
 
 
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.95])

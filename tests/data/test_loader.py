@@ -7,12 +7,19 @@ import torch
 from tiny_folder import DRAW_SPEC, MAIN_FILE, caption, make_data, make_encoder, write_folder
 from torch import Tensor
 
-from tbps.config.data import Data
+from tbps.config.data import Augmentation, Data, Pixels
 from tbps.data.batch import HostBatch
 from tbps.data.loader import load_gallery, load_queries, make_loader
 from tbps.data.pairs import EvaluationSet, open_pairs
 from tbps.text.captions import CaptionEncoder
 from tbps.text.token_batch import Captions
+
+AUGMENTATIONS: list[tuple[Augmentation, ...]] = [
+    ("flip",),
+    ("flip", "pad-crop", "erase"),
+    ("resized-crop", "random-operations", "flip"),
+    ("random-operations", "flip", "erase"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -66,17 +73,20 @@ def test_two_epochs_hold_every_pair_twice(root: Path, encoder: CaptionEncoder) -
     assert [batch.epoch for batch in batches] == [0.0, 0.4, 0.8, 1.2, 1.6]
 
 
-@pytest.mark.parametrize("augmentation", ["none", "flip", "crop-erase", "randaugment"])
-def test_shapes(root: Path, encoder: CaptionEncoder, augmentation: str) -> None:
-    batch = load(make_data(root, augmentation=augmentation), encoder, start=0, steps=1)[0]
+@pytest.mark.parametrize("augmentations", [(), *AUGMENTATIONS])
+def test_shapes(root: Path, encoder: CaptionEncoder, augmentations: tuple[Augmentation, ...]) -> None:
+    batch = load(make_data(root, augmentations=augmentations), encoder, start=0, steps=1)[0]
     assert batch.pixels_BCHW.shape == (8, 3, 32, 16) and batch.pixels_BCHW.dtype == torch.uint8
     assert batch.flip_B2.shape == (8, 2) and batch.flip_B2.dtype == torch.bool
-    assert batch.flip_B2.any() == (augmentation != "none")
-    assert (batch.second_pixels_BCHW is not None) == (augmentation == "randaugment")
-    if augmentation == "crop-erase":
+    assert batch.flip_B2.any() == ("flip" in augmentations)
+    assert (batch.second_pixels_BCHW is not None) == ("random-operations" in augmentations)
+    assert (batch.shift_B22 is not None) == ("pad-crop" in augmentations)
+    assert (batch.erase_B24 is not None) == ("erase" in augmentations)
+    if "pad-crop" in augmentations:
         assert batch.shift_B22 is not None and batch.shift_B22.shape == (8, 2, 2)
-        assert batch.erase_B24 is not None and batch.erase_B24.shape == (8, 2, 4)
         assert batch.shift_B22.min() >= 0 and batch.shift_B22.max() <= 2
+    if "erase" in augmentations:
+        assert batch.erase_B24 is not None and batch.erase_B24.shape == (8, 2, 4)
         assert batch.erase_B24[..., 2].max() > 0
     length = batch.own.token_ids_BL.shape[1]
     assert length % 8 == 0 and length - 8 < max(batch.own.lengths) <= length
@@ -85,9 +95,11 @@ def test_shapes(root: Path, encoder: CaptionEncoder, augmentation: str) -> None:
     assert batch.identity_B.dtype == batch.replaced_B.dtype == torch.int64
 
 
-@pytest.mark.parametrize("augmentation", ["crop-erase", "randaugment"])
-def test_restart_in_the_middle_gives_the_same_batches(root: Path, encoder: CaptionEncoder, augmentation: str) -> None:
-    data = make_data(root, augmentation=augmentation)
+@pytest.mark.parametrize("augmentations", AUGMENTATIONS[1:])
+def test_restart_in_the_middle_gives_the_same_batches(
+    root: Path, encoder: CaptionEncoder, augmentations: tuple[Augmentation, ...]
+) -> None:
+    data = make_data(root, augmentations=augmentations)
     whole = load(data, encoder, start=0, steps=6)
     rest = load(data, encoder, start=4, steps=2)
     assert len(rest) == 2
@@ -96,7 +108,7 @@ def test_restart_in_the_middle_gives_the_same_batches(root: Path, encoder: Capti
 
 
 def test_workers_do_not_change_batches_nor_the_global_generator(root: Path, encoder: CaptionEncoder) -> None:
-    data = make_data(root, augmentation="crop-erase")
+    data = make_data(root, augmentations=("flip", "pad-crop", "erase"))
     alone = load(data, encoder, start=1, steps=4)
     torch.manual_seed(3)
     helped = load(dataclasses.replace(data, workers=2), encoder, start=1, steps=4)
@@ -209,8 +221,8 @@ def test_evaluation_batches(root: Path, encoder: CaptionEncoder) -> None:
     evaluation = EvaluationSet(open_pairs(make_data(root), "test"))
     assert (evaluation.num_gallery, evaluation.num_queries) == (2, 4)
     assert evaluation.query_image_Q.tolist() == [0, 0, 1, 1]
-    alone = list(load_gallery(evaluation, [1, 0], image_px=(32, 16), batch_images=1, workers=0))
-    helped = list(load_gallery(evaluation, [0, 1], image_px=(32, 16), batch_images=2, workers=1))
+    alone = list(load_gallery(evaluation, [1, 0], image_px=(32, 16), pixels=Pixels(), batch_images=1, workers=0))
+    helped = list(load_gallery(evaluation, [0, 1], image_px=(32, 16), pixels=Pixels(), batch_images=2, workers=1))
     assert [batch.shape for batch in alone] == [(1, 3, 32, 16)] * 2
     assert torch.equal(torch.cat(alone).flip(0), helped[0])
     captions = list(load_queries(evaluation, range(4), encoder, batch_captions=3))
@@ -220,7 +232,7 @@ def test_evaluation_batches(root: Path, encoder: CaptionEncoder) -> None:
 
 
 def test_random_choices_change_with_epoch_and_seed(root: Path, encoder: CaptionEncoder) -> None:
-    data = make_data(root, batch_pairs=20, augmentation="crop-erase")
+    data = make_data(root, batch_pairs=20, augmentations=("flip", "pad-crop", "erase"))
     source = open_pairs(data)
 
     def rows(seed: int, epoch: int) -> dict[str, tuple[object, ...]]:
@@ -248,15 +260,15 @@ def test_equal_sentence_is_no_replacement(tmp_path: Path, encoder: CaptionEncode
     assert not any(batch.replaced_B.any() for batch in batches)
 
 
-@pytest.mark.parametrize("augmentation", ["flip", "crop-erase", "randaugment"])
+@pytest.mark.parametrize("augmentations", AUGMENTATIONS)
 def test_keep_sides_mirrors_no_pair_that_says_left_or_right_and_moves_no_other_choice(
-    tmp_path: Path, encoder: CaptionEncoder, augmentation: str
+    tmp_path: Path, encoder: CaptionEncoder, augmentations: tuple[Augmentation, ...]
 ) -> None:
     rows = write_folder(tmp_path, "cuhk-pedes", num_identities=13)
     for row in rows[::3]:  # the first caption of every third image: its second one may be swapped for it
         row["captions"][0] += " His left hand holds a bag"
     (tmp_path / MAIN_FILE["cuhk-pedes"]).write_text(json.dumps(rows))
-    changes = {"augmentation": augmentation, "workers": 1, "weak_positive_probability": 0.5}
+    changes = {"augmentations": augmentations, "workers": 1, "weak_positive_probability": 0.5}
     usual = load(make_data(tmp_path, **changes), encoder, start=0, steps=12)
     kept = load(make_data(tmp_path, keep_sides=True, **changes), encoder, start=0, steps=12)
     left = encoder.vocabulary.encode("left").ids
@@ -280,5 +292,20 @@ def _holds(row: list[int], piece: list[int]) -> bool:
 
 
 def test_keep_sides_needs_mirroring(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r'data.keep_sides is on with data.augmentation "none", which mirrors nothing'):
-        make_data(tmp_path, augmentation="none", keep_sides=True)
+    with pytest.raises(ValueError, match=r"data.keep_sides is on and data.augmentations is empty, which mirrors nothing"):
+        make_data(tmp_path, augmentations=(), keep_sides=True)
+
+
+@pytest.mark.parametrize(
+    ("augmentations", "sentence"),
+    [
+        (("erase", "flip"), "is erase flip, expected each once, in the order in which they are made: flip erase"),
+        (("flip", "flip"), "is flip flip, expected each once, in the order in which they are made: flip"),
+        (("resized-crop", "pad-crop"), "is resized-crop pad-crop, expected one crop at most; leave out resized-crop or"),
+    ],
+)
+def test_augmentations_that_make_no_sense_together(
+    tmp_path: Path, augmentations: tuple[Augmentation, ...], sentence: str
+) -> None:
+    with pytest.raises(ValueError, match=f"^data.augmentations {sentence}"):
+        make_data(tmp_path, augmentations=augmentations)

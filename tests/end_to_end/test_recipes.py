@@ -60,7 +60,8 @@ def test_without_a_variant_the_label_is_printed() -> None:
         ("tiny --data.root", ["Missing value for argument '--data.root'"]),
         ("tiny --data.batch-pairs x", ["Error parsing --data.batch-pairs", "'x'"]),
         ("tiny --data.batch-pairs 7", ["data.batch_pairs is 7, expected a multiple of data.group_pairs (16)"]),
-        ("tiny --data.augmentation flop", ["'flop'", "--data.augmentation", "none", "crop-erase"]),
+        ("tiny --data.augmentations flop", ["'flop'", "--data.augmentations", "resized-crop", "pad-crop"]),
+        ("tiny --data.augmentations erase flip", ["data.augmentations is erase flip", "are made: flip erase"]),
         ("tiny --loop.wandb", ["Missing value for argument '--loop.wandb'"]),
     ],
 )

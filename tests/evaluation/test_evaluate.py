@@ -10,6 +10,7 @@ from small_retrieval import IMAGE_PX, small_encoder, small_method, write_split
 from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
+from tbps.config.data import Pixels
 from tbps.config.evaluation import Evaluation
 from tbps.config.methods.albef import Albef
 from tbps.config.methods.mars import Mars
@@ -45,7 +46,7 @@ def run(root: Path, kind: type[Albef] | type[Mars] = Albef, **options: Any) -> E
     config = options.pop("config", CONFIG)
     method = options.pop("method", None) or small_method(encoder, kind=kind)
     evaluation_set = options.pop("evaluation_set", None) or write_split(root)
-    return evaluate(method, evaluation_set, encoder, config, image_px=IMAGE_PX, device=CPU, **options)
+    return evaluate(method, evaluation_set, encoder, config, image_px=IMAGE_PX, pixels=Pixels(), device=CPU, **options)
 
 
 def plain(value: object) -> object:
@@ -65,8 +66,10 @@ def naive_scores(method: AlbefFamily, evaluation_set: EvaluationSet, captions: C
     score_QG = torch.zeros_like(similarity_QG)
     with torch.no_grad():
         for image in range(evaluation_set.num_gallery):
-            pixels = next(load_gallery(evaluation_set, [image], image_px=IMAGE_PX, batch_images=1, workers=0))
-            seen = method.embed_images(normalise_pixels(pixels))
+            pixels = next(
+                load_gallery(evaluation_set, [image], image_px=IMAGE_PX, pixels=Pixels(), batch_images=1, workers=0)
+            )
+            seen = method.embed_images(normalise_pixels(pixels, Pixels()))
             for query in range(evaluation_set.num_queries):
                 one = Captions(
                     token_ids_BL=captions.token_ids_BL[query : query + 1],
@@ -146,7 +149,9 @@ def test_the_tail_rule_changes_the_order_beyond_the_candidates_only(tmp_path: Pa
 def test_cut_captions_are_counted(tmp_path: Path) -> None:
     evaluation_set = write_split(tmp_path)
     encoder = small_encoder(tmp_path, max_tokens=12)
-    result = evaluate(small_method(encoder), evaluation_set, encoder, CONFIG, image_px=IMAGE_PX, device=CPU, rerank=False)
+    result = evaluate(
+        small_method(encoder), evaluation_set, encoder, CONFIG, image_px=IMAGE_PX, pixels=Pixels(), device=CPU, rerank=False
+    )
     cut = sum(encoder.encode(evaluation_set.query_caption(q), "x").num_dropped_tokens > 0 for q in range(42))
     assert 0 < cut == result.num_cut_captions
 

@@ -11,6 +11,7 @@ import pytest
 from filled_run import fill_run
 from small_retrieval import IMAGE_PX, small_encoder, small_method, write_split
 
+from tbps.config.data import Pixels
 from tbps.config.methods.aga import Aga
 from tbps.config.methods.mars import Mars
 from tbps.data.pairs import EvaluationSet
@@ -70,7 +71,7 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> tuple[EvaluationSet, Capt
 def test_words_are_those_that_the_training_step_chooses(p_tem: float, split: tuple[EvaluationSet, CaptionEncoder]) -> None:
     evaluation_set, encoder = split
     method: Any = small_method(encoder, kind=Aga, p_tem=p_tem).eval()
-    shown = read_pairs(evaluation_set, encoder, spread_queries(evaluation_set, 12), image_px=IMAGE_PX)
+    shown = read_pairs(evaluation_set, encoder, spread_queries(evaluation_set, 12), image_px=IMAGE_PX, pixels=Pixels())
     captions = list(words_of_pairs(method, shown, encoder.vocabulary))
     losses = method(*training_step(method, shown))
     pieces = sum(word.pieces for caption in captions for word in caption)
@@ -91,7 +92,7 @@ def test_the_page_shows_words_as_text(tmp_path: Path, split: tuple[EvaluationSet
     method = small_method(encoder, kind=Aga)
     fill_run(tmp_path / "run")
     assert "Masked words" not in write_report(tmp_path / "run").read_text()
-    write_examples(tmp_path / "run", "final-here-test", method, evaluation_set, encoder, image_px=IMAGE_PX)
+    write_examples(tmp_path / "run", "final-here-test", method, evaluation_set, encoder, image_px=IMAGE_PX, pixels=Pixels())
     file = tmp_path / "run/report/masked_words-final-here-test.json"
     found = json.loads(file.read_text())
     assert found["captions"] == 42 and found["most"] and found["least"] and len(found["examples"]) == 8
@@ -108,7 +109,13 @@ def test_a_run_that_enriches_nothing_says_so(tmp_path: Path, split: tuple[Evalua
     evaluation_set, encoder = split
     fill_run(tmp_path / "run")
     write_examples(
-        tmp_path / "run", "x", small_method(encoder, kind=Aga, p_tem=0.0), evaluation_set, encoder, image_px=IMAGE_PX
+        tmp_path / "run",
+        "x",
+        small_method(encoder, kind=Aga, p_tem=0.0),
+        evaluation_set,
+        encoder,
+        image_px=IMAGE_PX,
+        pixels=Pixels(),
     )
     page = write_report(tmp_path / "run").read_text()
     assert "Masked captions" in page and "this run enriches no captions" in page
@@ -119,13 +126,15 @@ def test_captions_without_a_masked_word_are_no_examples(tmp_path: Path, split: t
     evaluation_set, encoder = split
     fill_run(tmp_path / "run")
     nothing = small_method(encoder, kind=Aga, alpha_1=0.0, alpha_2=0.0)
-    write_examples(tmp_path / "run", "x", nothing, evaluation_set, encoder, image_px=IMAGE_PX)
+    write_examples(tmp_path / "run", "x", nothing, evaluation_set, encoder, image_px=IMAGE_PX, pixels=Pixels())
     assert "No word of these captions was masked." in write_report(tmp_path / "run").read_text()
 
 
 def test_mars_shows_pictures_and_no_words(tmp_path: Path, split: tuple[EvaluationSet, CaptionEncoder]) -> None:
     evaluation_set, encoder = split
-    write_examples(tmp_path, "x", small_method(encoder, kind=Mars), evaluation_set, encoder, image_px=IMAGE_PX)
+    write_examples(
+        tmp_path, "x", small_method(encoder, kind=Mars), evaluation_set, encoder, image_px=IMAGE_PX, pixels=Pixels()
+    )
     assert [file.name for file in (tmp_path / "report").iterdir()] == ["reconstructions-x.json"]
     shown = json.loads((tmp_path / "report/reconstructions-x.json").read_text())
     assert [item["caption"] for item in shown] == [evaluation_set.query_caption(query) for query in (0, 8, 16, 24, 32, 41)]
@@ -133,7 +142,7 @@ def test_mars_shows_pictures_and_no_words(tmp_path: Path, split: tuple[Evaluatio
 
 def test_a_method_without_examples_writes_none(tmp_path: Path, split: tuple[EvaluationSet, CaptionEncoder]) -> None:
     evaluation_set, encoder = split
-    write_examples(tmp_path, "x", small_method(encoder), evaluation_set, encoder, image_px=IMAGE_PX)
+    write_examples(tmp_path, "x", small_method(encoder), evaluation_set, encoder, image_px=IMAGE_PX, pixels=Pixels())
     assert not list(tmp_path.iterdir())
 
 

@@ -13,6 +13,7 @@ from filled_run import fill_run
 from PIL import Image
 from small_retrieval import IMAGE_PX, small_encoder, small_method, write_split
 
+from tbps.config.data import Pixels
 from tbps.config.methods.laip import Laip, LaipWeights
 from tbps.data.pairs import EvaluationSet
 from tbps.reporting.examples import write_examples
@@ -47,7 +48,7 @@ def test_the_page_shows_each_phrase_with_its_maps(tmp_path: Path, split: tuple[E
     fill_run(tmp_path / "run")
     assert "What phrases look at" not in write_report(tmp_path / "run").read_text()
     method = small_method(encoder, kind=Laip, attention_layer=1)
-    write_examples(tmp_path / "run", "final-here-test", method, evaluation_set, encoder, image_px=IMAGE_PX)
+    write_examples(tmp_path / "run", "final-here-test", method, evaluation_set, encoder, image_px=IMAGE_PX, pixels=Pixels())
     file = tmp_path / "run/report/phrase_maps-final-here-test.json"
     found = json.loads(file.read_text())
     assert len(found["captions"]) == 6 and found["layer"] == 1
@@ -70,7 +71,7 @@ def test_the_page_shows_each_phrase_with_its_maps(tmp_path: Path, split: tuple[E
 def test_forward_attention_alone_has_one_map(tmp_path: Path, split: tuple[EvaluationSet, CaptionEncoder]) -> None:
     evaluation_set, encoder = split
     method = small_method(encoder, kind=Laip, attention_layer=2, attention="forward", weights=LaipWeights(mpm=0))
-    write_examples(tmp_path, "x", method, evaluation_set, encoder, image_px=IMAGE_PX)
+    write_examples(tmp_path, "x", method, evaluation_set, encoder, image_px=IMAGE_PX, pixels=Pixels())
     found = json.loads((tmp_path / "report/phrase_maps-x.json").read_text())
     assert {tuple(phrase["maps"]) for item in found["captions"] for phrase in item["phrases"]} == {("forward",)}
 
@@ -80,12 +81,12 @@ def test_captions_without_a_phrase_say_so(tmp_path: Path, split: tuple[Evaluatio
     plain = CaptionEncoder(encoder.vocabulary, max_words=50, max_tokens=24, punctuation="space", chunker=None)
     fill_run(tmp_path / "run")
     method = small_method(encoder, kind=Laip, attention_layer=1)
-    write_examples(tmp_path / "run", "x", method, evaluation_set, plain, image_px=IMAGE_PX)
+    write_examples(tmp_path / "run", "x", method, evaluation_set, plain, image_px=IMAGE_PX, pixels=Pixels())
     assert write_report(tmp_path / "run").read_text().count("This caption has no noun phrase.") == 6
 
 
 def test_without_attention_there_is_nothing_to_show(tmp_path: Path, split: tuple[EvaluationSet, CaptionEncoder]) -> None:
     evaluation_set, encoder = split
     method = small_method(encoder, kind=Laip, weights=LaipWeights(bidir=0))
-    write_examples(tmp_path, "x", method, evaluation_set, encoder, image_px=IMAGE_PX)
+    write_examples(tmp_path, "x", method, evaluation_set, encoder, image_px=IMAGE_PX, pixels=Pixels())
     assert not list(tmp_path.iterdir())

@@ -13,6 +13,7 @@ from small_method import NUM_PAIRS, SmallMethod, small_parts, small_run
 from small_process import final_state, metrics
 from torch import nn
 
+from tbps.config.data import Pixels
 from tbps.config.run import Run
 from tbps.config.start import Start
 from tbps.runs import checkpoint
@@ -63,7 +64,7 @@ def test_every_step_is_what_a_plain_loop_does(tmp_path: Path) -> None:
     batches = small_parts(run).make_batches(method.draw_spec, start_step=0, num_steps=12, rank=0, world_size=1)
     logged = [line for line in metrics(tmp_path) if "split" not in line]
     for host, line in zip(batches, logged, strict=True):
-        losses = method(make_views(host, torch.device("cpu"), group_pairs=4), host.draws)
+        losses = method(make_views(host, torch.device("cpu"), pixels=Pixels(), group_pairs=4), host.draws)
         optimiser.zero_grad()
         total = losses["itc"] + 0.5 * losses["prd"]
         total.backward()
