@@ -27,9 +27,9 @@ from torch import Tensor
 from torchvision import transforms
 
 from tbps.config.data import Captioning, Data, Pixels
+from tbps.config.methods.mars import Mars
 from tbps.data.annotations import Split
 from tbps.data.column import StringColumn
-from tbps.data.draws import DrawSpec
 from tbps.data.images import decode, resize
 from tbps.data.loader import MicroBatch, PairDataset
 from tbps.data.pairs import FolderPairs
@@ -97,8 +97,7 @@ def make_dataset(folder: Path, num_images: int, image_px: tuple[int, int]) -> Pa
         group_pairs=GROUP_PAIRS,
     )
     encoder = CaptionEncoder(load_tokenizer(str(vocabulary)), max_words=50, max_tokens=50, punctuation="space", chunker=None)
-    spec = DrawSpec(mlm_probability=0.15, mrtd_probability=0.3, vocabulary_size=30_522, num_patches=576)
-    return PairDataset(FolderPairs(folder, "cuhk-pedes", split), encoder, data, spec, seed=0)
+    return PairDataset(FolderPairs(folder, "cuhk-pedes", split), encoder, data, Mars().needs((384, 384)), seed=0)
 
 
 def drain(results: Iterable[object]) -> None:

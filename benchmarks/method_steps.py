@@ -37,7 +37,7 @@ def prepare(name: str, *, pairs: int, px: tuple[int, int], quick: bool) -> tuple
     device = torch.device("cuda" if ON_GPU else "cpu")
     method = build(name, quick=quick, px=px).train().to(device)
     lengths = [20 + 7 * (row % 4) for row in range(pairs)]
-    batch, draws = make_batch(method, lengths, quick=quick, px=px)
+    batch, draws = make_batch(name, lengths, quick=quick, px=px)
     # A weak positive has another caption than the own one, which AGA must read too.
     other = make_captions(lengths, seed=3, vocabulary_size=method.online.text_encoder.vocabulary_size)
     weak_B = torch.arange(pairs) % 10 == 0

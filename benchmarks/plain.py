@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from plain_layers import PlainDecoder, PlainEncoder, Weights, linear
 from torch import Tensor, nn
 
-from tbps.data.batch import Batch, Draws, TokenMask
+from tbps.data.batch import Batch, Draws
+from tbps.objectives.masking import TokenMask, token_mask
 from tbps.text.token_batch import Captions
 
 
@@ -54,7 +55,7 @@ class PlainStep:
         if self.decoder is not None:
             losses["attribute"] = self._attributes(batch, hidden_RLD, caption_R)
             losses["mae"] = self._mae(batch, draws, patch_BND, text_BLD, paired_mask)
-        losses["mlm"] = self._mlm(batch, draws.mlm, image_BPD, momentum_BPD)
+        losses["mlm"] = self._mlm(batch, self._token_mask(draws, "mlm"), image_BPD, momentum_BPD)
         losses["mrtd"] = self._mrtd(batch, draws, image_BPD, momentum_BPD)
         return losses
 
@@ -89,8 +90,8 @@ class PlainStep:
     @torch.no_grad()
     def _negatives(self, batch: Batch, draws: Draws, i2t_BC: Tensor, t2i_BC: Tensor) -> tuple[Tensor, Tensor]:
         """Rows of the negative image of each caption and of the negative caption of each image."""
-        if draws.negative_image_B is not None and draws.negative_caption_B is not None:
-            return draws.negative_image_B, draws.negative_caption_B
+        if draws.recorded.keys() >= {"negative_image", "negative_caption"}:
+            return draws.recorded["negative_image"], draws.recorded["negative_caption"]
         drawn = []
         for logit_BC in (t2i_BC, i2t_BC):
             weight_BB = F.softmax(logit_BC[:, : batch.num_pairs], dim=1)
@@ -127,7 +128,7 @@ class PlainStep:
     def _mae(self, batch: Batch, draws: Draws, patch_BND: Tensor, text_BLD: Tensor, mask_BL: Tensor) -> Tensor:
         assert self.decoder is not None
         kept = int(patch_BND.shape[1] * (1 - self.method.mae_mask_ratio))
-        order_BN = torch.argsort(draws.mae_noise_BN.to(patch_BND.device), dim=1, stable=True)
+        order_BN = torch.argsort(draws["mae"].float().to(patch_BND.device), dim=1, stable=True)
         restore_BN = torch.argsort(order_BN, dim=1)
         keep_BKD = order_BN[:, :kept, None].repeat(1, 1, patch_BND.shape[2])
         kept_BPD = self.online.encode_image(torch.gather(self.online.patches(batch.image_BCHW), 1, keep_BKD))
@@ -160,15 +161,15 @@ class PlainStep:
         ids_BL, mask_BL = _padded(batch.own, image_BPD.device)
         cls_id = self.method.cls_id
         with torch.no_grad():
-            masked_BL, _ = self._mask(ids_BL, draws.mrtd)
+            masked_BL, _ = self._mask(ids_BL, self._token_mask(draws, "mrtd"))
             momentum_BLV = self.momentum_encoder.word_logits(
                 self.momentum_encoder.encode_cross(masked_BL, None, mask_BL, momentum_BPD)
             )
             probability_NV = F.softmax(momentum_BLV, dim=2).flatten(0, 1)
-            if draws.sampled_word_BL is None:
+            if "words" not in draws.recorded:
                 word_BL = torch.multinomial(probability_NV, 1).view_as(ids_BL)
             else:
-                word_BL = draws.sampled_word_BL[:, : ids_BL.shape[1]].clone().to(ids_BL.device)
+                word_BL = draws.recorded["words"][:, : ids_BL.shape[1]].clone().to(ids_BL.device)
             word_BL[:, 0] = cls_id
             word_BL = word_BL * mask_BL
             label_BL = (word_BL != ids_BL).long()
@@ -176,6 +177,11 @@ class PlainStep:
             label_BL[word_BL == cls_id] = -100
         hidden_BLD = self.online.encode_cross(word_BL, None, mask_BL, image_BPD)
         return F.cross_entropy(self._head("mrtd_head", hidden_BLD).flatten(0, 1), label_BL.flatten(), ignore_index=-100)
+
+    def _token_mask(self, draws: Draws, name: str) -> TokenMask:
+        probability = {"mlm": self.method.mlm_probability, "mrtd": self.method.mrtd_probability}[name]
+        words = range(self.method.online.text_encoder.vocabulary_size)
+        return token_mask(draws[name], probability=probability, words=words)
 
     def _mask(self, ids_BL: Tensor, mask: TokenMask) -> tuple[Tensor, Tensor]:
         """Masked ids, and labels: the old id where chosen, else -100."""

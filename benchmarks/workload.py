@@ -40,6 +40,11 @@ def build(name: str, *, quick: bool, dropout: float = 0.1, px: tuple[int, int] |
     px: height and width of the images, where not those of `image_px`.
     """
     torch.manual_seed(0)
+    return build_method(configure(name, quick=quick, dropout=dropout), image_px=px or image_px(quick))
+
+
+def configure(name: str, *, quick: bool, dropout: float = 0.1) -> Any:
+    """Settings of the method that `build` makes."""
     config: Any = METHODS[name]()
     config = replace(config, bert=replace(config.bert, dropout=dropout))
     if quick:
@@ -58,7 +63,7 @@ def build(name: str, *, quick: bool, dropout: float = 0.1, px: tuple[int, int] |
         narrow |= {"attention_layer": 1} if isinstance(config, Laip) else {}
         vit = Vit(width=32, depth=2, heads=2, patch_px=16)
         config = replace(config, vit=vit, bert=bert, queue_pairs=64, projection=16, **narrow)
-    return build_method(config, image_px=px or image_px(quick))
+    return config
 
 
 def image_px(quick: bool) -> tuple[int, int]:
@@ -81,14 +86,16 @@ def make_captions(lengths: Sequence[int], *, seed: int, vocabulary_size: int) ->
 
 
 def make_batch(
-    method: Any, lengths: Sequence[int], *, quick: bool, replay_words: bool = False, px: tuple[int, int] | None = None
+    name: str, lengths: Sequence[int], *, quick: bool, replay_words: bool = False, px: tuple[int, int] | None = None
 ) -> tuple[Batch, Draws]:
-    """One group of pairs of different identities, past the first epoch, and its draws; optionally m-RTD's words given.
+    """One group of pairs of different identities for a method, past the first epoch, and its draws; optionally m-RTD's
+    words given.
 
     px: as in `build`.
     """
     size, generator = len(lengths), torch.Generator().manual_seed(1)
-    vocabulary_size = method.online.text_encoder.vocabulary_size
+    config = configure(name, quick=quick)
+    vocabulary_size, asked = config.bert.vocabulary_size, config.needs(px or image_px(quick)).draws
     own = make_captions(lengths, seed=2, vocabulary_size=vocabulary_size)
     image_BCHW = torch.randn(size, 3, *(px or image_px(quick)), generator=generator)
     batch = Batch(
@@ -102,10 +109,10 @@ def make_batch(
         epoch=1.0,
     )
     pairs = [
-        draw_pair(method.draw_spec, generator=generator_of(seed=0, epoch=1, key=str(row), use="step"), num_tokens=length)
+        draw_pair(asked, generator=generator_of(seed=0, epoch=1, key=str(row), use="step"), num_tokens=length)
         for row, length in enumerate(lengths)
     ]
-    draws = stack_draws(method.draw_spec, pairs, length=own.token_ids_BL.shape[1])
+    draws = stack_draws(asked, pairs, length=own.token_ids_BL.shape[1])
     if replay_words:
-        draws.sampled_word_BL = torch.randint(FIRST_WORD, vocabulary_size, own.token_ids_BL.shape, generator=generator)
+        draws.recorded["words"] = torch.randint(FIRST_WORD, vocabulary_size, own.token_ids_BL.shape, generator=generator)
     return batch, draws

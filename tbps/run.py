@@ -18,7 +18,6 @@ from torch.distributed import DistStoreError
 
 from tbps.config.data import Benchmark
 from tbps.config.run import Run
-from tbps.data.draws import DrawSpec
 from tbps.data.identities import agree_on_identities
 from tbps.data.loader import TrainingLoader, make_loader
 from tbps.data.opening import agree_on_chunker, evaluation_encoder, open_vocabulary, splits_of, training_encoder
@@ -109,12 +108,12 @@ def make_parts(run: Run) -> Parts:
     on_main(lambda: _announce_cut_captions(source, encoder), doing="reading some captions")
     on_main(lambda: announce_ranking(run), doing="saying how images are ranked")
 
-    def make_batches(draw_spec: DrawSpec, *, start_step: int, num_steps: int, rank: int, world_size: int) -> TrainingLoader:
+    def make_batches(*, start_step: int, num_steps: int, rank: int, world_size: int) -> TrainingLoader:
         return make_loader(
             source,
             encoder,
             run.data,
-            draw_spec,
+            run.needs,
             seed=run.loop.seed,
             start_step=start_step,
             num_steps=num_steps,

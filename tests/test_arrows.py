@@ -162,7 +162,7 @@ def test_every_folder_has_a_rule() -> None:
         ("tbps.nn.bert", "from ..methods.albef import rasa", "tbps.methods.albef.rasa"),
         ("tbps.nn.bert", "from .. import methods", "tbps.methods"),
         ("tbps.objectives.itc", "from tbps.nn.bert import Bert", "tbps.nn.bert.Bert"),
-        ("tbps.objectives.itc", "from tbps.data.draws import DrawSpec", "tbps.data.draws.DrawSpec"),
+        ("tbps.objectives.itc", "from tbps.data.draws import draw_pair", "tbps.data.draws.draw_pair"),
         ("tbps.methods.albef.rasa", "from tbps.training import loop", "tbps.training.loop"),
         ("tbps.methods.albef.rasa", "import tbps.evaluation.metrics as metrics", "tbps.evaluation.metrics"),
         ("tbps.data.loader", "from tbps.methods.method import Method", "tbps.methods.method.Method"),

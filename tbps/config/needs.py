@@ -71,3 +71,8 @@ class Needs:
     """Whether it scores single pairs of image and caption, by which the best images are re-ranked."""
     zero_stages: tuple[int, ...] = (1, 2, 3)
     """Stages of DeepSpeed's ZeRO under which it trains as it does under DDP."""
+
+    def __post_init__(self) -> None:
+        names = [draw.name for draw in self.draws]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"needs.draws names {twice[0]!r} {names.count(twice[0])} times, expected once: rename one")

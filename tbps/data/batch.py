@@ -1,6 +1,6 @@
 """What one training step is given: images, captions, identities and every random choice, as plain tensors.
 
-Shapes: B pairs, L tokens of the longest caption, N patches, C chunks, H height, W width.
+Shapes: B pairs, L tokens of the longest caption, H height, W width.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Batch:
     group_pairs: int
     """Consecutive pairs that contrast with each other; B is a multiple of it."""
     epoch: float
-    """How many epochs of pairs came before this step."""
+    """Progress in epochs, fractional: pairs seen before this step over pairs of the training split."""
     first_group: int = 0
     """Number of this batch's first group in the global batch: dropout is keyed by groups."""
     last_stage: bool = True
@@ -63,41 +63,18 @@ class Batch:
 
 
 @dataclass(kw_only=True)
-class TokenMask:
-    """Random fields of BERT masking, one entry per token position (host tensors)."""
-
-    select_BL: Tensor
-    """(B, L) bool: the position is chosen, before [CLS] and padding are protected."""
-    mask_BL: Tensor
-    """(B, L) bool, true with 0.8: a chosen position becomes [MASK]."""
-    random_BL: Tensor
-    """(B, L) bool, true with 0.5: a chosen position that is not [MASK] becomes a random word."""
-    word_BL: Tensor
-    """(B, L) int64: that random word."""
-
-
-@dataclass(kw_only=True)
 class Draws:
-    """Every random choice of a step but dropout. `negative_image_B` to `sampled_word_BL` replay recorded choices."""
+    """Every random choice of a step but dropout, as numbers of which a method makes its choices."""
 
-    negative_B2: Tensor
-    """(B, 2) float64 in [0, 1): places on the cumulated weights of hard negative images (0) and captions (1)."""
-    mlm: TokenMask
-    mrtd: TokenMask
-    word_BL: Tensor
-    """(B, L) float64 in [0, 1): places on the cumulated word probabilities of the m-RTD generator."""
-    mae_noise_BN: Tensor
-    """(B, N) float32 in [0, 1): the patches with the smallest values are kept."""
-    negative_image_B: Tensor | None = None
-    """(B,) int64 rows of the batch: recorded hard negative image of each caption."""
-    negative_caption_B: Tensor | None = None
-    """(B,) int64 rows of the batch: recorded hard negative caption of each image."""
-    sampled_word_BL: Tensor | None = None
-    """(B, L) int64: recorded words of the m-RTD generator."""
-    token_BUL: Tensor | None = None
-    """(B, U, L) float64 in [0, 1): further numbers for each token of the own caption, as the method asked for."""
-    pair_BU: Tensor | None = None
-    """(B, U) float64 in [0, 1): further numbers for each pair, as the method asked for."""
+    numbers: dict[str, Tensor]
+    """Uniform in [0, 1), float64, on the host, by the names that the method's needs list: (B, numbers) for each pair, or
+    (B, numbers, L) for each token of the own caption, 1 beyond its end."""
+    recorded: dict[str, Tensor] = field(default_factory=dict)
+    """Choices that are taken instead of being made: tests replay here, by name, what other code chose."""
+
+    def __getitem__(self, name: str) -> Tensor:
+        """The numbers of that name."""
+        return self.numbers[name]
 
 
 @dataclass(kw_only=True)

@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from tbps.config.data import Data, Pixels
+from tbps.config.needs import Draw, Needs
 from tbps.data.augmentation import ViewDraws, change_on_host, draw_views, uniforms
 from tbps.data.batch import HostBatch
-from tbps.data.draws import DrawSpec, PairDraws, draw_pair, generator_of, stack_draws
+from tbps.data.draws import draw_pair, generator_of, stack_draws
 from tbps.data.images import decode, resize, resize_exactly
 from tbps.data.pairs import EvaluationSet, PairSource
 from tbps.data.sample_order import BatchOrder
@@ -46,7 +47,7 @@ class _Pair:
     paired: EncodedCaption
     replaced: bool
     identity: int
-    draws: PairDraws
+    draws: dict[str, Tensor]
 
 
 class _LoadedBatch(HostBatch):
@@ -71,17 +72,17 @@ class _LoadedBatch(HostBatch):
 class PairDataset(Dataset[HostBatch]):
     """Micro-batches by the pairs they hold. Every random choice is keyed by (seed, epoch, pair key)."""
 
-    def __init__(self, source: PairSource, encoder: CaptionEncoder, data: Data, draw_spec: DrawSpec, *, seed: int) -> None:
+    def __init__(self, source: PairSource, encoder: CaptionEncoder, data: Data, needs: Needs, *, seed: int) -> None:
         self.source = source
         self.encoder = encoder
         self.data = data
-        self.draw_spec = draw_spec
+        self.needs = needs
         self.seed = seed
 
     def __getitem__(self, micro_batch: MicroBatch) -> HostBatch:
         """Load and stack the pairs. ValueError names the pair that cannot be loaded."""
         pairs = [self.load(epoch, index) for epoch, index in micro_batch.pairs]
-        return _stack(pairs, self.draw_spec, epoch=micro_batch.epoch)
+        return _stack(pairs, self.needs.draws, epoch=micro_batch.epoch)
 
     def load(self, epoch: int, index: int) -> _Pair:
         """Load pair `index` as it is in `epoch`."""
@@ -115,7 +116,7 @@ class PairDataset(Dataset[HostBatch]):
             # As in RaSa's and MARS's code: drawing an equal sentence is no replacement.
             replaced=other != caption,
             identity=int(self.source.identity_N[index]),
-            draws=draw_pair(self.draw_spec, generator=method, num_tokens=len(own.token_ids)),
+            draws=draw_pair(self.needs.draws, generator=method, num_tokens=len(own.token_ids)),
         )
 
     def _load_pixels(self, index: int, key: str, uniform: Iterator[float]) -> tuple[Tensor, Tensor | None]:
@@ -148,7 +149,7 @@ class PairDataset(Dataset[HostBatch]):
         return int(candidates[int(place * len(candidates))])
 
 
-def _stack(pairs: Sequence[_Pair], draw_spec: DrawSpec, *, epoch: float) -> HostBatch:
+def _stack(pairs: Sequence[_Pair], draws: Sequence[Draw], *, epoch: float) -> HostBatch:
     own = make_captions([pair.own for pair in pairs])
     second = [pair.second_pixels for pair in pairs if pair.second_pixels is not None]
     corners = [pair.views.corner for pair in pairs if pair.views.corner is not None]
@@ -163,7 +164,7 @@ def _stack(pairs: Sequence[_Pair], draw_spec: DrawSpec, *, epoch: float) -> Host
         paired=make_captions([pair.paired for pair in pairs]),
         replaced_B=torch.tensor([int(pair.replaced) for pair in pairs]),
         identity_B=torch.tensor([pair.identity for pair in pairs]),
-        draws=stack_draws(draw_spec, [pair.draws for pair in pairs], length=own.token_ids_BL.shape[1]),
+        draws=stack_draws(draws, [pair.draws for pair in pairs], length=own.token_ids_BL.shape[1]),
         keys=tuple(pair.key for pair in pairs),
         epoch=epoch,
     )
@@ -230,7 +231,7 @@ def make_loader(
     source: PairSource,
     encoder: CaptionEncoder,
     data: Data,
-    draw_spec: DrawSpec,
+    needs: Needs,
     *,
     seed: int,
     start_step: int,
@@ -253,7 +254,7 @@ def make_loader(
         micro_batch_pairs=data.micro_batch_pairs,
     )
     return TrainingLoader(
-        PairDataset(source, encoder, data, draw_spec, seed=seed), sampler, workers=data.workers, patience_s=patience_s
+        PairDataset(source, encoder, data, needs, seed=seed), sampler, workers=data.workers, patience_s=patience_s
     )
 
 

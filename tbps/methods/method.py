@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from tbps.data.batch import Batch, Draws
-from tbps.data.draws import DrawSpec
 from tbps.nn.packing import Index
 from tbps.text.token_batch import Captions
 
@@ -71,7 +70,6 @@ class Method(Protocol):
 
     weights: Mapping[str, float]
     """Weight of each loss in the sum that is minimised, by the names that `forward` returns."""
-    draw_spec: DrawSpec
 
     def forward(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
         """Named, unweighted scalar losses: each a mean over the groups of the batch.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,7 @@ def write_masked_words(
     content = {
         "of": name,
         "masking": method.masking,
-        "random_ratio": method.draw_spec.mlm_probability,
+        "random_ratio": method.mlm_probability,
         "enriches": method.p_tem > 0,
         **count_words(captions),
         "examples": [_example(evaluation_set, queries[place], captions[place]) for place in chosen],
@@ -168,12 +168,13 @@ def training_step(method: AgaMethod, shown: ShownPairs) -> tuple[Batch, Draws]:
         epoch=1.0,
     )
     drawn = [
-        draw_pair(method.draw_spec, generator=generator_of(seed=0, epoch=0, key=key, use="masked words"), num_tokens=length)
+        draw_pair(method.draws, generator=generator_of(seed=0, epoch=0, key=key, use="masked words"), num_tokens=length)
         for key, length in zip(shown.keys, shown.captions.lengths, strict=True)
     ]
-    draws = stack_draws(method.draw_spec, drawn, length=shown.captions.token_ids_BL.shape[1])
-    # Below any share of captions to be enriched but none.
-    return batch, replace(draws, pair_BU=torch.zeros_like(draws.pair_BU))  # type: ignore[arg-type]
+    draws = stack_draws(method.draws, drawn, length=shown.captions.token_ids_BL.shape[1])
+    if "enriched" in draws.numbers:  # below any share of captions to be enriched
+        draws.numbers["enriched"].zero_()
+    return batch, draws
 
 
 def _example(evaluation_set: EvaluationSet, query: int, words: Sequence[Word]) -> dict[str, Any]:

@@ -87,7 +87,6 @@ class _Training:
         on_main(lambda: folder.forget_evaluations_after(self.first))
         self.saved = self.first
         self.batches = parts.make_batches(
-            self.method.draw_spec,
             start_step=self.first,
             num_steps=self.total - self.first,
             rank=accelerator.process_index,

@@ -9,7 +9,6 @@ from typing import Any, Protocol
 from torch import nn
 
 from tbps.data.batch import HostBatch
-from tbps.data.draws import DrawSpec
 
 Evaluate = Callable[[nn.Module, int], dict[str, float]]
 """evaluate(method, step) on every process, in evaluation mode, without gradients; `rank_1` and `mAP` among the results.
@@ -29,7 +28,7 @@ class Batches(Protocol):
 class MakeBatches(Protocol):
     """Makes the micro-batches of `num_steps` steps from `start_step` on: the same as if training had never stopped."""
 
-    def __call__(self, draw_spec: DrawSpec, /, *, start_step: int, num_steps: int, rank: int, world_size: int) -> Batches:
+    def __call__(self, *, start_step: int, num_steps: int, rank: int, world_size: int) -> Batches:
         """ValueError where a batch cannot be shared evenly."""
 
 

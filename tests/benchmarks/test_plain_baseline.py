@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -31,8 +30,8 @@ def assert_close(found: Tensor, expected: Tensor, what: str, *, tolerance: float
 @pytest.mark.parametrize("name", ["mars", "rasa"])
 def test_losses_and_gradients(name: str) -> None:
     method = build(name, quick=True, dropout=0.0).train()
-    batch, draws = make_batch(method, LENGTHS, quick=True, replay_words=True)
-    draws = replace(draws, negative_image_B=torch.tensor([1, 2, 0]), negative_caption_B=torch.tensor([2, 0, 1]))
+    batch, draws = make_batch(name, LENGTHS, quick=True, replay_words=True)
+    draws.recorded |= {"negative_image": torch.tensor([1, 2, 0]), "negative_caption": torch.tensor([2, 0, 1])}
     plain = PlainStep(method)
     expected = plain(batch, draws)
     weighted(method, expected).backward()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_folder import DRAW_SPEC, MAIN_FILE, caption, make_data, make_encoder, write_folder
+from tiny_folder import MAIN_FILE, NEEDS, caption, make_data, make_encoder, write_folder
 from torch import Tensor
 
 from tbps.config.data import Augmentation, Data, Pixels
@@ -37,7 +37,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> CaptionEncoder:
 def load(data: Data, encoder: CaptionEncoder, *, start: int, steps: int, rank: int = 0, world: int = 1) -> list[HostBatch]:
     source = open_pairs(data)
     loader = make_loader(
-        source, encoder, data, DRAW_SPEC, seed=7, start_step=start, num_steps=steps, rank=rank, world_size=world
+        source, encoder, data, NEEDS, seed=7, start_step=start, num_steps=steps, rank=rank, world_size=world
     )
     batches = list(loader)
     assert len(batches) == len(loader)
@@ -45,7 +45,9 @@ def load(data: Data, encoder: CaptionEncoder, *, start: int, steps: int, rank: i
 
 
 def leaves(value: object, name: str = "") -> dict[str, object]:
-    """Every tensor and value of nested dataclasses, by dotted name."""
+    """Every tensor and value of nested dataclasses and dicts, by dotted name."""
+    if isinstance(value, dict):
+        return {key: leaf for part in value for key, leaf in leaves(value[part], f"{name}.{part}").items()}
     if dataclasses.is_dataclass(value):
         fields = [leaves(getattr(value, field.name), f"{name}.{field.name}") for field in dataclasses.fields(value)]
         return {key: leaf for part in fields for key, leaf in part.items()}
@@ -90,8 +92,8 @@ def test_shapes(root: Path, encoder: CaptionEncoder, augmentations: tuple[Augmen
         assert batch.erase_B24[..., 2].max() > 0
     length = batch.own.token_ids_BL.shape[1]
     assert length % 8 == 0 and length - 8 < max(batch.own.lengths) <= length
-    assert batch.draws.mlm.select_BL.shape == batch.draws.word_BL.shape == (8, length)
-    assert batch.draws.mae_noise_BN.shape == (8, 6)
+    shapes = {name: tuple(number.shape) for name, number in batch.draws.numbers.items()}
+    assert shapes == {"negatives": (8, 2), "mlm": (8, 4, length), "mae": (8, 6)}
     assert batch.identity_B.dtype == batch.replaced_B.dtype == torch.int64
 
 
@@ -130,7 +132,7 @@ def test_ranks_and_micro_batches_cut_the_same_global_batch(root: Path, encoder: 
         parts = [half[2 * step + number] for half in halves for number in (0, 1)]
         assert [key for part in parts for key in part.keys] == list(batch.keys)
         assert torch.equal(torch.cat([part.pixels_BCHW for part in parts]), batch.pixels_BCHW)
-        assert torch.equal(torch.cat([part.draws.negative_B2 for part in parts]), batch.draws.negative_B2)
+        assert torch.equal(torch.cat([part.draws["negatives"] for part in parts]), batch.draws["negatives"])
         assert torch.equal(torch.cat([part.replaced_B for part in parts]), batch.replaced_B)
 
 
@@ -236,10 +238,10 @@ def test_random_choices_change_with_epoch_and_seed(root: Path, encoder: CaptionE
     source = open_pairs(data)
 
     def rows(seed: int, epoch: int) -> dict[str, tuple[object, ...]]:
-        batch = next(iter(make_loader(source, encoder, data, DRAW_SPEC, seed=seed, start_step=epoch, num_steps=1)))
+        batch = next(iter(make_loader(source, encoder, data, NEEDS, seed=seed, start_step=epoch, num_steps=1)))
         assert batch.shift_B22 is not None
         return {
-            key: (batch.flip_B2[row].tolist(), batch.shift_B22[row].tolist(), batch.draws.negative_B2[row].tolist())
+            key: (batch.flip_B2[row].tolist(), batch.shift_B22[row].tolist(), batch.draws["negatives"][row].tolist())
             for row, key in enumerate(batch.keys)
         }
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 import webdataset
 from hostile_server import HostileServer, serve
-from tiny_folder import DRAW_SPEC, make_data, make_encoder, write_folder
+from tiny_folder import NEEDS, make_data, make_encoder, write_folder
 
 from tbps.config.data import Benchmark
 from tbps.data.column import StringColumn
@@ -78,7 +78,7 @@ def test_training_batches_are_those_of_the_folder(tmp_path: Path, shards: Path, 
     batches = []
     for root in (tmp_path / "folder", shards):
         data = make_data(root, workers=workers)
-        batches.append(list(make_loader(open_pairs(data), encoder, data, DRAW_SPEC, seed=0, start_step=1, num_steps=4)))
+        batches.append(list(make_loader(open_pairs(data), encoder, data, NEEDS, seed=0, start_step=1, num_steps=4)))
     for left, right in zip(*batches, strict=True):
         assert left.keys == right.keys
         assert torch.equal(left.pixels_BCHW, right.pixels_BCHW)

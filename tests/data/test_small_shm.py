@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 import pytest
-from tiny_folder import DRAW_SPEC, make_data, make_encoder, write_folder
+from tiny_folder import NEEDS, make_data, make_encoder, write_folder
 
 from tbps.data.loader import make_loader
 from tbps.data.pairs import open_pairs
@@ -29,7 +29,7 @@ def _load(folder: Path, size: str, queue: multiprocessing.Queue) -> None:
             queue.put(f"skip: {os.strerror(ctypes.get_errno())}")
             return
     data = make_data(folder, workers=2, image_px=(256, 128))
-    loader = make_loader(open_pairs(data), make_encoder(folder), data, DRAW_SPEC, seed=0, start_step=0, num_steps=20)
+    loader = make_loader(open_pairs(data), make_encoder(folder), data, NEEDS, seed=0, start_step=0, num_steps=20)
     try:
         queue.put(f"{sum(1 for _ in loader)} batches")
     except Exception as error:

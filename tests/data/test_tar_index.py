@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hostile_server import serve
-from tiny_folder import DRAW_SPEC, caption, jpeg_bytes, make_data, make_encoder, write_folder
+from tiny_folder import NEEDS, caption, jpeg_bytes, make_data, make_encoder, write_folder
 
 from tbps.command import main
 from tbps.data.loader import make_loader
@@ -73,7 +73,7 @@ def test_tars_are_read_where_they_lie(tars: Path, tmp_path: Path, capsys: pytest
     assert main(["data", "index", str(tars), *words, "--split", "test", "--tars", "later/*.tar", "--workers", "1"]) == 0
     assert list(read_index(str(tars), cache=tmp_path)) == ["train", "test"]
     data = make_data(tars, workers=1, image_px=(32, 16))
-    loader = make_loader(open_pairs(data), make_encoder(tmp_path), data, DRAW_SPEC, seed=0, start_step=0, num_steps=2)
+    loader = make_loader(open_pairs(data), make_encoder(tmp_path), data, NEEDS, seed=0, start_step=0, num_steps=2)
     assert sorted(key for batch in loader for key in batch.keys) == sorted(pairs.key(pair) for pair in range(16))
 
 

@@ -7,8 +7,8 @@ from torchvision.transforms import functional
 
 from tbps.config.data import Augmentation, Interpolation, Pixels
 from tbps.data.augmentation import OPERATIONS, ViewDraws, change_on_host, draw_views, uniforms
-from tbps.data.batch import HostBatch
-from tbps.data.draws import DrawSpec, draw_pair, generator_of, stack_draws
+from tbps.data.batch import Draws, HostBatch
+from tbps.data.draws import generator_of
 from tbps.data.views import crop_padding_px, make_views, normalise_pixels
 from tbps.text.token_batch import Captions
 
@@ -22,8 +22,6 @@ def host_batch(num_pairs: int = 4, *, crop: bool = False, erase: bool = False, s
     captions = Captions(
         token_ids_BL=torch.ones(num_pairs, 8).long(), lengths=(8,) * num_pairs, chunk_id_BL=torch.zeros(4, 8)
     )
-    spec = DrawSpec(mlm_probability=0, mrtd_probability=0, vocabulary_size=9, num_patches=2)
-    draws = stack_draws(spec, [draw_pair(spec, generator=generator, num_tokens=8)] * num_pairs, length=8)
     pixels = [torch.randint(0, 256, (num_pairs, 3, HEIGHT, WIDTH), dtype=torch.uint8, generator=generator) for _ in range(2)]
     boxes = torch.tensor([[[0, 0, 0, 0], [3, 5, 20, 10]], [[70, 1, 7, 38], [0, 0, 76, 38]]] * (num_pairs // 2))
     return HostBatch(
@@ -36,7 +34,7 @@ def host_batch(num_pairs: int = 4, *, crop: bool = False, erase: bool = False, s
         paired=captions,
         replaced_B=torch.tensor([0, 1] * (num_pairs // 2)),
         identity_B=torch.arange(num_pairs),
-        draws=draws,
+        draws=Draws(numbers={}),
         keys=tuple(map(str, range(num_pairs))),
         epoch=1.5,
     )

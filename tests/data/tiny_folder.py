@@ -11,12 +11,13 @@ import numpy as np
 from PIL import Image
 
 from tbps.config.data import Benchmark, Captioning, Data
-from tbps.data.draws import DrawSpec
+from tbps.config.needs import Draw, Needs, Text
 from tbps.text.captions import CaptionEncoder
 from tbps.text.word_pieces import load_tokenizer, train_vocabulary
 
 COLOURS = ("red", "green", "blue", "white", "black", "grey", "brown", "yellow")
-DRAW_SPEC = DrawSpec(mlm_probability=0.15, mrtd_probability=0.3, vocabulary_size=50, num_patches=6)
+DRAWS = (Draw(name="negatives", numbers=2), Draw(name="mlm", per="token", numbers=4), Draw(name="mae", numbers=6))
+NEEDS = Needs(text=Text(size=50, max_tokens=80), draws=DRAWS)
 MAIN_FILE = {
     "cuhk-pedes": "reid_raw.json",
     "icfg-pedes": "ICFG-PEDES.json",

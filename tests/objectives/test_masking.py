@@ -6,9 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tbps.data.batch import TokenMask
-from tbps.data.draws import DrawSpec, draw_pair, generator_of, stack_draws
-from tbps.objectives.masking import mask_tokens
+from tbps.objectives.masking import TokenMask, mask_tokens, token_mask
 
 CLS, MASK, VOCABULARY = 2, 3, 60
 
@@ -22,12 +20,22 @@ def token_ids(rows: int, length: int) -> Tensor:
 
 
 def drawn_mask(rows: int, length: int, *, probability: float) -> TokenMask:
-    spec = DrawSpec(mlm_probability=probability, mrtd_probability=0, vocabulary_size=VOCABULARY, num_patches=0)
-    pairs = [
-        draw_pair(spec, generator=generator_of(seed=1, epoch=0, key=str(row), use="draws"), num_tokens=length)
-        for row in range(rows)
-    ]
-    return stack_draws(spec, pairs, length=length).mlm
+    number_B4L = torch.rand(rows, 4, length, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return token_mask(number_B4L, probability=probability, words=range(VOCABULARY))
+
+
+def test_each_field_is_made_of_its_own_numbers() -> None:
+    number_B4L = torch.tensor([[[0.1, 0.15, 0.9, 1.0], [0.79, 0.8, 0.0, 1.0], [0.49, 0.5, 0.0, 1.0], [0.0, 0.5, 0.99, 1.0]]])
+    mask = token_mask(number_B4L, probability=0.15, words=range(10, 20))
+    assert mask.select_BL.tolist() == [[True, False, False, False]]
+    assert mask.mask_BL.tolist() == [[True, False, True, False]]
+    assert mask.random_BL.tolist() == [[True, False, True, False]]
+    assert mask.word_BL.tolist() == [[10, 15, 19, 19]]
+
+
+def test_a_place_beyond_the_end_is_never_chosen() -> None:
+    mask = token_mask(torch.ones(1, 4, 3, dtype=torch.float64), probability=1.0, words=range(5))
+    assert not mask.select_BL.any()
 
 
 def test_equals_a_loop_over_positions() -> None:
@@ -62,7 +70,10 @@ def test_shares_at_length() -> None:
     for name, expected in (("mask", 0.8), ("word", 0.1), ("same", 0.1)):
         error = 4 * (expected * (1 - expected) / num_chosen) ** 0.5
         assert shares[name].float().mean().item() == pytest.approx(expected, abs=error), name
-    assert mask.word_BL.min() >= 0 and mask.word_BL.max() == VOCABULARY - 1
+    counts = mask.word_BL.flatten().bincount(minlength=VOCABULARY)
+    assert len(counts) == VOCABULARY
+    # Chi-square over 60 words has mean 59 and standard deviation about 11.
+    assert ((counts - 300.0).square() / 300).sum().item() < 110
 
 
 def test_cls_and_padding_are_never_touched() -> None:

@@ -15,7 +15,7 @@ from tbps.config.methods.mars import Mars, MarsWeights
 from tbps.config.methods.rasa import Rasa, RasaWeights
 from tbps.convert.official import from_official
 from tbps.convert.weights import place
-from tbps.data.batch import Batch, Draws, TokenMask
+from tbps.data.batch import Batch, Draws
 from tbps.methods.registry import build_method
 from tbps.text.token_batch import Captions
 
@@ -119,29 +119,20 @@ def inputs(recorded: Recorded) -> tuple[Batch, Draws]:
         epoch=1.0,
     )
     draws = recorded.part("draws.")
-    empty = torch.zeros_like(own.token_ids_BL)
+    numbers = {"mae": draws["mae.noise"]} if "mae.noise" in draws else {}
+    words = recorded.about["config"]["bert"]["vocab_size"]
+    numbers |= {kind: mask_numbers(draws, kind, words) for kind in ("mlm", "mrtd") if f"{kind}.select" in draws}
+    replayed = {"negative_image": draws["image_neg_idx"], "negative_caption": draws["text_neg_idx"]}
+    if "mrtd.sampled_ids" in draws:
+        replayed["words"] = draws["mrtd.sampled_ids"]
+    numbers["negatives"] = torch.zeros(len(identity_B), 2, dtype=torch.float64)
+    return batch, Draws(numbers=numbers, recorded=replayed)
 
-    def mask(kind: str) -> TokenMask:
-        if f"{kind}.select" not in draws:
-            return TokenMask(select_BL=empty.bool(), mask_BL=empty.bool(), random_BL=empty.bool(), word_BL=empty)
-        return TokenMask(
-            select_BL=draws[f"{kind}.select"],
-            mask_BL=draws[f"{kind}.replace80"],
-            random_BL=draws[f"{kind}.random50"],
-            word_BL=draws[f"{kind}.random_words"],
-        )
 
-    size = len(identity_B)
-    return batch, Draws(
-        negative_B2=torch.zeros(size, 2, dtype=torch.float64),
-        mlm=mask("mlm"),
-        mrtd=mask("mrtd"),
-        word_BL=empty.double(),
-        mae_noise_BN=draws.get("mae.noise", torch.zeros(size, 0)),
-        negative_image_B=draws["image_neg_idx"],
-        negative_caption_B=draws["text_neg_idx"],
-        sampled_word_BL=draws.get("mrtd.sampled_ids"),
-    )
+def mask_numbers(draws: dict[str, Tensor], kind: str, words: int) -> Tensor:
+    """(B, 4, L) numbers of which our masking makes the recorded choices: chosen, [MASK], another word, which word."""
+    yes = [torch.where(draws[f"{kind}.{name}"], 0.0, 1.0) for name in ("select", "replace80", "random50")]
+    return torch.stack([*yes, (draws[f"{kind}.random_words"] + 0.5) / words], dim=1).double()
 
 
 def close(found: Tensor, expected: Tensor, what: str) -> None:

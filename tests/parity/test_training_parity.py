@@ -112,12 +112,12 @@ def test_every_tensor_inside_the_step(name: str) -> None:
     step.expect("text_embeds", step.padded(online.hidden_ND, step.paired))
     contrast = method.contrast(batch, online.features, step.momentum, intra=True)
     step.check_contrast(contrast, online.features)
-    words = method.word_task(batch, draws, step.momentum_token_BPD)
+    words = method.word_task(batch, draws, method.mlm_mask(draws), step.momentum_token_BPD)
     check_words(step, words)
     matched = method.match_step(batch, online, words, step.pending(contrast))
     check_matching(step, words, matched)
     if name == "mars":
-        predicted, removed = method.rebuild(online.patch_BND, online.paired, online.hidden_ND, draws.mae_noise_BN)
+        predicted, removed = method.rebuild(online.patch_BND, online.paired, online.hidden_ND, draws["mae"])
         step.expect("mae.pred", predicted)
         close(removed, recorded.tensors["draws.mae.mask"], "mae.mask")
 

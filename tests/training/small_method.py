@@ -16,11 +16,12 @@ from tbps.config.encoders import Vit
 from tbps.config.evaluation import Evaluation
 from tbps.config.loop import Loop
 from tbps.config.methods.albef import Albef
+from tbps.config.needs import Draw
 from tbps.config.optim import AdamW
 from tbps.config.run import Run
 from tbps.config.schedule import Cosine
 from tbps.data.batch import Batch, Draws, HostBatch
-from tbps.data.draws import DrawSpec, draw_pair, generator_of, stack_draws
+from tbps.data.draws import draw_pair, generator_of, stack_draws
 from tbps.data.loader import MicroBatch, MicroBatchSampler, TrainingLoader
 from tbps.data.sample_order import BatchOrder
 from tbps.nn.dropout import Groups, Site, drop
@@ -35,6 +36,7 @@ WORKERS = 2
 _PX = 8
 _WORDS = 50
 _WIDTH = 16
+_DRAWS = (Draw(name="noise", numbers=2), Draw(name="masks", per="token", numbers=9), Draw(name="patches", numbers=4))
 
 
 class SmallEncoder(nn.Module):
@@ -65,7 +67,6 @@ class SmallMethod(nn.Module):
     def __init__(self, *, dropout: float = 0.2) -> None:
         super().__init__()
         self.weights = {"itc": 1.0, "prd": 0.5}
-        self.draw_spec = DrawSpec(mlm_probability=0.15, mrtd_probability=0.3, vocabulary_size=_WORDS, num_patches=4)
         self.online = SmallEncoder(dropout=dropout)
         self.temperature = nn.Parameter(torch.tensor(0.07))
         self.prd_head = nn.Linear(_WIDTH, 2)
@@ -95,7 +96,7 @@ class SmallMethod(nn.Module):
         for rows in torch.arange(len(image_BE)).split(batch.group_pairs):
             key_KE = torch.cat([momentum_text_BE[rows], self.queue.caption_KE])
             logits = image_BE[rows] @ key_KE.T / self.temperature
-            noise = 0.01 * draws.negative_B2[rows].float().mean()  # of the group: a loss must not know its micro-batch
+            noise = 0.01 * draws["noise"][rows].float().mean()  # of the group: a loss must not know its micro-batch
             contrast.append(F.cross_entropy(logits, torch.arange(len(rows))) * (1 + noise))
         return {
             "itc": torch.stack(contrast).mean(),
@@ -125,20 +126,20 @@ def _all_gather(part: Tensor) -> list[Tensor]:
 class SmallDataset(Dataset[HostBatch]):
     """Batches that depend on (seed, step, pair) only. The random numbers of batches that begin at `nan_epoch` are NaN."""
 
-    def __init__(self, draw_spec: DrawSpec, *, nan_epoch: float | None) -> None:
-        self.draw_spec, self.nan_epoch = draw_spec, nan_epoch
+    def __init__(self, *, nan_epoch: float | None) -> None:
+        self.nan_epoch = nan_epoch
 
     def __getitem__(self, micro_batch: MicroBatch) -> HostBatch:
         batch = self._make(micro_batch.pairs, micro_batch.epoch)
         if micro_batch.epoch == self.nan_epoch:
-            batch.draws.negative_B2.fill_(float("nan"))
+            batch.draws["noise"].fill_(float("nan"))
         return batch
 
     def _make(self, pairs: tuple[tuple[int, int], ...], epoch: float) -> HostBatch:
         generators = [generator_of(seed=3, epoch=e, key=str(pair), use="small") for e, pair in pairs]
         token_ids_BL = torch.stack([torch.randint(1, _WORDS, (8,), generator=g) for g in generators])
         captions = Captions(token_ids_BL=token_ids_BL, lengths=(8,) * len(pairs), chunk_id_BL=torch.zeros_like(token_ids_BL))
-        draws = [draw_pair(self.draw_spec, generator=g, num_tokens=8) for g in generators]
+        draws = [draw_pair(_DRAWS, generator=g, num_tokens=8) for g in generators]
         return HostBatch(
             pixels_BCHW=torch.stack(
                 [torch.randint(0, 256, (3, _PX, _PX), generator=g, dtype=torch.uint8) for g in generators]
@@ -151,7 +152,7 @@ class SmallDataset(Dataset[HostBatch]):
             paired=captions,
             replaced_B=torch.tensor([pair % 2 for _, pair in pairs]),
             identity_B=torch.tensor([pair for _, pair in pairs]),
-            draws=stack_draws(self.draw_spec, draws, length=8),
+            draws=stack_draws(_DRAWS, draws, length=8),
             keys=tuple(f"pair-{pair}" for _, pair in pairs),
             epoch=epoch,
         )
@@ -195,13 +196,13 @@ def small_run(
     )
 
 
-def _make_batches(run: Run, spec: DrawSpec, *, nan_step: int, **where: Any) -> TrainingLoader:
+def _make_batches(run: Run, *, nan_step: int, **where: Any) -> TrainingLoader:
     """Through the loader that real data goes through, workers included."""
     data = run.data
     order = BatchOrder(NUM_PAIRS, seed=1, batch_pairs=data.batch_pairs, group_pairs=data.group_pairs)
     sampler = MicroBatchSampler(order=order, micro_batch_pairs=data.micro_batch_pairs, **where)
     nan_epoch = order.epoch(nan_step) if nan_step >= 0 else None
-    dataset = SmallDataset(spec, nan_epoch=nan_epoch)
+    dataset = SmallDataset(nan_epoch=nan_epoch)
     return TrainingLoader(dataset, sampler, workers=data.workers, patience_s=run.loop.timeout_s)
 
 
@@ -217,7 +218,7 @@ def small_parts(run: Run, *, dropout: float = 0.2, nan_step: int = -1) -> Parts:
     return Parts(
         build=lambda: SmallMethod(dropout=dropout),
         num_pairs=NUM_PAIRS,
-        make_batches=lambda spec, **where: _make_batches(run, spec, nan_step=nan_step, **where),
+        make_batches=lambda **where: _make_batches(run, nan_step=nan_step, **where),
         validate=score,
         test=score,
     )

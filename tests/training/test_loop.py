@@ -61,7 +61,7 @@ def test_every_step_is_what_a_plain_loop_does(tmp_path: Path) -> None:
     )
     from tbps.data.views import make_views
 
-    batches = small_parts(run).make_batches(method.draw_spec, start_step=0, num_steps=12, rank=0, world_size=1)
+    batches = small_parts(run).make_batches(start_step=0, num_steps=12, rank=0, world_size=1)
     logged = [line for line in metrics(tmp_path) if "split" not in line]
     for host, line in zip(batches, logged, strict=True):
         losses = method(make_views(host, torch.device("cpu"), pixels=Pixels(), group_pairs=4), host.draws)

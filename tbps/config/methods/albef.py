@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from tbps.config.evaluation import Evaluation
-from tbps.config.methods.albef_family import AlbefFamily, check_weights
+from tbps.config.methods.albef_family import NEGATIVES, AlbefFamily, check_weights
+from tbps.config.needs import Needs
 from tbps.config.ranges import NotNegative
 
 
@@ -29,6 +30,10 @@ class Albef(AlbefFamily):
     weights: AlbefWeights = AlbefWeights()
     keep_word_head: bool = False
     """Carry BERT's word head along, untrained, for a method that goes on from here (LAIP)."""
+
+    def needs(self, image_px: tuple[int, int]) -> Needs:
+        """See the base class."""
+        return replace(AlbefFamily.needs(self, image_px), draws=(NEGATIVES,) if self.weights.itm else ())
 
     def check_matching(self, evaluation: Evaluation, *, loss: str = "itm") -> None:
         """See the base class."""

@@ -9,8 +9,28 @@ from tbps.config.data import Data
 from tbps.config.encoders import Bert, Vit
 from tbps.config.evaluation import Evaluation
 from tbps.config.methods.method import MethodConfig
-from tbps.config.needs import Needs, Text
+from tbps.config.needs import Draw, Needs, Text
 from tbps.config.ranges import Count, Positive, Range, Share, check_ranges
+
+NEGATIVES = Draw(name="negatives", numbers=2)
+"""Places on the cumulated probabilities of hard negatives: of the image of each caption (0), of the caption of each image
+(1)."""
+
+
+def masking_draw(name: str) -> Draw:
+    """What `tbps.objectives.masking.token_mask` makes a mask of."""
+    return Draw(name=name, per="token", numbers=4)
+
+
+def word_draws(weights: Any) -> tuple[Draw, ...]:
+    """What RaSa and its descendants draw: masks for MLM and for m-RTD's generator, places on the cumulated probabilities of
+    the generator's words, each only where a loss with a weight makes something of it. Their order fixes the numbers."""
+    draws: list[Draw] = []
+    if any(getattr(weights, name, 0) for name in ("pitm", "prd", "attribute", "mlm", "mrtd")):
+        draws.append(NEGATIVES)
+    if weights.mlm or weights.mrtd:
+        draws += [masking_draw("mlm"), masking_draw("mrtd"), Draw(name="words", per="token")]
+    return tuple(draws)
 
 
 def check_weights(weights: Any) -> None:

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from tbps.config.evaluation import Evaluation
-from tbps.config.methods.albef_family import AlbefFamily, check_weights
-from tbps.config.needs import Needs
+from tbps.config.methods.albef_family import NEGATIVES, AlbefFamily, check_weights, masking_draw
+from tbps.config.needs import Draw, Needs
 from tbps.config.ranges import Count, NotNegative, PositiveShare, check_ranges
 
 
@@ -70,9 +70,16 @@ class Laip(AlbefFamily):
     def needs(self, image_px: tuple[int, int]) -> Needs:
         """See the base class. Under ZeRO-3 weights are released after forward, and backward attention is a gradient taken
         inside it."""
+        phrases = bool(self.weights.bidir or self.weights.mpm)
+        draws = [NEGATIVES]
+        if phrases:
+            draws.append(Draw(name="phrase_word", per="token"))  # at a phrase's first token: which of its words is masked
+        if self.weights.mlm:
+            draws.append(masking_draw("mlm"))
         return replace(
             AlbefFamily.needs(self, image_px),
-            chunks=bool(self.weights.bidir or self.weights.mpm),
+            draws=tuple(draws),
+            chunks=phrases,
             report_chunks=True,
             zero_stages=(1, 2),
         )

@@ -8,8 +8,8 @@ from typing import ClassVar, Literal
 from tbps.config.data import Data
 from tbps.config.encoders import Bert, MaeDecoder
 from tbps.config.evaluation import Evaluation
-from tbps.config.methods.albef_family import AlbefFamily, check_weights
-from tbps.config.needs import Needs
+from tbps.config.methods.albef_family import AlbefFamily, check_weights, word_draws
+from tbps.config.needs import Draw, Needs
 from tbps.config.ranges import NotNegative, PositiveShare
 
 
@@ -53,9 +53,12 @@ class Mars(AlbefFamily):
     """`frequency`: common words weigh less (Eq. 14-15; Table 2, AL rebalanced)."""
 
     def needs(self, image_px: tuple[int, int]) -> Needs:
-        """See the base class."""
+        """See the base class. The patches with the smallest numbers are those that the autoencoder keeps."""
+        rows, columns = self.vit.grid(image_px)
+        mae = (Draw(name="mae", numbers=rows * columns),) if self.weights.mae else ()
         return replace(
             AlbefFamily.needs(self, image_px),
+            draws=(*word_draws(self.weights), *mae),
             chunks=self.weights.attribute > 0,
             chunk_weights=self.attribute_weighting == "frequency",
         )

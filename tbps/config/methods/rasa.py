@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
-from tbps.config.methods.albef_family import AlbefFamily, check_weights
+from tbps.config.methods.albef_family import AlbefFamily, check_weights, word_draws
+from tbps.config.needs import Needs
 from tbps.config.ranges import NotNegative, PositiveShare
 
 
@@ -36,3 +37,7 @@ class Rasa(AlbefFamily):
     mlm_soft: Literal["vocabulary", "sequence"] = "vocabulary"
     """Soft MLM labels against a softmax over the vocabulary, or over positions (a typo behind the published numbers,
     salesforce/ALBEF issue 58; needs padding = official to be exact)."""
+
+    def needs(self, image_px: tuple[int, int]) -> Needs:
+        """See the base class."""
+        return replace(AlbefFamily.needs(self, image_px), draws=word_draws(self.weights))

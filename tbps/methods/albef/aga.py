@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from tbps.config.methods.aga import Aga, AgaWeights
+from tbps.config.needs import Draw
 from tbps.data.batch import Batch, Draws
 from tbps.methods.albef.building import family_arguments
 from tbps.methods.albef.cross_calls import PackedCaptions
@@ -34,11 +35,9 @@ from tbps.objectives.attention_guided_masking import (
     vacuous_mask_probability,
 )
 from tbps.objectives.itc import Features
+from tbps.objectives.masking import TokenMask
 from tbps.objectives.text_enrichment import draw_other_words
 from tbps.text.token_batch import Captions
-
-# Places in Draws.token_BUL
-MASKED, REPLACED_BY = 0, 1
 
 
 @dataclass(kw_only=True)
@@ -55,8 +54,6 @@ class MomentumText:
 class PreparedWords:
     """What is decided about the words of a step before the online encoders run."""
 
-    draws: Draws
-    """With MLM's positions as they were chosen."""
     momentum: Features
     words: WordTask
     paired: PackedCaptions
@@ -80,21 +77,21 @@ class AgaMethod(RasaMethod):
         masked_share: float,
         p_tem: float,
         candidates: int,
+        draws: tuple[Draw, ...],
         **rasa: Any,
     ) -> None:
         super().__init__(weights=weights, mlm_soft="vocabulary", **rasa)
         self.weights = {**self.weights, "masked_ratio": 0.0, "vacuous_share": 0.0}
         self.masking, self.aggregation, self.beta = masking, aggregation, beta
         self.attention_temperature, self.alpha_1, self.alpha_2 = attention_temperature, alpha_1, alpha_2
-        self.masked_share, self.p_tem, self.candidates = masked_share, p_tem, candidates
-        self.draw_spec = replace(self.draw_spec, token_numbers=2, pair_numbers=1)
+        self.masked_share, self.p_tem, self.candidates, self.draws = masked_share, p_tem, candidates, draws
 
     def forward(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
         """Named losses. The wait for the masks is hidden behind the momentum encoder's image encoder."""
         if self.mrtd_head is None:
             return super().forward(batch, draws)
         prepared = self.prepare_words(batch, draws)
-        draws, words = prepared.draws, prepared.words
+        words = prepared.words
         online = self.encode_online(batch, prepared.paired)
         contrast, pending = self.contrast_step(batch, draws, online, prepared.momentum)
         return self.losses(batch, draws, online, contrast, pending, words) | self.numbers(batch, words)
@@ -109,10 +106,9 @@ class AgaMethod(RasaMethod):
         differs_R = differing(batch)
         text = self.read_captions(batch, differs_R)
         momentum, momentum_token_BPD = self.momentum_features(batch, paired, cls_BD=text.cls_BD)
-        draws = self.choose_words(batch, draws, text.probability)
-        words = self.word_task(batch, draws, momentum_token_BPD)
+        words = self.word_task(batch, draws, self.choose_words(batch, draws, text.probability), momentum_token_BPD)
         enriched = self.enrich(paired, words, draws, differs_R)
-        return PreparedWords(draws=draws, momentum=momentum, words=words, paired=enriched)
+        return PreparedWords(momentum=momentum, words=words, paired=enriched)
 
     @torch.no_grad()
     def read_captions(self, batch: Batch, differs_R: Index) -> MomentumText:
@@ -141,39 +137,37 @@ class AgaMethod(RasaMethod):
         cls_BD = hidden_ND.index_select(0, shown.packing.first_S[: batch.num_pairs])
         return MomentumText(cls_BD=cls_BD, probability=HostCopy(probability_BL))
 
-    def choose_words(self, batch: Batch, draws: Draws, probability: HostCopy | None) -> Draws:
-        """The draws with MLM's positions chosen by attention, or among vacuous words; RaSa's own where both are off."""
-        ids_BL = batch.own.token_ids_BL
+    def choose_words(self, batch: Batch, draws: Draws, probability: HostCopy | None) -> TokenMask:
+        """What MLM masks: words chosen by attention, or among vacuous ones; as RaSa does where both are off."""
+        ids_BL, mask = batch.own.token_ids_BL, self.mlm_mask(draws)
         if self.masking == "random":
-            return draws
+            return mask
         if probability is not None:
             found_BL = probability.wait()
         else:
             assert batch.own.vacuous_BL is not None, "the loader marks vacuous words for AGA"
             found_BL = vacuous_mask_probability(
-                batch.own.vacuous_BL, self._is_word(ids_BL), probability=self.draw_spec.mlm_probability
+                batch.own.vacuous_BL, self._is_word(ids_BL), probability=self.mlm_probability
             )
-        assert draws.token_BUL is not None
         select_BL = torch.zeros(ids_BL.shape, dtype=torch.bool)
         length = min(ids_BL.shape[1], found_BL.shape[1])  # the rest is padding
-        select_BL[:, :length] = draws.token_BUL[:, MASKED, :length] < found_BL[:, :length]
-        return replace(draws, mlm=replace(draws.mlm, select_BL=select_BL))
+        select_BL[:, :length] = draws["masked"][:, 0, :length] < found_BL[:, :length]
+        return replace(mask, select_BL=select_BL)
 
     @torch.no_grad()
     def enrich(self, paired: PackedCaptions, words: WordTask, draws: Draws, differs_R: Index) -> PackedCaptions:
         """The paired captions; with `p_tem`, one that is the own caption with other words at MLM's positions."""
         if not self.p_tem:
             return paired
-        assert draws.token_BUL is not None and draws.pair_BU is not None
         caption_M, place_M = words.chosen
-        takes_B = (draws.pair_BU[:, 0] < self.p_tem).numpy()
+        takes_B = (draws["enriched"][:, 0] < self.p_tem).numpy()
         takes_B[differs_R] = False
         taken_K = np.flatnonzero(takes_B[caption_M])
         if not len(taken_K):
             return paired
         rows_K = paired.layout.rows(caption_M[taken_K], place_M[taken_K])
         taken, rows = upload([taken_K, rows_K], self.device)
-        uniform_K = draws.token_BUL[:, REPLACED_BY].numpy()[caption_M[taken_K], place_M[taken_K]]
+        uniform_K = draws["other_word"][:, 0].numpy()[caption_M[taken_K], place_M[taken_K]]
         word_K = draw_other_words(
             words.momentum_logit_MV.index_select(0, taken),
             words.label_M.index_select(0, taken),
@@ -239,6 +233,7 @@ def build(config: Aga, *, image_px: tuple[int, int]) -> AgaMethod:
         masked_share=config.masked_share,
         p_tem=config.p_tem,
         candidates=config.candidates,
+        draws=config.needs(image_px).draws,
         mlm_probability=config.mlm_probability,
         mrtd_probability=config.mrtd_probability,
     )

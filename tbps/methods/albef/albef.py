@@ -13,7 +13,6 @@ from torch import Tensor
 from tbps.config.methods.albef import Albef, AlbefWeights
 from tbps.config.methods.laip import LaipWeights
 from tbps.data.batch import Batch, Draws
-from tbps.data.draws import DrawSpec
 from tbps.methods.albef.building import family_arguments
 from tbps.methods.albef.cross_calls import PackedCaptions, cross_encode, sequences
 from tbps.methods.albef.family import AlbefFamily
@@ -33,7 +32,8 @@ class Encoded:
     """Text states of the paired captions."""
     itc: Tensor
     """The contrast: (i2t + t2i) / 2."""
-    pending: PendingNegatives
+    pending: PendingNegatives | None
+    """None where nothing is matched."""
 
 
 class AlbefMethod(AlbefFamily):
@@ -44,7 +44,6 @@ class AlbefMethod(AlbefFamily):
         if self.online.word_head is not None:
             self.online.word_head.requires_grad_(False)
         self.rest_unused()
-        self.draw_spec = DrawSpec(mlm_probability=0, mrtd_probability=0, vocabulary_size=1, num_patches=0)
 
     def forward(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
         """Named losses; see tbps/methods/method.py."""
@@ -63,18 +62,21 @@ class AlbefMethod(AlbefFamily):
             caption_BE=self.online.caption_feature(hidden_ND.index_select(0, captions.packing.first_S)),
         )
         contrast = self.contrast(batch, online, momentum, intra=False)
-        pending = PendingNegatives(
-            i2t_BC=contrast.i2t_BC,
-            t2i_BC=contrast.t2i_BC,
-            identity_B=batch.identity_B,
-            group_pairs=batch.group_pairs,
-            draws=draws,
-        )
+        pending = None
+        if self.weights["itm"]:
+            pending = PendingNegatives(
+                i2t_BC=contrast.i2t_BC,
+                t2i_BC=contrast.t2i_BC,
+                identity_B=batch.identity_B,
+                group_pairs=batch.group_pairs,
+                draws=draws,
+            )
         itc = (contrast.loss["i2t"] + contrast.loss["t2i"]) / 2
         return Encoded(captions=captions, token_BPD=token_BPD, hidden_ND=hidden_ND, itc=itc, pending=pending)
 
     def match(self, batch: Batch, encoded: Encoded) -> Tensor:
         """itm: every pair and its two hard negatives through the cross encoder."""
+        assert encoded.pending is not None
         negatives = encoded.pending.wait()
         crossed = cross_encode(
             self.online.text_encoder,

@@ -27,7 +27,6 @@ from torch import Tensor
 
 from tbps.config.methods.laip import Laip, LaipWeights
 from tbps.data.batch import Batch, Draws
-from tbps.data.draws import DrawSpec
 from tbps.methods.albef.albef import AlbefMethod, Encoded
 from tbps.methods.albef.building import family_arguments
 from tbps.methods.albef.cross_calls import CrossPass, CrossSequences, PackedCaptions, cross_encode, sequences
@@ -38,7 +37,7 @@ from tbps.objectives.bidirectional_attention import Attention, Combination, back
 from tbps.objectives.fusion_triplet import fusion_triplet_loss
 from tbps.objectives.group_mean import group_mean
 from tbps.objectives.itm import matching_loss
-from tbps.objectives.masking import mask_tokens
+from tbps.objectives.masking import mask_tokens, token_mask
 from tbps.objectives.phrase_contrast import phrase_candidates, phrase_contrast_loss
 from tbps.objectives.phrases import PhraseTable, phrase_table
 from tbps.text.token_batch import Captions
@@ -96,13 +95,7 @@ class LaipMethod(AlbefMethod):
         self.learns_words = learns_words
         if learns_words:
             self.online.word_head.requires_grad_(True)  # type: ignore[union-attr]
-        self.draw_spec = DrawSpec(
-            mlm_probability=mlm_probability if weights.mlm else 0,
-            mrtd_probability=0,
-            vocabulary_size=self.online.text_encoder.vocabulary_size,
-            num_patches=0,
-            token_numbers=1,  # which word of a phrase is masked
-        )
+        self.mlm_probability = mlm_probability
 
     def forward(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
         """Named losses; see tbps/methods/method.py."""
@@ -123,8 +116,7 @@ class LaipMethod(AlbefMethod):
 
     def read_phrases(self, batch: Batch, draws: Draws) -> Phrases:
         """Phrases of the own captions, whole and masked, through the text encoder in one packed call."""
-        assert draws.token_BUL is not None
-        return self._read(batch.own, draws.token_BUL[:, 0], group_B=batch.group_B)
+        return self._read(batch.own, draws["phrase_word"][:, 0], group_B=batch.group_B)
 
     def _read(self, captions: Captions, uniform_BL: Tensor, *, group_B: Index) -> Phrases:
         table = phrase_table(
@@ -232,6 +224,7 @@ class LaipMethod(AlbefMethod):
     def _cross(self, batch: Batch, encoded: Encoded, phrases: Phrases | None, masked: PackedCaptions | None) -> CrossPass:
         """The one packed call: 3B matching rows, then masked phrases, then masked captions."""
         ids, hidden = [encoded.captions.token_id_N], [encoded.hidden_ND]
+        assert encoded.pending is not None, "matching always has a weight in LAIP"
         negatives = encoded.pending.wait()
         shown = [sequences(encoded.captions, offset=0, image=negatives.images(), caption=negatives.captions())]
         if phrases is not None:
@@ -252,6 +245,7 @@ class LaipMethod(AlbefMethod):
 
     def _global_losses(self, batch: Batch, encoded: Encoded, crossed: CrossPass) -> dict[str, Tensor]:
         logit_R2 = self.itm_head(crossed.hidden_ND.index_select(0, crossed.packing.first_S[: 3 * batch.num_pairs]))
+        assert encoded.pending is not None
         rows: dict[str, Any] = {"has_negative_B": encoded.pending.has_B, "group_pairs": batch.group_pairs}
         losses = {"itm": matching_loss(logit_R2, **rows)}
         if self.weights["triplet"]:
@@ -291,7 +285,9 @@ class LaipMethod(AlbefMethod):
 
     def _mask_captions(self, batch: Batch, draws: Draws) -> tuple[PackedCaptions, Tensor]:
         """Own captions with BERT's masks, and which places are masked."""
-        ids_BL, chosen_BL = mask_tokens(batch.own.token_ids_BL, draws.mlm, cls_id=self.cls_id, mask_id=self.mask_id)
+        words = range(self.online.text_encoder.vocabulary_size)
+        mask = token_mask(draws["mlm"], probability=self.mlm_probability, words=words)
+        ids_BL, chosen_BL = mask_tokens(batch.own.token_ids_BL, mask, cls_id=self.cls_id, mask_id=self.mask_id)
         return self.pack_captions(replace(batch.own, token_ids_BL=ids_BL), group=batch.group_B), chosen_BL
 
     def _masked_caption_loss(self, batch: Batch, chosen_BL: Tensor, crossed: CrossPass) -> Tensor:

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from tbps.config.methods.mars import Mars, MarsWeights
 from tbps.data.batch import Batch, Draws
-from tbps.data.draws import DrawSpec
 from tbps.methods.albef.building import family_arguments
 from tbps.methods.albef.cross_calls import PackedCaptions
 from tbps.methods.albef.rasa import Matched, Online, RasaMethod
@@ -54,18 +53,12 @@ class MarsMethod(RasaMethod):
         self.attribute_head: nn.Linear | None = None
         if attribute_head == "own" and self.weights["attribute"]:
             self.attribute_head = nn.Linear(text.width, 2)
-        self.draw_spec = DrawSpec(
-            mlm_probability=self.draw_spec.mlm_probability,
-            mrtd_probability=self.draw_spec.mrtd_probability,
-            vocabulary_size=text.vocabulary_size,
-            num_patches=image.num_patches if self.mae_decoder else 0,
-        )
 
     def extra_losses(self, batch: Batch, draws: Draws, online: Online) -> dict[str, Tensor]:
         """mae: the image rebuilt from a quarter of its patches and the paired caption."""
         if self.mae_decoder is None:
             return {}
-        predicted_BNX, removed_BN = self.rebuild(online.patch_BND, online.paired, online.hidden_ND, draws.mae_noise_BN)
+        predicted_BNX, removed_BN = self.rebuild(online.patch_BND, online.paired, online.hidden_ND, draws["mae"].float())
         pixel_BNX = patch_pixels(batch.image_BCHW, patch_px=self.online.image_encoder.patch_px)
         return {"mae": reconstruction_loss(predicted_BNX, pixel_BNX, removed_BN)}
 

@@ -40,17 +40,20 @@ class Negatives:
 
 
 class PendingNegatives:
-    """The copy to the host is started here and waited for in `wait`: the step's one host sync, hidden behind queued work."""
+    """The copy to the host is started here and waited for in `wait`: the step's one host sync, hidden behind queued work.
+
+    `draws.recorded` may hold "negative_image" and "negative_caption", rows of the batch (B,), in place of drawn ones.
+    """
 
     def __init__(self, *, i2t_BC: Tensor, t2i_BC: Tensor, identity_B: Tensor, group_pairs: int, draws: Draws) -> None:
         weight_t2i, has_B = negative_weights(t2i_BC[:, :group_pairs], identity_B)
         weight_i2t, _ = negative_weights(i2t_BC[:, :group_pairs], identity_B)
         self.has_B = has_B
-        uniform_B2 = draws.negative_B2.to(identity_B.device, non_blocking=True)
-        image_B = draws.negative_image_B
+        uniform_B2 = draws["negatives"].to(identity_B.device, non_blocking=True)
+        image_B = draws.recorded.get("negative_image")
         if image_B is None:
             image_B = draw_negatives(weight_t2i, uniform_B2[:, 0])
-        caption_B = draws.negative_caption_B
+        caption_B = draws.recorded.get("negative_caption")
         if caption_B is None:
             caption_B = draw_negatives(weight_i2t, uniform_B2[:, 1])
         self._copy = HostCopy(torch.stack([image_B.to(has_B.device), caption_B.to(has_B.device), has_B.long()]))

@@ -16,7 +16,6 @@ from tbps.config.methods.aga import AgaWeights
 from tbps.config.methods.mars import MarsWeights
 from tbps.config.methods.rasa import Rasa, RasaWeights
 from tbps.data.batch import Batch, Draws
-from tbps.data.draws import DrawSpec
 from tbps.methods.albef.building import family_arguments
 from tbps.methods.albef.cross_calls import CrossPass, CrossSequences, PackedCaptions, cross_encode, sequences
 from tbps.methods.albef.family import AlbefFamily
@@ -24,7 +23,7 @@ from tbps.methods.albef.pending_negatives import Negatives, PendingNegatives
 from tbps.nn.packing import Index, upload
 from tbps.objectives.itc import Contrast, Features
 from tbps.objectives.itm import matching_loss
-from tbps.objectives.masking import mask_tokens
+from tbps.objectives.masking import TokenMask, mask_tokens, token_mask
 from tbps.objectives.mlm import log_softmax_over_positions, masked_word_loss
 from tbps.objectives.mrtd import corrupt, draw_words, replaced_token_loss
 from tbps.objectives.prd import relation_loss
@@ -87,17 +86,11 @@ class RasaMethod(AlbefFamily):
     ) -> None:
         predicts_words = bool(weights.mlm or weights.mrtd)
         super().__init__(word_head=predicts_words, weights=weights, **family)
-        self.mlm_soft = mlm_soft
+        self.mlm_soft, self.mlm_probability, self.mrtd_probability = mlm_soft, mlm_probability, mrtd_probability
         width = self.online.text_encoder.width
         self.prd_head = nn.Linear(width, 2)
         self.mrtd_head: nn.Linear | None = nn.Linear(width, 2) if predicts_words else None
         self.rest_unused()
-        self.draw_spec = DrawSpec(
-            mlm_probability=mlm_probability,
-            mrtd_probability=mrtd_probability,
-            vocabulary_size=self.online.text_encoder.vocabulary_size,
-            num_patches=0,
-        )
 
     def forward(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
         """Named losses; see tbps/methods/method.py. The order of work hides the wait for the hard negatives."""
@@ -106,14 +99,18 @@ class RasaMethod(AlbefFamily):
         momentum, momentum_token_BPD = self.momentum_features(batch, paired)
         online = self.encode_online(batch, paired)
         contrast, pending = self.contrast_step(batch, draws, online, momentum)
-        words = None if self.mrtd_head is None else self.word_task(batch, draws, momentum_token_BPD)
+        words = None
+        if self.mrtd_head is not None:
+            words = self.word_task(batch, draws, self.mlm_mask(draws), momentum_token_BPD)
         return self.losses(batch, draws, online, contrast, pending, words)
 
     def contrast_step(
         self, batch: Batch, draws: Draws, online: Online, momentum: Features
-    ) -> tuple[Contrast, PendingNegatives]:
-        """The contrasts, and the hard negatives that they lead to."""
+    ) -> tuple[Contrast, PendingNegatives | None]:
+        """The contrasts, and the hard negatives that they lead to; None where nothing is matched."""
         contrast = self.contrast(batch, online.features, momentum, intra=True)
+        if not self.matches():
+            return contrast, None
         pending = PendingNegatives(
             i2t_BC=contrast.i2t_BC,
             t2i_BC=contrast.t2i_BC,
@@ -129,13 +126,13 @@ class RasaMethod(AlbefFamily):
         draws: Draws,
         online: Online,
         contrast: Contrast,
-        pending: PendingNegatives,
+        pending: PendingNegatives | None,
         words: WordTask | None,
     ) -> dict[str, Tensor]:
         """Every loss, once all that goes into the cross encoder is known."""
         losses = {"cl": sum(contrast.loss.values(), start=torch.zeros((), device=self.device)) / 4}
         losses |= self.extra_losses(batch, draws, online)
-        if not self.matches():
+        if pending is None:
             return losses
         matched = self.match_step(batch, online, words, pending)
         losses |= self.matching_losses(batch, matched)
@@ -162,14 +159,22 @@ class RasaMethod(AlbefFamily):
         )
         return Online(patch_BND=patch_BND, token_BPD=token_BPD, paired=paired, hidden_ND=hidden_ND, features=features)
 
+    def mlm_mask(self, draws: Draws) -> TokenMask:
+        """What MLM masks: words chosen at random."""
+        return token_mask(draws["mlm"], probability=self.mlm_probability, words=self._all_words())
+
+    def _all_words(self) -> range:
+        return range(self.online.text_encoder.vocabulary_size)
+
     @torch.no_grad()
-    def word_task(self, batch: Batch, draws: Draws, momentum_token_BPD: Tensor) -> WordTask:
+    def word_task(self, batch: Batch, draws: Draws, mlm: TokenMask, momentum_token_BPD: Tensor) -> WordTask:
         """Mask the own captions twice, one call of the momentum encoder for both, its soft labels and sampled words."""
         padded = self.padding == "official"
         own = self.pack_captions(batch.own, group=batch.group_B, padded=padded)
         ids_BL = batch.own.token_ids_BL
-        mlm_BL, chosen_BL = mask_tokens(ids_BL, draws.mlm, cls_id=self.cls_id, mask_id=self.mask_id)
-        mrtd_BL, _ = mask_tokens(ids_BL, draws.mrtd, cls_id=self.cls_id, mask_id=self.mask_id)
+        mlm_BL, chosen_BL = mask_tokens(ids_BL, mlm, cls_id=self.cls_id, mask_id=self.mask_id)
+        mrtd = token_mask(draws["mrtd"], probability=self.mrtd_probability, words=self._all_words())
+        mrtd_BL, _ = mask_tokens(ids_BL, mrtd, cls_id=self.cls_id, mask_id=self.mask_id)
         layout = own.layout
         place_N = (layout.sequence_N, layout.position_N)
         chosen_rows, chosen_places = chosen_BL.numpy().nonzero()
@@ -291,9 +296,10 @@ class RasaMethod(AlbefFamily):
         return {"mlm": mlm, "mrtd": mrtd}
 
     def _words(self, draws: Draws, place_N: tuple[Index, Index], hidden_ND: Tensor) -> Tensor:
-        if draws.sampled_word_BL is not None:
-            return upload([draws.sampled_word_BL.numpy()[place_N]], self.device)[0]
-        uniform_N = torch.from_numpy(draws.word_BL.numpy()[place_N]).to(self.device, non_blocking=True)
+        """One word of the generator for every token; `draws.recorded` may hold "words" (B, L) in place of drawn ones."""
+        if "words" in draws.recorded:
+            return upload([draws.recorded["words"].numpy()[place_N]], self.device)[0]
+        uniform_N = torch.from_numpy(draws["words"][:, 0].numpy()[place_N]).to(self.device, non_blocking=True)
         return draw_words(self.momentum_encoder.word_logits(hidden_ND), uniform_N)
 
     def _sequence_log(self, words: WordTask, matched: Matched) -> Tensor:

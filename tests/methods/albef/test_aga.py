@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_methods import AGA, BERT, RASA, build, gradients, make_step, total_loss
+from tiny_methods import AGA, BERT, RASA, build, gradients, make_step, total_loss, with_chosen_words
 from torch import Tensor
 
 from tbps.config.methods.aga import Aga, AgaWeights
@@ -48,17 +48,16 @@ def class_attention(method: Any, ids_L: Tensor, config: Aga) -> Tensor:
 
 
 @torch.no_grad()
-def naive_masks(method: Any, batch: Batch, draws: Draws, config: Aga) -> Draws:
+def naive_masks(method: Any, batch: Batch, draws: Draws, config: Aga) -> Tensor:
     """Eq. 8 and 9, word by word."""
-    assert draws.token_BUL is not None
-    select = torch.zeros_like(draws.mlm.select_BL)
+    select = torch.zeros_like(batch.own.token_ids_BL, dtype=torch.bool)
     for row, length in enumerate(batch.own.lengths):
         attention = class_attention(method, batch.own.token_ids_BL[row, :length], config)
         powers = [math.exp(value / config.attention_temperature) for value in attention[1:].tolist()]
         for place, power in enumerate(powers, start=1):
             probability = config.alpha_1 + config.alpha_2 * len(powers) * power / sum(powers)
-            select[row, place] = draws.token_BUL[row, 0, place] < probability
-    return replace(draws, mlm=replace(draws.mlm, select_BL=select))
+            select[row, place] = draws["masked"][row, 0, place] < probability
+    return select
 
 
 def assert_same(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
@@ -86,12 +85,11 @@ def assert_same_gradients(method: Any, losses: dict[str, Tensor], other: Any, ex
 )
 def test_attention_masks_equal_a_naive_implementation(config: Aga) -> None:
     method = build(config)
-    batch, draws = make_step(method.draw_spec, longest=20)
-    expected_draws = naive_masks(method, batch, draws, config)
-    select = expected_draws.mlm.select_BL
-    assert not torch.equal(select, draws.mlm.select_BL)
+    batch, draws = make_step(config, longest=20)
+    select = naive_masks(method, batch, draws, config)
+    assert not torch.equal(select, method.mlm_mask(draws).select_BL)
     rasa = rasa_like(method, config)
-    losses, expected = method(batch, draws), rasa(batch, expected_draws)
+    losses, expected = method(batch, draws), rasa(batch, with_chosen_words(draws, select))
     assert_same(losses, expected)
     assert_same_gradients(method, losses, rasa, expected)
     words = [length - 1 for length in batch.own.lengths]
@@ -106,7 +104,7 @@ def test_attention_masks_equal_a_naive_implementation(config: Aga) -> None:
 
 def test_a_share_of_masked_words_is_kept_in_every_caption() -> None:
     method = build(replace(DEEP, masked_share=0.15))
-    batch, _ = make_step(method.draw_spec, longest=20)
+    batch, _ = make_step(replace(DEEP, masked_share=0.15), longest=20)
     text = method.read_captions(batch, np.zeros(0, dtype=np.int64))
     words = torch.tensor(batch.own.lengths) - 1
     assert torch.allclose(text.probability.wait().sum(1) / words, torch.tensor(0.15), atol=1e-6)
@@ -116,7 +114,7 @@ def test_random_masking_without_enrichment_is_rasa() -> None:
     config = replace(AGA, masking="random", p_tem=0.0)
     method = build(config)
     rasa = rasa_like(method, config)
-    batch, draws = make_step(method.draw_spec)
+    batch, draws = make_step(config)
     losses, expected = method(batch, draws), rasa(batch, draws)
     for name, value in expected.items():
         assert torch.equal(losses[name], value), name
@@ -125,7 +123,7 @@ def test_random_masking_without_enrichment_is_rasa() -> None:
 
 def test_picked_masks_vacuous_words_alone() -> None:
     method = build(replace(AGA, masking="picked", p_tem=0.0))
-    batch, draws = make_step(method.draw_spec, longest=40)
+    batch, draws = make_step(replace(AGA, masking="picked", p_tem=0.0), longest=40)
     losses = method(batch, draws)
     assert losses["vacuous_share"] == 1 and 0.05 < losses["masked_ratio"] < 0.3
     batch.own.vacuous_BL = torch.zeros_like(batch.own.token_ids_BL, dtype=torch.bool)
@@ -138,10 +136,9 @@ def test_picked_masks_vacuous_words_alone() -> None:
 
 def naive_enrichment(batch: Batch, draws: Draws, words: Any, config: Aga) -> Captions:
     """Eq. 10 and 11: the paired captions with other words where MLM has masked the own one."""
-    assert draws.token_BUL is not None and draws.pair_BU is not None
     ids = batch.paired.token_ids_BL.clone()
     for number, (row, place) in enumerate(zip(*words.chosen, strict=True)):
-        if batch.replaced_B[row] or draws.pair_BU[row, 0] >= config.p_tem:
+        if batch.replaced_B[row] or draws["enriched"][row, 0] >= config.p_tem:
             continue
         values = words.momentum_logit_MV[number].tolist()
         best = [word for word in range(BERT.vocabulary_size) if word not in (0, BERT.cls_id, BERT.mask_id)]
@@ -149,7 +146,7 @@ def naive_enrichment(batch: Batch, draws: Draws, words: Any, config: Aga) -> Cap
         best = [word for word in best if word != batch.own.token_ids_BL[row, place]]
         weights = [math.exp(values[word]) for word in best]
         bounds = torch.tensor(weights).cumsum(0) / sum(weights)
-        ids[row, place] = best[int((bounds <= draws.token_BUL[row, 1, place]).sum())]
+        ids[row, place] = best[int((bounds <= draws["other_word"][row, 0, place]).sum())]
     return replace(batch.paired, token_ids_BL=ids)
 
 
@@ -158,9 +155,9 @@ def test_enriched_captions_are_the_online_view_of_contrast_and_matching(p_tem: f
     config = replace(AGA, masking="random", p_tem=p_tem, candidates=candidates)
     method = build(config)
     rasa = rasa_like(method, config)
-    batch, draws = make_step(method.draw_spec, longest=20)
+    batch, draws = make_step(config, longest=20)
     momentum, momentum_token_BPD = rasa.momentum_features(batch, rasa.pack_captions(batch.paired))
-    words = rasa.word_task(batch, draws, momentum_token_BPD)
+    words = rasa.word_task(batch, draws, rasa.mlm_mask(draws), momentum_token_BPD)
     enriched = replace(batch, paired=naive_enrichment(batch, draws, words, config))
     changed = (enriched.paired.token_ids_BL != batch.paired.token_ids_BL).any(1)
     assert changed.any() and not changed[batch.replaced_B.bool()].any()
@@ -197,7 +194,7 @@ ABLATIONS: dict[str, Aga] = {
 @pytest.mark.parametrize("config", ABLATIONS.values(), ids=ABLATIONS)
 def test_every_ablation_trains_every_parameter(config: Aga) -> None:
     method = build(config)
-    batch, draws = make_step(method.draw_spec, longest=50)
+    batch, draws = make_step(config, longest=50)
     losses = method(batch, draws)
     words = bool(config.weights.mlm or config.weights.mrtd)
     assert set(losses) == {"cl", "pitm", "prd", *(("mlm", "mrtd", *NUMBERS) if words else ())}
@@ -216,12 +213,12 @@ def test_every_ablation_trains_every_parameter(config: Aga) -> None:
 @pytest.mark.parametrize("masking", ["attention", "random", "picked"])
 def test_captions_at_the_edge(ids: list[int], masking: Any) -> None:
     method = build(replace(AGA, masking=masking, p_tem=1.0))
-    batch, draws = make_step(method.draw_spec, longest=12)
-    rows = torch.zeros(8, draws.word_BL.shape[1], dtype=torch.int64)
+    batch, draws = make_step(replace(AGA, masking=masking, p_tem=1.0), longest=12)
+    rows = torch.zeros(8, draws["words"].shape[2], dtype=torch.int64)
     rows[:, : len(ids)] = torch.tensor(ids)
     captions = Captions(token_ids_BL=rows, lengths=(len(ids),) * 8, chunk_id_BL=torch.zeros_like(rows))
     captions.vacuous_BL = captions.token_ids_BL > BERT.mask_id  # only vacuous words, or none
-    draws.token_BUL = torch.zeros_like(draws.token_BUL)  # type: ignore[arg-type]  # everything that may be masked is
+    draws["masked"].zero_()  # everything that may be masked is
     losses = method(replace(batch, own=captions, paired=captions), draws)
     total_loss(method, losses).backward()
     assert all(value.isfinite() for value in losses.values())
@@ -230,7 +227,7 @@ def test_captions_at_the_edge(ids: list[int], masking: Any) -> None:
 
 def test_nothing_masked_enriches_nothing() -> None:
     method = build(replace(AGA, p_tem=1.0, alpha_1=0.0, alpha_2=0.0))
-    batch, draws = make_step(method.draw_spec)
+    batch, draws = make_step(replace(AGA, p_tem=1.0, alpha_1=0.0, alpha_2=0.0))
     losses = method(batch, draws)
     assert losses["mlm"] == losses["masked_ratio"] == losses["vacuous_share"] == 0
     rasa = rasa_like(method, AGA)

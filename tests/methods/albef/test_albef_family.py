@@ -31,7 +31,7 @@ def test_bfloat16_autocast_is_near_float32(config: Config) -> None:
     outcomes = []
     for enabled in (False, True):
         method = build(config)
-        batch, draws = make_step(method.draw_spec)
+        batch, draws = make_step(config)
         draws = with_fixed_choices(batch, draws)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
             losses = method(batch, draws)
@@ -60,7 +60,7 @@ def test_activation_checkpointing_changes_memory_and_nothing_else(config: Config
             and not method.momentum_encoder.image_encoder.checkpointing
         )
         assert method.online.text_encoder.checkpointing == on
-        batch, draws = make_step(method.draw_spec)
+        batch, draws = make_step(with_dropout(config, 0.2))
         torch.manual_seed(3)  # dropout falls alike
         kept: dict[int, int] = {}  # bytes by address: what two operators keep counts once
         with torch.autograd.graph.saved_tensors_hooks(partial(_remember, kept), lambda tensor: tensor):
@@ -83,7 +83,7 @@ def _remember(kept: dict[int, int], tensor: Tensor) -> Tensor:
 @pytest.mark.parametrize(("epoch", "alpha"), [(0.0, 0.0), (0.25, 0.1), (1.0, 0.4), (7.5, 0.4)])
 def test_soft_targets_rise_over_the_first_epoch(epoch: float, alpha: float) -> None:
     method = build(RASA)
-    batch, _ = make_step(method.draw_spec, epoch=epoch)
+    batch, _ = make_step(RASA, epoch=epoch)
     assert method.alpha(batch) == pytest.approx(alpha)
 
 
@@ -98,7 +98,7 @@ def test_the_twins_mode(momentum_dropout: bool) -> None:
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_nothing_of_the_twin_is_trained(config: Config) -> None:
     method = build(config)
-    batch, draws = make_step(method.draw_spec)
+    batch, draws = make_step(config)
     total_loss(method, method(batch, draws)).backward()
     assert all(parameter.grad is None and not parameter.requires_grad for parameter in method.momentum_encoder.parameters())
 
@@ -111,7 +111,7 @@ def one_caption(captions: Captions, row: int) -> Captions:
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_embeddings_do_not_depend_on_the_batch_they_are_made_in(config: Config) -> None:
     method = build(config).eval()
-    batch, _ = make_step(method.draw_spec, longest=30)
+    batch, _ = make_step(config, longest=30)
     images, captions = method.embed_images(batch.image_BCHW), method.embed_captions(batch.own)
     starts = torch.tensor((0, *batch.own.lengths)).cumsum(0).tolist()
     for row in range(batch.num_pairs):
@@ -131,7 +131,7 @@ def test_embeddings_do_not_depend_on_the_batch_they_are_made_in(config: Config) 
 
 def test_padding_is_neither_computed_nor_seen() -> None:
     method: Any = build(RASA).eval()
-    batch, _ = make_step(method.draw_spec)
+    batch, _ = make_step(RASA)
     feature = method.embed_captions(batch.own).feature_QE
     ids = batch.own.token_ids_BL
     ids[ids == 0] = 7
@@ -140,7 +140,7 @@ def test_padding_is_neither_computed_nor_seen() -> None:
 
 def test_albefs_loss_is_half_of_both_contrasts() -> None:
     method = build(CONFIGS["albef"])
-    batch, draws = make_step(method.draw_spec)
+    batch, draws = make_step(CONFIGS["albef"])
     seen: dict[str, Tensor] = {}
     contrast = method.contrast
 

@@ -27,7 +27,7 @@ from tiny_methods import (
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_one_identity_in_the_whole_batch(config: Config) -> None:
     method = build(config)
-    batch, draws = make_step(method.draw_spec, identities=(3,) * 8)
+    batch, draws = make_step(config, identities=(3,) * 8)
     losses = method(batch, draws)
     total_loss(method, losses).backward()
     for name, value in losses.items():
@@ -40,19 +40,19 @@ def test_one_identity_in_the_whole_batch(config: Config) -> None:
 
 def test_a_group_of_one_identity_is_matched_by_its_positives() -> None:
     method = build(RASA)
-    batch, draws = make_step(method.draw_spec, identities=(3,) * 4)
+    batch, draws = make_step(RASA, identities=(3,) * 4)
     with torch.no_grad():
         method.itm_head.weight.zero_()
         method.itm_head.bias.copy_(torch.tensor([-40.0, 40.0]))  # "matched" whatever it sees
     assert method(batch, draws)["pitm"].item() == pytest.approx(0, abs=1e-6)
-    other, draws = make_step(method.draw_spec, identities=(3, 3, 3, 4))
+    other, draws = make_step(RASA, identities=(3, 3, 3, 4))
     assert method(other, draws)["pitm"].item() == pytest.approx(80 * 8 / 12, rel=1e-5)
 
 
 @pytest.mark.parametrize("head", ["own", "shared"])
 def test_no_chunk_in_the_batch(head: Literal["own", "shared"]) -> None:
     method = build(replace(MARS, attribute_head=head))
-    batch, draws = make_step(method.draw_spec)
+    batch, draws = make_step(replace(MARS, attribute_head=head))
     batch.paired.chunk_id_BL.zero_()
     losses = method(batch, draws)
     assert losses["attribute"].item() == 0
@@ -63,7 +63,7 @@ def test_no_chunk_in_the_batch(head: Literal["own", "shared"]) -> None:
 
 def test_no_chunk_in_one_of_two_groups() -> None:
     method = build(MARS)
-    batch, draws = make_step(method.draw_spec)
+    batch, draws = make_step(MARS)
     batch.paired.chunk_id_BL[:4] = 0
     second = method(*part_of_step(batch, draws, slice(4, 8)))["attribute"]
     assert method(batch, draws)["attribute"].item() == pytest.approx(second.item() / 2, rel=1e-5)
@@ -72,7 +72,7 @@ def test_no_chunk_in_one_of_two_groups() -> None:
 def test_no_phrase_in_one_of_two_groups() -> None:
     """A word stands in for its phrases: it must not move what dropout takes from the rest of its group."""
     method = build(with_dropout(LAIP, 0.2))
-    batch, draws = make_step(method.draw_spec)
+    batch, draws = make_step(with_dropout(LAIP, 0.2))
     batch.own.chunk_id_BL[:4] = 0
     found = []
     for rows in (slice(0, 8), slice(0, 4), slice(4, 8)):
@@ -85,8 +85,8 @@ def test_no_phrase_in_one_of_two_groups() -> None:
 @pytest.mark.parametrize("soft", ["vocabulary", "sequence"])
 def test_no_masked_word(soft: Literal["vocabulary", "sequence"]) -> None:
     method = build(replace(RASA, mlm_soft=soft))
-    batch, draws = make_step(method.draw_spec)
-    draws.mlm.select_BL.zero_()
+    batch, draws = make_step(replace(RASA, mlm_soft=soft))
+    draws["mlm"].fill_(1.0)
     losses = method(batch, draws)
     assert losses["mlm"].item() == 0
     total_loss(method, losses).backward()
@@ -96,7 +96,7 @@ def test_no_masked_word(soft: Literal["vocabulary", "sequence"]) -> None:
 
 def test_captions_of_one_word() -> None:
     method = build(MARS)
-    batch, draws = make_step(method.draw_spec, longest=5)
+    batch, draws = make_step(MARS, longest=5)
     rows = [torch.tensor([BERT.cls_id, 9]) for _ in range(8)]
     captions = captions_of(rows, [torch.zeros(2, dtype=torch.int64)] * 8)
     losses = method(replace(batch, own=captions, paired=captions), draws)

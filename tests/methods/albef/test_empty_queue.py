@@ -16,7 +16,7 @@ def contrast_of(config: Config, *, queue_seed: int, steps: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(queue_seed)
     for features in (method.queue.image_KE, method.queue.caption_KE):
         features.copy_(torch.nn.functional.normalize(torch.randn(features.shape, generator=generator), dim=1))
-    batch, draws = make_step(method.draw_spec)
+    batch, draws = make_step(config)
     for _ in range(steps):
         method(batch, draws)
         method.after_step()
@@ -38,7 +38,7 @@ def test_what_lies_in_empty_places_counts_or_does_not(config: Config) -> None:
 def test_a_stored_queue_knows_its_empty_places() -> None:
     config = replace(ALBEF, queue_pairs=20, empty_queue="ignored")
     method, resumed = build(config), build(config)
-    batch, draws = make_step(method.draw_spec)
+    batch, draws = make_step(config)
     method(batch, draws)
     method.after_step()
     resumed.load_state_dict(method.state_dict())
@@ -50,7 +50,7 @@ def test_a_stored_queue_knows_its_empty_places() -> None:
 def test_the_share_is_told() -> None:
     method = build(ALBEF)
     assert method.first_step_in_words() == ""
-    batch, draws = make_step(method.draw_spec)
+    batch, draws = make_step(ALBEF)
     method.eval()(batch, draws)
     assert method.first_step_in_words() == ""
     method.train()

@@ -43,7 +43,7 @@ HALVES = (slice(0, 4), slice(4, 8))
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["stored", "recomputed"])
 def test_two_groups_are_the_mean_of_each_alone(config: Config, checkpointing: bool) -> None:
     method = build(with_dropout(config, 0.1))
-    batch, draws = make_step(method.draw_spec)
+    batch, draws = make_step(with_dropout(config, 0.1))
     batch = replace(batch, first_group=6)
     assert batch.num_groups == 2
 
@@ -70,7 +70,7 @@ def test_two_groups_are_the_mean_of_each_alone(config: Config, checkpointing: bo
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_bfloat16_loses_the_same_units_in_two_groups_as_in_each_alone(config: Config) -> None:
     method = build(with_dropout(config, 0.2))
-    batch, draws = make_step(method.draw_spec)
+    batch, draws = make_step(with_dropout(config, 0.2))
     draws = with_fixed_choices(batch, draws)
     found = []
     for rows in (slice(0, 8), *HALVES):
@@ -87,7 +87,7 @@ def test_bfloat16_loses_the_same_units_in_two_groups_as_in_each_alone(config: Co
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_a_gpu_drops_the_same_units_in_two_groups_as_in_each_alone(config: Config) -> None:
     method = build(with_dropout(config, 0.2)).cuda()
-    batch, draws = make_step(method.draw_spec)
+    batch, draws = make_step(with_dropout(config, 0.2))
     draws = with_fixed_choices(batch, draws)
     found = []
     for rows in (slice(0, 8), *HALVES):
@@ -103,7 +103,7 @@ def test_two_micro_batches_queue_as_one_batch(config: Config) -> None:
     whole, parts = build(config), build(config)
     # -1 and numbers beyond 32 bits: their bits travel through float32 columns, some of them as NaN.
     identities = (-1, 2**40 + 3, 0, 7, 2**31, -(2**62), 5, 5)
-    batch, draws = make_step(whole.draw_spec, identities=identities)
+    batch, draws = make_step(config, identities=identities)
     for _ in range(2):  # the second step wraps around the queue's 10 places
         whole(batch, draws)
         whole.after_step()
@@ -119,7 +119,7 @@ def test_two_micro_batches_queue_as_one_batch(config: Config) -> None:
 
 def test_the_queue_holds_the_twins_features_in_order() -> None:
     method = build(RASA)
-    batch, draws = make_step(method.draw_spec)
+    batch, draws = make_step(RASA)
     method(batch, draws)
     expected = method.momentum_encoder.image_feature(method.momentum_encoder.image_encoder(batch.second_image_BCHW))
     method.after_step()
@@ -130,7 +130,7 @@ def test_the_queue_holds_the_twins_features_in_order() -> None:
 def test_the_twin_moves_once_per_step() -> None:
     method = build(replace(RASA, momentum=0.9))
     before = method.momentum_encoder.image_projection.weight.clone()
-    batch, draws = make_step(method.draw_spec)
+    batch, draws = make_step(replace(RASA, momentum=0.9))
     for rows in HALVES:
         method(*part_of_step(batch, draws, rows))
     assert torch.equal(method.momentum_encoder.image_projection.weight, before)
@@ -141,7 +141,7 @@ def test_the_twin_moves_once_per_step() -> None:
 
 def test_a_forward_pass_in_evaluation_mode_queues_nothing() -> None:
     method = build(RASA)
-    batch, draws = make_step(method.draw_spec)
+    batch, draws = make_step(RASA)
     method(batch, draws)
     method.eval()
     method(batch, draws)

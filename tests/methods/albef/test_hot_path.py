@@ -47,7 +47,7 @@ class CountedWaits(TorchDispatchMode):
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_a_step_waits_for_nothing(config: Config) -> None:
     method = build(with_dropout(config, 0.1))
-    batch, draws = make_step(method.draw_spec)
+    batch, draws = make_step(with_dropout(config, 0.1))
     with CountedWaits() as counted:
         total_loss(method, method(batch, draws)).backward()
         method.after_step()
@@ -78,7 +78,7 @@ def test_a_wait_is_seen(name: str, action: Any) -> None:
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_a_gpu_step_never_blocks(config: Config) -> None:
     method = build(with_dropout(config, 0.1)).cuda()
-    batch, draws = make_step(method.draw_spec)
+    batch, draws = make_step(with_dropout(config, 0.1))
     batch = on_gpu(batch)
     for debug in ("default", "error"):  # the first step fills caches and may block
         torch.cuda.set_sync_debug_mode(debug)
@@ -92,7 +92,7 @@ def test_a_gpu_step_never_blocks(config: Config) -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_gpu_and_cpu_agree() -> None:
-    batch, draws = make_step(build(MARS).draw_spec)
+    batch, draws = make_step(MARS)
     draws = with_fixed_choices(batch, draws)
     on_cpu = build(MARS)(batch, draws)
     found = build(MARS).cuda()(on_gpu(batch), draws)

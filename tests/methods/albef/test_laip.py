@@ -31,6 +31,7 @@ from tbps.data.batch import Batch, Draws
 from tbps.methods.albef.cross_calls import CrossSequences, cross_encode, sequences
 from tbps.nn.packing import lay_out
 from tbps.objectives.bidirectional_attention import patch_weights
+from tbps.objectives.masking import token_mask
 from tbps.text.captions import CaptionEncoder, make_captions
 from tbps.text.chunks import BuiltinChunker
 from tbps.text.word_pieces import load_tokenizer, train_vocabulary
@@ -53,12 +54,11 @@ class Phrase:
 
 def phrases_of(batch: Batch, draws: Draws) -> list[Phrase]:
     found = []
-    assert draws.token_BUL is not None
     for caption, chunks in enumerate(batch.own.chunk_id_BL.tolist()):
         for number in sorted(set(chunks) - {0}):
             tokens = [place for place, chunk in enumerate(chunks) if chunk == number]
             ids = [BERT.cls_id, *(int(batch.own.token_ids_BL[caption, place]) for place in tokens)]
-            found.append(Phrase(caption, ids, 1 + int(draws.token_BUL[caption, 0, tokens[0]] * len(tokens))))
+            found.append(Phrase(caption, ids, 1 + int(draws["phrase_word"][caption, 0, tokens[0]] * len(tokens))))
     return found
 
 
@@ -123,7 +123,7 @@ def looks_of(method: Any, batch: Batch, draws: Draws, layer: int) -> tuple[Any, 
 @pytest.mark.parametrize("layer", [1, 2, 3])
 def test_backward_attention_is_the_finite_difference_of_the_true_score(layer: int) -> None:
     method = build(DEEP)
-    batch, draws = make_step(method.draw_spec)
+    batch, draws = make_step(DEEP)
     forward_MP, backward_MP = looks_of(method, batch, draws, layer)
     exact = copy.deepcopy(method).double()
     heads = method.online.text_encoder.layers[-1].cross_attention.heads
@@ -149,7 +149,7 @@ def test_backward_attention_is_the_finite_difference_of_the_true_score(layer: in
 
 def test_backward_attention_is_exactly_zero_at_the_last_cross_layer() -> None:
     method = build(DEEP)
-    batch, draws = make_step(method.draw_spec)
+    batch, draws = make_step(DEEP)
     assert not looks_of(method, batch, draws, CROSS_LAYERS)[1].any()
     assert (looks_of(method, batch, draws, CROSS_LAYERS - 1)[1] != 0).all()
 
@@ -198,7 +198,7 @@ def naive_local_losses(method: Any, batch: Batch, draws: Draws, config: Laip) ->
 def test_local_losses_and_gradients_equal_naive_loops(changes: dict[str, Any]) -> None:
     config = replace(DEEP, weights=LOCAL, **changes)
     method, other = build(config), build(config)
-    batch, draws = make_step(method.draw_spec)
+    batch, draws = make_step(DEEP)
     losses, expected = method(batch, draws), naive_local_losses(other, batch, draws, config)
     for name, value in expected.items():
         assert losses[name].item() == pytest.approx(value.item(), rel=1e-5), name
@@ -213,9 +213,8 @@ def test_local_losses_and_gradients_equal_naive_loops(changes: dict[str, Any]) -
 
 def test_the_triplet_is_on_the_matched_logits_of_the_matching_rows() -> None:
     method = build(replace(LAIP, weights=LaipWeights(bidir=0, mpm=0)))
-    batch, draws = make_step(method.draw_spec)
+    batch, draws = make_step(replace(LAIP, weights=LaipWeights(bidir=0, mpm=0)))
     draws = with_fixed_choices(batch, draws)
-    assert draws.negative_image_B is not None
     tokens = method.online.image_encoder(batch.image_BCHW)
     ids = [batch.paired.token_ids_BL[row, :length].tolist() for row, length in enumerate(batch.paired.lengths)]
 
@@ -225,25 +224,26 @@ def test_the_triplet_is_on_the_matched_logits_of_the_matching_rows() -> None:
 
     expected = [
         max(0, 0.6 - matched(row, row) + matched(row, other)) + max(0, 0.6 - matched(row, row) + matched(other, row))
-        for row, other in enumerate(draws.negative_image_B.tolist())
+        for row, other in enumerate(draws.recorded["negative_image"].tolist())
     ]
     assert method(batch, draws)["triplet"].item() == pytest.approx(sum(expected) / len(expected), rel=1e-5)
 
 
 def test_masked_captions_are_masked_words_with_hard_labels() -> None:
     method = build(replace(LAIP, weights=LaipWeights(mpm=0, bidir=0, mlm=1)))
-    batch, draws = make_step(method.draw_spec, longest=30)
+    batch, draws = make_step(replace(LAIP, weights=LaipWeights(mpm=0, bidir=0, mlm=1)), longest=30)
+    mask = token_mask(draws["mlm"], probability=0.15, words=range(BERT.vocabulary_size))
     tokens = method.online.image_encoder(batch.image_BCHW)
     values: list[list[float]] = [[], []]
     for row, length in enumerate(batch.own.lengths):
         ids = batch.own.token_ids_BL[row, :length].tolist()
-        chosen = [place for place in range(1, length) if draws.mlm.select_BL[row, place]]
+        chosen = [place for place in range(1, length) if mask.select_BL[row, place]]
         shown = list(ids)
         for place in chosen:
-            if draws.mlm.mask_BL[row, place]:
+            if mask.mask_BL[row, place]:
                 shown[place] = BERT.mask_id
-            elif draws.mlm.random_BL[row, place]:
-                shown[place] = int(draws.mlm.word_BL[row, place])
+            elif mask.random_BL[row, place]:
+                shown[place] = int(mask.word_BL[row, place])
         states, _ = cross_states(method, text_states(method, shown), tokens[row], layer=1)
         logits = method.online.word_logits(states).log_softmax(1)
         values[row // GROUP_PAIRS] += [-float(logits[place, ids[place]].detach()) for place in chosen]
@@ -272,7 +272,7 @@ def test_a_row_has_its_losses_and_trains_all_its_weights(row: str, last_stage: b
     weights, attention = ROWS[row]
     config = replace(DEEP, weights=LaipWeights(**weights), attention=attention)
     method = build(config)
-    batch, draws = make_step(method.draw_spec)
+    batch, draws = make_step(config)
     losses = method(replace(batch, last_stage=last_stage), draws)
     left_out = {name for name in ("triplet", "bidir", "mpm", "mlm") if not getattr(config.weights, name)}
     expected = {"itc", "itm", "triplet", "bidir", "mpm", "mlm"} - left_out if last_stage else {"itc", "itm"}
@@ -287,7 +287,7 @@ def test_a_row_has_its_losses_and_trains_all_its_weights(row: str, last_stage: b
 def test_before_the_last_stage_it_is_albef() -> None:
     method, albef = build(LAIP), build(ALBEF)
     albef.load_state_dict({name: method.state_dict()[name] for name in albef.state_dict()})
-    batch, draws = make_step(method.draw_spec)
+    batch, draws = make_step(LAIP)
     losses, expected = method(replace(batch, last_stage=False), draws), albef(batch, draws)
     assert set(losses) == set(expected) == {"itc", "itm"}
     total_loss(method, losses).backward()
@@ -302,7 +302,7 @@ def test_albef_carries_the_word_head_from_which_laip_goes_on() -> None:
     albef, method = build(replace(ALBEF, keep_word_head=True)), build(LAIP)
     assert {name for name in method.state_dict() if "word_head" in name} <= set(albef.state_dict())
     before = {name: tensor.clone() for name, tensor in albef.state_dict().items() if "online.word_head" in name}
-    batch, draws = make_step(albef.draw_spec)
+    batch, draws = make_step(ALBEF)
     total_loss(albef, albef(batch, draws)).backward()
     gradients(albef)  # DDP would wait for the word head, were it to be trained
     assert before and all(torch.equal(albef.state_dict()[name], tensor) for name, tensor in before.items())
@@ -321,7 +321,7 @@ def assert_finite(method: Any, batch: Batch, draws: Draws) -> dict[str, Tensor]:
 
 def test_no_caption_has_a_phrase() -> None:
     method = build(LAIP)
-    batch, draws = make_step(method.draw_spec)
+    batch, draws = make_step(LAIP)
     batch.own.chunk_id_BL.zero_()
     losses = assert_finite(method, batch, draws)
     assert losses["bidir"].item() == losses["mpm"].item() == losses["phrases"].item() == 0
@@ -329,7 +329,7 @@ def test_no_caption_has_a_phrase() -> None:
 
 def test_captions_of_one_word_and_no_phrase() -> None:
     method = build(LAIP)
-    batch, draws = make_step(method.draw_spec, longest=5)
+    batch, draws = make_step(LAIP, longest=5)
     rows = [torch.tensor([BERT.cls_id, 9]) for _ in range(8)]
     captions = captions_of(rows, [torch.zeros(2, dtype=torch.int64)] * 8)
     assert_finite(method, replace(batch, own=captions, paired=captions), draws)
@@ -338,7 +338,7 @@ def test_captions_of_one_word_and_no_phrase() -> None:
 def test_all_attention_on_the_class_token_of_the_image() -> None:
     """The weights of the patches are then what is left of them: equal shares at worst, never a division by zero."""
     method = build(LAIP)
-    batch, draws = make_step(method.draw_spec)
+    batch, draws = make_step(LAIP)
     looks_at_cls = method.online.text_encoder.layers[1].cross_attention
     with torch.no_grad():
         method.online.image_encoder.norm.bias.zero_()
@@ -360,8 +360,8 @@ def test_stop_words_alone_and_a_phrase_cut_by_the_cap(tmp_path: Path) -> None:
     bert = replace(BERT, vocabulary_size=vocabulary.size, cls_id=vocabulary.cls_id, mask_id=vocabulary.mask_id)
     method = build(replace(LAIP, bert=bert))
     captions = make_captions(encoded)
-    batch, draws = make_step(method.draw_spec, identities=(1, 2, 3, 4), longest=max(captions.lengths))
-    draws.token_BUL = torch.rand(4, 1, captions.token_ids_BL.shape[1], dtype=torch.float64)
+    batch, draws = make_step(replace(LAIP, bert=bert), identities=(1, 2, 3, 4), longest=max(captions.lengths))
+    draws.numbers["phrase_word"] = torch.rand(4, 1, captions.token_ids_BL.shape[1], dtype=torch.float64)
     losses = assert_finite(method, replace(batch, own=captions, paired=captions), draws)
     assert losses["phrases"].item() == 1.0 and losses["bidir"] > 0
 
@@ -379,11 +379,10 @@ def test_settings_that_cannot_be_are_refused() -> None:
 def test_maps_for_the_report_are_the_weights_of_the_loss() -> None:
     """In evaluation mode and without gradients; the last word of a phrase is masked."""
     method = build(DEEP).eval()
-    batch, draws = make_step(method.draw_spec)
+    batch, draws = make_step(DEEP)
     with torch.no_grad():
         found = method.phrase_maps(batch.image_BCHW, batch.own)
-    assert draws.token_BUL is not None
-    draws.token_BUL.fill_(0.999999)
+    draws["phrase_word"].fill_(0.999999)
     forward_MP, backward_MP = looks_of(method, batch, draws, DEEP.attention_layer)
     assert [len(phrase.ids) - 1 for phrase in phrases_of(batch, draws)] == found.table.position_M.tolist()
     for name, attention in (("forward", "forward"), ("backward", "backward"), ("weights", "both")):

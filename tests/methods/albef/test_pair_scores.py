@@ -20,7 +20,7 @@ ONE_LAYER = replace(RASA, bert=replace(BERT, fusion_layer=2))
 @torch.no_grad()
 def test_scores_equal_pairs_one_by_one(config: Rasa | Mars) -> None:
     method = build(config).eval()
-    batch, _ = make_step(method.draw_spec)
+    batch, _ = make_step(config)
     text = method.online.text_encoder
     tokens = method.embed_images(batch.image_BCHW).tokens_IPD
     captions = method.pack_captions(batch.own)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from tiny_methods import RASA, build, make_step
+from tiny_methods import RASA, make_step
 
 from tbps.methods.albef.pending_negatives import Negatives, PendingNegatives
 
@@ -12,9 +12,8 @@ IDENTITY = torch.tensor([1, 2, 3, 1, 2, 3])
 
 
 def pending(**recorded: torch.Tensor) -> PendingNegatives:
-    _, draws = make_step(build(RASA).draw_spec, identities=(1, 2, 3, 1, 2, 3), group_pairs=3)
-    for name, value in recorded.items():
-        setattr(draws, name, value)
+    _, draws = make_step(RASA, identities=(1, 2, 3, 1, 2, 3), group_pairs=3)
+    draws.recorded.update(recorded)
     # A caption's negative image follows t2i (the next member), an image's negative caption follows i2t (the one before).
     near = torch.full((6, 5), -1000.0)
     t2i, i2t = near.clone(), near.clone()
@@ -33,7 +32,7 @@ def test_each_side_follows_its_own_similarities_inside_its_group() -> None:
 
 
 def test_recorded_choices_are_taken() -> None:
-    found = pending(negative_image_B=torch.tensor([2, 2, 1, 5, 5, 4])).wait()
+    found = pending(negative_image=torch.tensor([2, 2, 1, 5, 5, 4])).wait()
     assert found.image_B.tolist() == [2, 2, 1, 5, 5, 4]
     assert found.caption_B.tolist() == [2, 0, 1, 5, 3, 4]
 

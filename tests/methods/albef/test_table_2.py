@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_methods import ALBEF, BERT, FULL_BERT, MARS, RASA, build, gradients, make_step, total_loss
+from tiny_methods import ALBEF, BERT, FULL_BERT, IMAGE_PX, MARS, RASA, build, gradients, make_step, total_loss
 
 from tbps.config.methods.albef import AlbefWeights
 from tbps.config.methods.mars import Mars, MarsWeights
@@ -38,7 +38,7 @@ TABLE_2: dict[str, tuple[Rasa | Mars, int]] = {
 @pytest.mark.parametrize(("config", "words"), TABLE_2.values(), ids=TABLE_2)
 def test_a_row_trains_every_parameter(config: Rasa | Mars, words: int) -> None:
     method = build(config)
-    batch, draws = make_step(method.draw_spec, longest=words)
+    batch, draws = make_step(config, longest=words)
     if isinstance(config, Mars) and config.attribute_weighting == "frequency":
         batch.paired.chunk_weight_BC = torch.rand(batch.num_pairs, 3)
     losses = method(batch, draws)
@@ -65,7 +65,7 @@ PARTIAL: dict[str, tuple[Any, set[str]]] = {
 @pytest.mark.parametrize(("config", "names"), PARTIAL.values(), ids=PARTIAL)
 def test_losses_of_weight_0_take_their_passes_with_them(config: Any, names: set[str]) -> None:
     method = build(config)
-    batch, draws = make_step(method.draw_spec)
+    batch, draws = make_step(config)
     losses = method(batch, draws)
     assert set(losses) == names
     total_loss(method, losses).backward()
@@ -81,8 +81,8 @@ def test_without_mae_there_is_no_decoder() -> None:
     without, with_mae = (mars_row(mae=mae, attribute=True, full=True) for mae in (False, True))
     extra = parameter_names(with_mae) - parameter_names(without)
     assert extra and all(name.startswith("mae_decoder.") for name in extra)
-    assert build(without).draw_spec.num_patches == 0
-    assert build(with_mae).draw_spec.num_patches == 8
+    assert "mae" not in [draw.name for draw in without.needs(IMAGE_PX).draws]
+    assert {draw.name: draw.numbers for draw in with_mae.needs(IMAGE_PX).draws}["mae"] == 8
 
 
 def test_an_own_attribute_head_is_there_only_where_it_is_used() -> None:
@@ -100,7 +100,7 @@ def test_an_own_attribute_head_is_there_only_where_it_is_used() -> None:
 @pytest.mark.parametrize("head", ["own", "shared"])
 def test_the_attribute_loss_is_judged_by_its_head(head: str) -> None:
     method = build(mars_row(mae=False, attribute=True, full=True, attribute_head=head))
-    batch, draws = make_step(method.draw_spec)
+    batch, draws = make_step(mars_row(mae=False, attribute=True, full=True, attribute_head=head))
     method(batch, draws)["attribute"].backward()
     assert (method.itm_head.weight.grad is None) == (head == "own")
     if head == "own":
@@ -110,7 +110,7 @@ def test_the_attribute_loss_is_judged_by_its_head(head: str) -> None:
 def test_mars_without_its_parts_is_rasa() -> None:
     rasa, mars = build(RASA), build(mars_row(mae=False, attribute=False, full=False))
     mars.load_state_dict(rasa.state_dict())
-    batch, draws = make_step(rasa.draw_spec)
+    batch, draws = make_step(RASA)
     first, second = rasa(batch, draws), mars(batch, draws)
     assert set(first) == set(second)
     for name, value in first.items():
@@ -119,7 +119,7 @@ def test_mars_without_its_parts_is_rasa() -> None:
 
 def test_chunk_weights_scale_the_attribute_loss_alone() -> None:
     method = build(MARS)
-    batch, draws = make_step(method.draw_spec)
+    batch, draws = make_step(MARS)
     outcomes = []
     for weight in (None, torch.ones(8, 3), torch.full((8, 3), 0.25), torch.zeros(8, 3)):
         batch.paired.chunk_weight_BC = weight

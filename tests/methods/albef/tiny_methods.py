@@ -14,8 +14,8 @@ from tbps.config.methods.albef import Albef
 from tbps.config.methods.laip import Laip
 from tbps.config.methods.mars import Mars
 from tbps.config.methods.rasa import Rasa
-from tbps.data.batch import Batch, Draws, TokenMask
-from tbps.data.draws import DrawSpec, draw_pair, generator_of, stack_draws
+from tbps.data.batch import Batch, Draws
+from tbps.data.draws import draw_pair, generator_of, stack_draws
 from tbps.methods.registry import build_method
 from tbps.text.token_batch import Captions, pad_rows
 
@@ -86,14 +86,14 @@ def random_rows(count: int, longest: int, generator: torch.Generator) -> tuple[l
 
 
 def make_step(
-    spec: DrawSpec,
+    config: Config,
     *,
     identities: tuple[int, ...] = IDENTITIES,
     group_pairs: int = GROUP_PAIRS,
     longest: int = 12,
     epoch: float = 0.5,
 ) -> tuple[Batch, Draws]:
-    """A batch whose every third caption is a weak positive, and its draws."""
+    """A batch whose every third caption is a weak positive, and the random numbers that the method asks for."""
     generator = torch.Generator().manual_seed(1)
     pairs = len(identities)
     (own, own_chunks), (other, other_chunks) = (random_rows(pairs, longest, generator) for _ in range(2))
@@ -115,11 +115,12 @@ def make_step(
         group_pairs=group_pairs,
         epoch=epoch,
     )
+    asked = config.needs(IMAGE_PX).draws
     drawn = [
-        draw_pair(spec, generator=generator_of(seed=1, epoch=0, key=str(number), use="draws"), num_tokens=len(own[number]))
+        draw_pair(asked, generator=generator_of(seed=1, epoch=0, key=str(number), use="draws"), num_tokens=len(own[number]))
         for number in range(pairs)
     ]
-    return batch, stack_draws(spec, drawn, length=own_captions.token_ids_BL.shape[1])
+    return batch, stack_draws(asked, drawn, length=own_captions.token_ids_BL.shape[1])
 
 
 def part_of_step(batch: Batch, draws: Draws, rows: slice) -> tuple[Batch, Draws]:
@@ -135,14 +136,6 @@ def part_of_step(batch: Batch, draws: Draws, rows: slice) -> tuple[Batch, Draws]
             vacuous_BL=None if whole.vacuous_BL is None else whole.vacuous_BL[rows],
         )
 
-    def mask(whole: TokenMask) -> TokenMask:
-        return TokenMask(
-            select_BL=whole.select_BL[rows],
-            mask_BL=whole.mask_BL[rows],
-            random_BL=whole.random_BL[rows],
-            word_BL=whole.word_BL[rows],
-        )
-
     part = replace(
         batch,
         first_group=batch.first_group + (rows.start or 0) // batch.group_pairs,
@@ -153,18 +146,10 @@ def part_of_step(batch: Batch, draws: Draws, rows: slice) -> tuple[Batch, Draws]
         replaced_B=batch.replaced_B[rows],
         identity_B=batch.identity_B[rows],
     )
-    return part, Draws(
-        negative_B2=draws.negative_B2[rows],
-        mlm=mask(draws.mlm),
-        mrtd=mask(draws.mrtd),
-        word_BL=draws.word_BL[rows],
-        negative_image_B=_inside(draws.negative_image_B, rows),
-        negative_caption_B=_inside(draws.negative_caption_B, rows),
-        sampled_word_BL=None if draws.sampled_word_BL is None else draws.sampled_word_BL[rows],
-        mae_noise_BN=draws.mae_noise_BN[rows],
-        token_BUL=None if draws.token_BUL is None else draws.token_BUL[rows],
-        pair_BU=None if draws.pair_BU is None else draws.pair_BU[rows],
-    )
+    recorded = {name: choice[rows] for name, choice in draws.recorded.items()}
+    for name in {"negative_image", "negative_caption"} & set(recorded):
+        recorded[name] = recorded[name] - (rows.start or 0)  # rows of the part
+    return part, Draws(numbers={name: number[rows] for name, number in draws.numbers.items()}, recorded=recorded)
 
 
 def on_gpu(batch: Batch) -> Batch:
@@ -174,16 +159,18 @@ def on_gpu(batch: Batch) -> Batch:
     return batch
 
 
-def _inside(row_B: Tensor | None, rows: slice) -> Tensor | None:
-    """Recorded rows of the batch as rows of a part of it."""
-    return None if row_B is None else row_B[rows] - (rows.start or 0)
-
-
 def with_fixed_choices(batch: Batch, draws: Draws) -> Draws:
     """Hard negatives and words given, so that rounding cannot turn one choice into another."""
     other = torch.arange(batch.num_pairs).view(-1, GROUP_PAIRS).roll(1, 1).flatten()
     words = torch.randint(4, BERT.vocabulary_size, batch.own.token_ids_BL.shape, generator=torch.Generator().manual_seed(5))
-    return replace(draws, negative_image_B=other, negative_caption_B=other, sampled_word_BL=words)
+    return replace(draws, recorded={"negative_image": other, "negative_caption": other, "words": words})
+
+
+def with_chosen_words(draws: Draws, select_BL: Tensor) -> Draws:
+    """The numbers of which MLM chooses just these tokens; what becomes of a chosen token stays."""
+    mlm_B4L = draws["mlm"].clone()
+    mlm_B4L[:, 0] = torch.where(select_BL, 0.0, 1.0)
+    return replace(draws, numbers={**draws.numbers, "mlm": mlm_B4L})
 
 
 def total_loss(method: Any, losses: dict[str, Tensor]) -> Tensor:
