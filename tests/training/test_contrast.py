@@ -73,8 +73,7 @@ def test_processes(alone: Path, tmp_path: Path, processes: int, micro_batch_pair
 def _batches(*, micro_batch_pairs: int) -> list[Batch]:
     """Those of the first step."""
     run = whole_batch_run(Path("runs"), micro_batch_pairs=micro_batch_pairs, workers=0)
-    method = WholeBatchMethod()
-    loader = small_parts(run).make_batches(method.draw_spec, start_step=0, num_steps=1, rank=0, world_size=1)
+    loader = small_parts(run).make_batches(start_step=0, num_steps=1, rank=0, world_size=1)
     hosts, made = list(loader), []
     for micro, host in enumerate(hosts):
         first = micro * len(host.keys) // run.data.group_pairs

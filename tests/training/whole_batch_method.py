@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from small_method import SmallEncoder, SmallMethod, small_parts, small_run
+from small_method import SmallEncoder, small_parts, small_run
 from torch import Tensor, nn
 
 from tbps.config.methods.method import MethodConfig
@@ -47,7 +47,6 @@ class WholeBatchMethod(nn.Module):
     def __init__(self, *, dropout: float = 0.1) -> None:
         super().__init__()
         self.weights = {"contrast": 1.0, "items": 0.5}
-        self.draw_spec = SmallMethod().draw_spec
         self.online = SmallEncoder(dropout=dropout)
         self.logit_scale = nn.Parameter(torch.tensor(1.5))
         self.item_head = nn.Linear(16, 5)
