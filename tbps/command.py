@@ -285,6 +285,9 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", default="test")
     parser.add_argument("--rerank-k", type=int, help="images per caption that the matching head re-ranks (0 = none)")
     parser.add_argument("--tail", choices=("similarity", "index"), help="order of the images beyond the re-ranked")
+    parser.add_argument(
+        "--score", choices=("matching", "sum"), help="what orders the re-ranked: matching, or with similarity"
+    )
     parser.add_argument("--image-to-text-rerank", action="store_true", help="re-rank captions for each image too (ALBEF)")
     parser.set_defaults(run=_evaluate)
 
@@ -300,6 +303,7 @@ def _evaluate(given: argparse.Namespace) -> None:
             split=given.split,
             rerank_k=given.rerank_k,
             tail=given.tail,
+            score=given.score,
             rerank_image_to_text=given.image_to_text_rerank,
         )
         + "\n"

@@ -184,6 +184,7 @@ def evaluate_run(
     split: str = "test",
     rerank_k: int | None = None,
     tail: Literal["similarity", "index"] | None = None,
+    score: Literal["matching", "sum"] | None = None,
     rerank_image_to_text: bool = False,
 ) -> str:
     """Score a run's best checkpoint, on its own benchmark or another; writes results and gallery, returns the table.
@@ -197,6 +198,7 @@ def evaluate_run(
         raise ValueError(f"the run was trained on {run.data.benchmark}: name the folder of {benchmark} with --root")
     changes: dict[str, Any] = {} if rerank_k is None else {"rerank_k": rerank_k}
     changes |= {} if tail is None else {"tail": tail}
+    changes |= {} if score is None else {"score": score}
     own = run
     run = replace(
         run,

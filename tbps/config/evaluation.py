@@ -23,6 +23,11 @@ class Evaluation:
     """Which checkpoint is tested: best mean of rank-1 and mAP on val, or the last (data sets without a val split)."""
     tail: Literal["similarity", "index"] = "similarity"
     """Order of the images beyond `rerank_k`: by similarity, or by index as the official fill value with a stable sort."""
+    score: Literal["matching", "sum"] = "matching"
+    """What orders the re-ranked images: the matching score alone, or its `sum` with `similarity_weight` times the
+    similarity, each brought to 0 to 1 by its least and largest value in the split (APTM's rule on one process)."""
+    similarity_weight: NotNegative = 0.002
+    """Weight of the similarity in the `sum`; APTM's by default (its evaluation code; the paper names none)."""
     test: bool = True
     """Touch the test split, once, at the end."""
     batch_images: Count = field(default=64, metadata=PLACE)

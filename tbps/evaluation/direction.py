@@ -5,6 +5,7 @@ Shapes: A queries (captions, or images), G gallery (images, or captions), C quer
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from tbps.evaluation.chance import chance
 from tbps.evaluation.metrics import Metrics, QueryScores, join_scores, score_queries, summarise
-from tbps.evaluation.ranking_order import Tail, final_order, similarity_order
+from tbps.evaluation.ranking_order import Rule, Span, final_order, similarity_order, summed_scores
 from tbps.evaluation.ranks import Ranks
 
 CHUNK_QUERIES = 256
@@ -41,7 +42,7 @@ class Direction:
     coarse: Metrics
     """Ranked by similarity alone."""
     reranked: Metrics | None
-    """Candidates ranked by matching score; None = not re-ranked."""
+    """Candidates ranked by matching score, or by its sum with the similarity; None = not re-ranked."""
     chance: Metrics
     """What a random order gives."""
     scores: QueryScores
@@ -65,7 +66,7 @@ def rank_direction(
     *,
     ranks: Ranks,
     num_candidates: int,
-    tail: Tail,
+    rule: Rule,
     match: Callable[[Tensor], Tensor],
 ) -> Direction:
     """Rank the gallery for every query, each process its chunks.
@@ -84,9 +85,11 @@ def rank_direction(
         return score_queries(order_CG, query_identity_A[chunk.start : chunk.stop], gallery_identity_G)
 
     kept = max(num_candidates, NUM_SHOWN)
-    coarse_parts, first_parts = [], []
+    coarse_parts, first_parts, spans = [], [], []
     for chunk in chunks:
-        order_CG = similarity_order(similarity(chunk))
+        similarity_CG = similarity(chunk)
+        order_CG = similarity_order(similarity_CG)
+        spans.append(Span.of(similarity_CG))
         coarse_parts.append(score(chunk, order_CG))
         first_parts.append(order_CG[:, :kept])
     first_AK = ranks.gather(_joined(first_parts, width=min(kept, len(gallery_GE)), like=gallery_identity_G), counts)
@@ -96,10 +99,21 @@ def rank_direction(
     if num_candidates:
         candidate_AK = first_AK[:, :num_candidates]
         score_AK = match(candidate_AK)
+        of_scores, of_similarities = Span.of(score_AK), _joined_span(spans, ranks, like=query_AE)
         final_parts, shown_parts = [], []
         for chunk in chunks:
             rows = slice(chunk.start, chunk.stop)
-            order_CG = final_order(similarity(chunk), candidate_AK[rows], score_AK[rows], tail=tail)
+            similarity_CG, final_CK = similarity(chunk), score_AK[rows]
+            if rule.score == "sum":
+                candidate_CK = similarity_CG.gather(1, candidate_AK[rows])
+                final_CK = summed_scores(
+                    final_CK,
+                    candidate_CK,
+                    of_scores=of_scores,
+                    of_similarities=of_similarities,
+                    similarity_weight=rule.similarity_weight,
+                )
+            order_CG = final_order(similarity_CG, candidate_AK[rows], final_CK, tail=rule.tail)
             final_parts.append(score(chunk, order_CG))
             shown_parts.append(order_CG[:, :NUM_SHOWN])
         shown_AT = ranks.gather(_joined(shown_parts, width=shown_AT.shape[1], like=gallery_identity_G), counts)
@@ -132,6 +146,13 @@ def _shown(query_AE: Tensor, gallery_GE: Tensor, shown_AT: Tensor, candidate_AK:
 def _joined(parts: list[Tensor], *, width: int, like: Tensor) -> Tensor:
     """Chunks one after another; a process without chunks brings (0, width)."""
     return torch.cat([like.new_zeros(0, width), *parts])
+
+
+def _joined_span(spans: list[Span], ranks: Ranks, *, like: Tensor) -> Span:
+    """The span of the values of all processes; one without chunks brings an empty span."""
+    own = Span.join([Span(least=math.inf, largest=-math.inf), *spans])
+    edge_R2 = ranks.gather(like.new_tensor([[own.least, own.largest]]), [1] * ranks.size)
+    return Span(least=float(edge_R2[:, 0].min()), largest=float(edge_R2[:, 1].max()))
 
 
 def _gather_scores(parts: list[QueryScores], ranks: Ranks, counts: list[int], *, device: torch.device) -> QueryScores:

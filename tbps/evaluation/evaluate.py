@@ -23,7 +23,7 @@ from tbps.data.pairs import EvaluationSet
 from tbps.evaluation.candidates import candidate_scores
 from tbps.evaluation.direction import Direction, rank_direction
 from tbps.evaluation.embedding import Gallery, embed_gallery, embed_queries
-from tbps.evaluation.ranking_order import Tail
+from tbps.evaluation.ranking_order import Rule
 from tbps.evaluation.ranks import Ranks
 from tbps.methods.method import EmbeddedCaptions, Matcher, Method
 from tbps.text.captions import CaptionEncoder, make_captions
@@ -38,7 +38,7 @@ class Evaluated:
 
     text_to_image: Direction
     image_to_text: Direction
-    tail: Tail
+    rule: Rule
     num_identities: int
     """Different identities of the gallery."""
     num_images: int
@@ -86,6 +86,7 @@ def evaluate(
     ranks = Ranks.current()
     matcher = _matcher(method, config.rerank_k if rerank else 0, ranks)
     num_candidates = config.rerank_k if matcher is not None else 0
+    rule = Rule(tail=config.tail, score=config.score, similarity_weight=config.similarity_weight)
     started = time.perf_counter()
     captions, num_cut = _all_captions(evaluation_set, encoder)
     with _evaluating(method):
@@ -113,12 +114,12 @@ def evaluate(
             ranks=ranks,
             num_images=num_candidates,
             num_captions=num_candidates if rerank_image_to_text else 0,
-            tail=config.tail,
+            rule=rule,
         )
     return Evaluated(
         text_to_image=text_to_image,
         image_to_text=image_to_text,
-        tail=config.tail,
+        rule=rule,
         num_identities=len(np.unique(evaluation_set.gallery_identity_G)),
         num_images=evaluation_set.num_gallery,
         num_captions=evaluation_set.num_queries,
@@ -179,7 +180,7 @@ def _both_directions(
     ranks: Ranks,
     num_images: int,
     num_captions: int,
-    tail: Tail,
+    rule: Rule,
 ) -> tuple[Direction, Direction]:
     """Text to image with `num_images` candidates of each caption, image to text with `num_captions` of each image."""
     image_identity_G = torch.as_tensor(evaluation_set.gallery_identity_G, device=image_GE.device)
@@ -191,7 +192,7 @@ def _both_directions(
         image_identity_G,
         ranks=ranks,
         num_candidates=num_images,
-        tail=tail,
+        rule=rule,
         match=lambda image_QK: match(image_QK, _row_numbers(image_QK)),
     )
     image_to_text = rank_direction(
@@ -201,7 +202,7 @@ def _both_directions(
         caption_identity_Q,
         ranks=ranks,
         num_candidates=num_captions,
-        tail=tail,
+        rule=rule,
         match=lambda caption_GK: match(_row_numbers(caption_GK), caption_GK),
     )
     return text_to_image, image_to_text

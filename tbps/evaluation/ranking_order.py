@@ -6,12 +6,57 @@ Shapes: C queries of a chunk, G gallery, K candidates.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 Tail = Literal["similarity", "index"]
+Score = Literal["matching", "sum"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rule:
+    """How the final order is made of similarities and the candidates' matching scores; see `tbps.config.evaluation`."""
+
+    tail: Tail = "similarity"
+    """Order of the entries that are no candidates."""
+    score: Score = "matching"
+    """What orders the candidates."""
+    similarity_weight: float = 0.002
+    """Weight of the similarity in the score `sum`."""
+
+    @property
+    def itc_weight(self) -> float:
+        """Weight of the similarity among the candidates."""
+        return self.similarity_weight if self.score == "sum" else 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Span:
+    """Least and largest of many values, by which they are brought to 0 to 1."""
+
+    least: float
+    largest: float
+
+    @classmethod
+    def of(cls, values: Tensor) -> Span:
+        """Of all values of a tensor."""
+        least, largest = values.aminmax()
+        return cls(least=float(least), largest=float(largest))
+
+    @classmethod
+    def join(cls, spans: Iterable[Span]) -> Span:
+        """Of the values of all spans."""
+        spans = list(spans)
+        return cls(least=min(span.least for span in spans), largest=max(span.largest for span in spans))
+
+    def scaled(self, values: Tensor) -> Tensor:
+        """Values of this span to 0 to 1; all 0 where they are all equal."""
+        width = self.largest - self.least
+        return (values - self.least) / width if width > 0 else torch.zeros_like(values)
 
 
 def similarity_order(similarity_CG: Tensor) -> Tensor:
@@ -47,6 +92,19 @@ def final_order(similarity_CG: Tensor, candidate_CK: Tensor, score_CK: Tensor, *
     else:
         tail_CT = (~is_candidate_CG).nonzero()[:, 1]
     return torch.cat([head_CK.gather(1, by_score_CK), tail_CT.view(num_queries, -1)], dim=1)
+
+
+def summed_scores(
+    score_CK: Tensor, similarity_CK: Tensor, *, of_scores: Span, of_similarities: Span, similarity_weight: float
+) -> Tensor:
+    """score + similarity_weight * similarity of each candidate, each brought to 0 to 1 first: (C, K).
+
+    of_scores: of all candidates' matching scores of the split; of_similarities: of all its similarities.
+    Source: APTM's evaluation code (Shuyu-XJTU/APTM, reTools.py) on one process. There an entry that is no candidate takes
+    its query's lowest matching score, so it stands behind the candidates, by similarity: our tail of that name. On W
+    processes that code scales by a fill value of 1000 and counts the similarity W times; that is not repeated here.
+    """
+    return of_scores.scaled(score_CK) + similarity_weight * of_similarities.scaled(similarity_CK)
 
 
 def _refuse_nan(value_CG: Tensor, name: str) -> None:

@@ -17,6 +17,7 @@ import torch
 
 from tbps.evaluation.direction import Direction
 from tbps.evaluation.evaluate import Evaluated
+from tbps.evaluation.ranking_order import Rule
 from tbps.reporting.published import published_for
 from tbps.runs.atomic_file import write_json
 
@@ -83,8 +84,8 @@ def make_results(evaluated: Evaluated, provenance: Provenance, *, now: datetime.
             "identities": evaluated.num_identities,
             "cut_captions": evaluated.num_cut_captions,
         },
-        "text_to_image": _direction(evaluated.text_to_image, evaluated.tail),
-        "image_to_text": _direction(evaluated.image_to_text, evaluated.tail),
+        "text_to_image": _direction(evaluated.text_to_image, evaluated.rule),
+        "image_to_text": _direction(evaluated.image_to_text, evaluated.rule),
         "ties": "descending, equal values by ascending gallery index",
         "queries_without_match": "misses in rank_k, left out of mAP and mINP",
         "published": [asdict(figure) for figure in figures],
@@ -96,14 +97,14 @@ def make_results(evaluated: Evaluated, provenance: Provenance, *, now: datetime.
     }
 
 
-def _direction(direction: Direction, tail: str) -> dict[str, Any]:
+def _direction(direction: Direction, rule: Rule) -> dict[str, Any]:
     """Metrics of each ranking with the rule it was made by."""
     coarse_rule = {"rule": {"rerank_k": 0, "itc_weight": 1.0}}
-    # The matching score alone ranks the candidates; similarity only chose them and orders what it left out.
-    rule = {"rule": {"rerank_k": direction.num_candidates, "tail": tail, "itc_weight": 0.0}}
+    # With an itc_weight of 0 matching alone ranks the candidates: similarity chose them and orders what it left out.
+    reranked_rule = {"rerank_k": direction.num_candidates, "tail": rule.tail, "itc_weight": rule.itc_weight}
     return {
         "coarse": {**asdict(direction.coarse), **coarse_rule},
-        "reranked": None if direction.reranked is None else {**asdict(direction.reranked), **rule},
+        "reranked": None if direction.reranked is None else {**asdict(direction.reranked), "rule": reranked_rule},
         "chance": asdict(direction.chance),
     }
 
@@ -158,6 +159,7 @@ def _stem(results: Mapping[str, Any]) -> str:
         return stem
     rule = final_metrics(results)["rule"]
     words = [f"k{rule['rerank_k']}", *([f"tail-{rule['tail']}"] if rule["rerank_k"] else [])]
+    words += [f"similarity-{rule['itc_weight']:g}"] if rule["rerank_k"] and rule["itc_weight"] else []
     words += ["image-to-text"] if results["image_to_text"]["reranked"] else []
     return "-".join([stem, *words, Path(results["weights"]).name])
 
@@ -211,7 +213,8 @@ def rule_in_words(metrics: dict[str, Any]) -> str:
     rule = metrics["rule"]
     if not rule["rerank_k"]:
         return "similarity"
-    return f"re-ranked k={rule['rerank_k']}, tail by {rule['tail']}"
+    added = f", matching + {rule['itc_weight']:g} similarity" if rule["itc_weight"] else ""
+    return f"re-ranked k={rule['rerank_k']}{added}, tail by {rule['tail']}"
 
 
 def metric_rows(results: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:

@@ -146,6 +146,17 @@ def test_the_tail_rule_changes_the_order_beyond_the_candidates_only(tmp_path: Pa
     assert not torch.equal(by_similarity.shown.gallery_AT[:, 6:], by_index.shown.gallery_AT[:, 6:])
 
 
+def test_a_sum_that_weighs_similarity_most_orders_by_it(tmp_path: Path) -> None:
+    matching = run(tmp_path).text_to_image
+    alone = run(tmp_path, rerank=False).text_to_image
+    for weight, expected in ((0.0, matching), (1e12, alone)):
+        config = dataclasses.replace(CONFIG, score="sum", similarity_weight=weight)
+        found = run(tmp_path, config=config).text_to_image
+        assert torch.equal(found.shown.gallery_AT, expected.shown.gallery_AT)
+        assert found.reranked == expected.final
+    assert not torch.equal(matching.shown.gallery_AT, alone.shown.gallery_AT)
+
+
 def test_cut_captions_are_counted(tmp_path: Path) -> None:
     evaluation_set = write_split(tmp_path)
     encoder = small_encoder(tmp_path, max_tokens=12)
@@ -180,7 +191,8 @@ def _one_of(rank: int, size: int, root: Path, kind: type[Albef] | type[Mars]) ->
 def _both(root: Path, kind: type[Albef] | type[Mars]) -> list[object]:
     evaluation_set = EvaluationSet(FolderPairs(root, "rstpreid", read_annotations(root, "rstpreid").split("test")))
     options: dict[str, Any] = {"evaluation_set": evaluation_set, "rerank_image_to_text": True}
-    return [plain(run(root, kind, config=config, **options)) for config in (CONFIG, WITHOUT_A_SHARE)]
+    summed = dataclasses.replace(CONFIG, score="sum", similarity_weight=2.0)
+    return [plain(run(root, kind, config=config, **options)) for config in (CONFIG, WITHOUT_A_SHARE, summed)]
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from small_retrieval import IMAGE_PX, small_encoder, write_split
 from torch import Tensor, nn
 
 from recipes import albef
+from tbps.config.data import Pixels
 from tbps.config.evaluation import Evaluation
 from tbps.config.methods.albef import Albef
 from tbps.config.needs import Needs
@@ -75,7 +76,7 @@ class LastWord:
 
 
 def run(root: Path, method: Any, **options: Any) -> Evaluated:
-    options = {"image_px": IMAGE_PX, "device": torch.device("cpu"), **options}
+    options = {"image_px": IMAGE_PX, "pixels": Pixels(), "device": torch.device("cpu"), **options}
     return evaluate(method, write_split(root), small_encoder(root), CONFIG, **options)
 
 
@@ -85,9 +86,10 @@ def test_candidates_are_ranked_by_the_score_that_the_method_gives(tmp_path: Path
     evaluation_set, encoder = write_split(tmp_path), small_encoder(tmp_path)
     captions = make_captions(encoder.encode_many([evaluation_set.query_caption(query) for query in range(42)], ["x"] * 42))
     last_Q = captions.token_ids_BL[torch.arange(42), torch.tensor(captions.lengths) - 1]
-    pixels_GCHW = torch.cat(list(load_gallery(evaluation_set, range(21), image_px=IMAGE_PX, batch_images=21, workers=0)))
+    pixels = Pixels()
+    blocks = load_gallery(evaluation_set, range(21), image_px=IMAGE_PX, pixels=pixels, batch_images=21, workers=0)
     with torch.no_grad():
-        tokens_GPD = method.embed_images(normalise_pixels(pixels_GCHW)).tokens_IPD
+        tokens_GPD = method.embed_images(normalise_pixels(next(blocks), pixels)).tokens_IPD
         score_QG = method.words(last_Q) @ tokens_GPD.amax(1).T  # type: ignore[union-attr]
     for direction, score_AG in ((found.text_to_image, score_QG), (found.image_to_text, score_QG.T)):
         assert direction.num_candidates == 5

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from tbps.evaluation.ranking_order import final_order, similarity_order
+from tbps.evaluation.ranking_order import Span, final_order, similarity_order, summed_scores
 
 
 def test_equal_similarities_keep_gallery_order() -> None:
@@ -33,6 +33,34 @@ def test_all_candidates_leave_no_tail() -> None:
         torch.tensor([[0.1, 0.2, 0.3]]), torch.tensor([[2, 1, 0]]), torch.tensor([[0.0, 5.0, 1.0]]), tail="similarity"
     )
     assert order_CG.tolist() == [[1, 0, 2]]
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.002, 3.0])
+def test_sums_order_by_matching_and_similarity_each_brought_to_0_to_1(weight: float) -> None:
+    generator = torch.Generator().manual_seed(5)
+    similarity_CG, score_CK = torch.randn(6, 12, generator=generator), 40 * torch.randn(6, 5, generator=generator) + 7
+    candidate_CK = similarity_CG.topk(5).indices
+    similarity_CK = similarity_CG.gather(1, candidate_CK)
+    found_CK = summed_scores(
+        score_CK,
+        similarity_CK,
+        of_scores=Span.of(score_CK),
+        of_similarities=Span.join([Span.of(similarity_CG[:3]), Span.of(similarity_CG[3:])]),
+        similarity_weight=weight,
+    )
+    least, largest = min(min(row) for row in score_CK.tolist()), max(max(row) for row in score_CK.tolist())
+    nearest, farthest = float(similarity_CG.max()), float(similarity_CG.min())
+    for row in range(6):
+        for place in range(5):
+            matching = (float(score_CK[row, place]) - least) / (largest - least)
+            similarity = (float(similarity_CK[row, place]) - farthest) / (nearest - farthest)
+            assert found_CK[row, place].item() == pytest.approx(matching + weight * similarity, abs=1e-6)
+
+
+def test_equal_scores_leave_the_order_to_similarity() -> None:
+    score_CK, similarity_CK = torch.full((1, 3), 7.0), torch.tensor([[0.1, 0.3, 0.2]])
+    spans = {"of_scores": Span.of(score_CK), "of_similarities": Span(least=0.0, largest=1.0)}
+    assert summed_scores(score_CK, similarity_CK, similarity_weight=1.0, **spans).tolist() == similarity_CK.tolist()
 
 
 def test_a_matching_score_that_is_not_a_number_is_refused() -> None:

@@ -1,13 +1,16 @@
 """Metrics against numbers printed by the official code of RaSa, MARS, ALBEF, IRRA and TBPS-CLIP."""
 
 import math
+import re
 
 import pytest
 import torch
 from recordings import recording, settings
 
+from tbps.evaluation.direction import rank_direction
 from tbps.evaluation.metrics import Metrics, rank_k, ranking_metrics, ranking_scores, score_queries, summarise
-from tbps.evaluation.ranking_order import Tail, final_order, similarity_order
+from tbps.evaluation.ranking_order import Rule, Span, Tail, final_order, similarity_order, summed_scores
+from tbps.evaluation.ranks import Ranks
 
 PERCENT = 1e-3
 DEPTHS = settings("rerank_A").get("settings", {}).get("k", {})
@@ -111,3 +114,39 @@ def test_albef_reranks_both_directions_with_the_single_image_of_a_caption_as_its
         found = summarise(score_queries(order, query, gallery))
         for name, value in (("r1", found.rank_1), ("r5", found.rank_5), ("r10", found.rank_10)):
             assert value == pytest.approx(expected[f"{prefix}_{name}"], abs=PERCENT), f"{prefix}_{name}"
+
+
+def test_the_sum_of_matching_and_similarity_as_aptm_makes_it_on_one_process() -> None:
+    """On more processes the official score is another one: see `summed_scores`."""
+    facts, tensors = recording("aptm_rerank")
+    similarity, query, gallery = (tensors[name] for name in ("expected.sims_t2i", "inputs.q_pids", "inputs.g_pids"))
+    candidate, matching = tensors["expected.topk_idx"], tensors["expected.itm_topk"]
+    weight = float(re.findall(r"M \+ ([\d.]+)\*S", facts["semantics"]["fusion_world1"])[0])
+    summed = summed_scores(
+        matching,
+        similarity.gather(1, candidate),
+        of_scores=Span.of(matching),
+        of_similarities=Span.of(similarity),
+        similarity_weight=weight,
+    )
+    expected = tensors["expected.scores_world1"]
+    torch.testing.assert_close(summed, expected.gather(1, candidate), atol=1e-6, rtol=0)
+    # Unit vectors whose products are the recorded similarities: rows of the gallery are axes.
+    found = rank_direction(
+        similarity,
+        torch.eye(len(gallery)),
+        query,
+        gallery,
+        ranks=Ranks.current(),
+        num_candidates=facts["k_test"],
+        rule=Rule(score="sum", similarity_weight=weight),
+        match=lambda image_QK: matching.gather(1, _places(candidate, image_QK)),
+    )
+    assert torch.equal(found.shown.gallery_AT, similarity_order(expected)[:, :10])
+    names = ("r1", "r5", "r10", "mAP", "mINP")
+    assert_metrics(found.final, dict(zip(names, tensors["expected.metrics_world1"].tolist(), strict=True)))
+
+
+def _places(table_QK: torch.Tensor, value_QK: torch.Tensor) -> torch.Tensor:
+    """Where in its row of the table each value stands."""
+    return (value_QK[:, :, None] == table_QK[:, None, :]).int().argmax(dim=2)

@@ -23,12 +23,15 @@ from tbps.data.annotations import read_annotations
 from tbps.data.pairs import EvaluationSet, FolderPairs
 from tbps.evaluation.direction import rank_direction
 from tbps.evaluation.evaluate import Evaluated
+from tbps.evaluation.ranking_order import Rule
 from tbps.evaluation.ranks import Ranks
 from tbps.reporting.gallery import write_queries
 from tbps.reporting.reconstructions import Reconstruction, write_reconstructions
 from tbps.reporting.results import Provenance, make_results, write_results
 
 HOSTILE = "<script>alert(1)</script> \"double\" 'single' & {{ 7 * 7 }} <img src=x onerror=alert(2)>"
+
+PLAIN = Rule()
 
 
 def small_run() -> Run:
@@ -69,7 +72,9 @@ def write_people(root: Path, *, num_identities: int = 30, images_each: int = 3, 
     return EvaluationSet(FolderPairs(root, "cuhk-pedes", read_annotations(root, "cuhk-pedes").split("test")))
 
 
-def rank_noisy_features(evaluation_set: EvaluationSet, *, noise: float = 1.6, num_candidates: int = 8) -> Evaluated:
+def rank_noisy_features(
+    evaluation_set: EvaluationSet, *, noise: float = 1.6, num_candidates: int = 8, rule: Rule = PLAIN
+) -> Evaluated:
     """Features that know the identity, plus noise; the matching score is the similarity under less noise."""
     generator = torch.Generator().manual_seed(1)
     image_identity = torch.as_tensor(evaluation_set.gallery_identity_G)
@@ -95,7 +100,7 @@ def rank_noisy_features(evaluation_set: EvaluationSet, *, noise: float = 1.6, nu
             image_identity,
             ranks=ranks,
             num_candidates=num_candidates,
-            tail="similarity",
+            rule=rule,
             match=match,
         ),
         image_to_text=rank_direction(
@@ -105,10 +110,10 @@ def rank_noisy_features(evaluation_set: EvaluationSet, *, noise: float = 1.6, nu
             caption_identity,
             ranks=ranks,
             num_candidates=0,
-            tail="similarity",
+            rule=rule,
             match=match,
         ),
-        tail="similarity",
+        rule=rule,
         num_identities=len(image_identity.unique()),
         num_images=len(image),
         num_captions=len(caption),

@@ -10,8 +10,9 @@ from filled_run import provenance, rank_noisy_features, write_people
 from rich.console import Console
 from rich.table import Table
 
+from tbps.evaluation.ranking_order import Rule
 from tbps.reporting.published import PUBLISHED, TEST_SIZE, published_for
-from tbps.reporting.results import device_name, final_metrics, make_results, read_results, write_results
+from tbps.reporting.results import device_name, final_metrics, make_results, read_results, rule_in_words, write_results
 from tbps.reporting.tables import evaluation_table, results_table
 
 
@@ -46,6 +47,15 @@ def test_results_come_back_from_the_run_folder_final_first(tmp_path: Path, resul
     assert write_results(tmp_path, zero_shot).name == "zero-shot-icfg-pedes-test.json"
     write_results(tmp_path, results)
     assert read_results(tmp_path) == [json.loads(json.dumps(results)), json.loads(json.dumps(zero_shot))]
+
+
+def test_a_sum_of_matching_and_similarity_is_a_rule_of_its_own(tmp_path: Path) -> None:
+    evaluated = rank_noisy_features(write_people(tmp_path), rule=Rule(score="sum", similarity_weight=0.5, tail="index"))
+    results = make_results(evaluated, provenance(purpose="trial"))
+    reranked = results["text_to_image"]["reranked"]
+    assert reranked["rule"] == {"rerank_k": 8, "tail": "index", "itc_weight": 0.5}
+    assert rule_in_words(reranked) == "re-ranked k=8, matching + 0.5 similarity, tail by index"
+    assert write_results(tmp_path, results).name == "trial-cuhk-pedes-test-k8-tail-index-similarity-0.5-00004000.json"
 
 
 def by_rule(results: dict[str, Any], rerank_k: int, **changes: Any) -> dict[str, Any]:
