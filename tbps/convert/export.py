@@ -29,7 +29,7 @@ def export(source: Path, out: Path, *, official: bool = False, grid: Grid | None
     """
     check_out(out, force=force)
     file, metadata = _resolve(source)
-    tensors, stored = _read(file)
+    tensors, stored = _read(file, of_a_run="run" in metadata)
     metadata = stored | metadata | {"source": str(source.name), "sha256": sha256_of(file)}
     metadata.pop("format", None)
     if grid:
@@ -64,6 +64,11 @@ def _write_official(kept: dict[str, Tensor], tensors: dict[str, Tensor], out: Pa
     bert_level = any(name.startswith("online.word_head.") for name in kept)
     state = with_duplicates(to_official(kept | momentum, bert_level=bert_level), bert_level=bert_level)
     ours_alone = [name for name in kept if not to_official({name: kept[name]})]
+    if len(ours_alone) == len(kept):
+        raise ValueError(
+            f"none of the {len(kept)} tensors ({', '.join(ours_alone[:3])}, ...) has a key in official code that we know;"
+            " leave out --official"
+        )
     write_torch(state, out)
     lines = [f"{out}: {len(state)} tensors under official keys, without queue"]
     lines += ["no momentum encoder in the file: its copies are those of the online encoder"] if copied else []
@@ -96,10 +101,10 @@ def _resolve(source: Path) -> tuple[Path, dict[str, str]]:
     return source / MODEL_FILE, {"checkpoint": source.name}
 
 
-def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a file under our names."""
+def _read(file: Path, *, of_a_run: bool) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a file under our names: those of a run are, whatever its method calls them."""
     tensors, metadata = read_weights(file)
-    if not any(name.startswith("online.") for name in tensors):
+    if not of_a_run and not any(name.startswith("online.") for name in tensors):
         raise ValueError(f"{file}: none of its {len(tensors)} tensors has a name of ours (online.*); convert it first")
     check_finite(tensors, str(file))
     return tensors, metadata

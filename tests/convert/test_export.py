@@ -56,6 +56,15 @@ def stripped(tensors: dict[str, Any]) -> dict[str, Any]:
     return {name: tensor for name, tensor in tensors.items() if not name.startswith(("momentum_encoder.", "queue."))}
 
 
+def test_a_method_may_call_its_tensors_as_it_likes(tmp_path: Path) -> None:
+    own = {"tower.weight": torch.ones(2, 3), "scale": torch.ones(())}
+    folder = run_folder(tmp_path, {5: own}, None)
+    assert "2 tensors; left out 0" in export(folder, tmp_path / "out.safetensors")
+    assert load_file(tmp_path / "out.safetensors").keys() == own.keys()
+    with pytest.raises(ValueError, match=r"none of the 2 tensors \(.*\) has a key in official code that we know; leave out"):
+        export(folder, tmp_path / "official.pth", official=True)
+
+
 @pytest.mark.parametrize(("best", "expected"), [(10, 10), (None, 20)])
 def test_a_run_folder_gives_its_best_else_its_newest_checkpoint(tmp_path: Path, best: int | None, expected: int) -> None:
     states = {step: state(scattered(tiny("rasa", image_px=(64, 16), seed=step))) for step in (10, 20)}
