@@ -101,6 +101,7 @@ def _add_shard(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     shard.add_argument(
         "--chunks", choices=CHUNKERS, help="also find the attribute chunks of the training captions, as tbps data chunks"
     )
+    shard.add_argument("--parsing", action="store_true", help="take the parsing maps of the folder `parsing` along")
     shard.set_defaults(run=_shard)
 
 
@@ -190,7 +191,13 @@ def _shard(given: argparse.Namespace) -> None:
             f"{given.out} holds whole shards already; tbps data chunks {given.out} finds their attribute chunks"
         )
     index = write_shards(
-        given.root, given.benchmark, given.out, splits=given.split, shard_mb=given.shard_mb, workers=given.workers
+        given.root,
+        given.benchmark,
+        given.out,
+        splits=given.split,
+        shard_mb=given.shard_mb,
+        workers=given.workers,
+        parsing=given.parsing,
     )
     for name, split in index.items():
         sys.stdout.write(f"{given.out}: {name}: {split.num_pairs} pairs in {len(split.shards)} shards\n")

@@ -17,6 +17,7 @@ from tbps.config.data import Benchmark, Data
 from tbps.data.annotation_cache import mapped_annotations
 from tbps.data.annotations import Split
 from tbps.data.image_files import ImageFiles
+from tbps.data.label_maps import parsing_path
 from tbps.data.remote import PATIENCE_S, is_remote
 
 
@@ -48,6 +49,12 @@ class PairSource(Protocol):
     def siblings(self, index: int) -> NDArray[np.int64]:
         """All pairs of the same identity, `index` among them, ascending."""
 
+    def parsing_bytes(self, index: int) -> bytes:
+        """The file of the image's parsing map (see `tbps.data.label_maps`). ValueError: there is none."""
+
+    def attributes(self, index: int) -> NDArray[np.int8]:
+        """(A,) the image's attributes in {0, 1, -1}. ValueError: the data set has none."""
+
 
 class IdentityIndex:
     """The pairs of each identity."""
@@ -67,6 +74,7 @@ class FolderPairs:
 
     def __init__(self, root: Path, benchmark: Benchmark, split: Split, *, limit_pairs: int = 0) -> None:
         """`limit_pairs` > 0 keeps only the first so many pairs."""
+        self._root, self._benchmark = root, benchmark
         self._files = ImageFiles(root, benchmark)
         self._split = split
         self._num_pairs = min(limit_pairs, len(split.caption)) if limit_pairs else len(split.caption)
@@ -106,6 +114,22 @@ class FolderPairs:
     def siblings(self, index: int) -> NDArray[np.int64]:
         """All pairs of the same identity, ascending."""
         return self._identities.pairs(int(self.identity_N[index]))
+
+    def parsing_bytes(self, index: int) -> bytes:
+        """The file of the image's parsing map."""
+        path = self._root / parsing_path(self._split.image_path[int(self.image_N[index])])
+        try:
+            return path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            raise ValueError(f"{path} is not there, expected a parsing map of every image; put it there") from error
+
+    def attributes(self, index: int) -> NDArray[np.int8]:
+        """(A,) the image's attributes."""
+        if self._split.attribute_IA is None:
+            raise ValueError(
+                f"{self._benchmark} at {self._root} annotates no attributes, as MALS does; use another data set"
+            )
+        return self._split.attribute_IA[int(self.image_N[index])]
 
 
 class EvaluationSet:

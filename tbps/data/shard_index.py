@@ -23,8 +23,9 @@ from tbps.data.column import StringColumn, map_columns, write_columns
 from tbps.data.remote import PATIENCE_S, is_remote, join, read_text, sha256_of, shown
 
 INDEX_NAME = "tbps-index.json"
-FORMAT_VERSION = 2
-"""2: captions and image paths lie in the tables. 1: they were in the shards only."""
+FORMAT_VERSION = 3
+"""3: so do attributes, and where parsing maps lie. 2: captions and image paths lie in the tables. 1: in the shards only."""
+READABLE = (2, 3)
 ADVICE = 'run "tbps data verify" and create the shards again'
 
 
@@ -74,6 +75,14 @@ class MemberTable:
     """(N,) which caption of the image."""
     caption: StringColumn
     """(N)."""
+    attribute_IA: NDArray[np.int8] | None = None
+    """(I, A) in {0, 1, -1}; None where there are none."""
+    parsing_start_I: NDArray[np.int64] | None = None
+    """(I,) first content byte of the image's parsing map, in the image's shard; None where the shards bring none."""
+    parsing_size_I: NDArray[np.int64] | None = None
+    """(I,) bytes of the parsing map."""
+    parsing_crc_I: NDArray[np.uint32] | None = None
+    """(I,) CRC-32 of the parsing map."""
 
     @classmethod
     def map(cls, path: Path) -> MemberTable:
@@ -114,7 +123,7 @@ def _remote_text(root: str, cache: Path, patience_s: float) -> str:
 
 def splits_in(content: dict[str, Any], root: str) -> dict[str, ShardSplit]:
     """The splits of a content of this format; ValueError names what to do about another one."""
-    if (version := content["format"]) != FORMAT_VERSION:
+    if (version := content["format"]) not in READABLE:
         advice = f'run "tbps data index {root}" once, which leaves the shards as they are'
         if is_remote(root):
             advice = 'run "tbps data index" once on the folder behind it, which leaves the shards as they are'
@@ -134,7 +143,8 @@ def write_table(folder: Path, split: str, table: MemberTable, shards: tuple[Stor
     path = folder / f"{split}-index.safetensors"
     temporary = folder / f".{path.name}.{uuid.uuid4().hex}"
     try:
-        write_columns(temporary, {field.name: getattr(table, field.name) for field in dataclasses.fields(table)})
+        columns = {field.name: getattr(table, field.name) for field in dataclasses.fields(table)}
+        write_columns(temporary, {name: column for name, column in columns.items() if column is not None})
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

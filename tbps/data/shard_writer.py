@@ -12,14 +12,16 @@ import tarfile
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tbps.config.data import Benchmark
 from tbps.data.annotations import Split, read_annotations
 from tbps.data.image_files import ImageFiles
+from tbps.data.label_maps import parsing_path
 from tbps.data.shard_index import MemberTable, ShardSplit, StoredFile, write_index, write_table
 from tbps.data.worker_pool import worker_pool
 
@@ -27,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 BYTES_PER_MB = 1_000_000
 _LOCK = "lock"
+_PARSING = "parsing.png"
+"""Extension of the member that is an image's parsing map."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,6 +41,9 @@ class _Image:
     changed_ns: int
     row: str
     """The JSON member."""
+    parsing: Path | None
+    """Its parsing map, where the shards are to bring them."""
+    parsing_changed_ns: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,29 +59,47 @@ class _Shard:
         return self.path.with_suffix(".members.json")
 
     def digest(self) -> str:
-        """Of everything that the shard is made of, images by size and time."""
-        parts = [(image.number, str(image.file), image.num_bytes, image.changed_ns, image.row) for image in self.images]
+        """Of everything that the shard is made of, images and parsing maps by size and time."""
+        parts = [
+            (image.number, str(image.file), image.num_bytes, image.changed_ns, image.row, image.parsing_changed_ns)
+            for image in self.images
+        ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+@dataclass(kw_only=True, slots=True)
+class _Places:
+    """Where one written shard holds the members of one kind, in the order of its images."""
+
+    starts: list[int] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    crcs: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Members:
-    """Where one written shard holds each image, in order."""
+    """Where one written shard holds each image and, where it brings them, each parsing map."""
 
     file: StoredFile
-    starts: list[int]
-    sizes: list[int]
-    crcs: list[int]
+    images: _Places
+    parsing: _Places
 
 
 def write_shards(
-    root: Path, benchmark: Benchmark, out: Path, *, splits: Sequence[str] = (), shard_mb: int = 256, workers: int = 1
+    root: Path,
+    benchmark: Benchmark,
+    out: Path,
+    *,
+    splits: Sequence[str] = (),
+    shard_mb: int = 256,
+    workers: int = 1,
+    parsing: bool = False,
 ) -> dict[str, ShardSplit]:
     """Write `splits` (none named = all) of the data set at `root` into the new folder `out`; returns its index.
 
-    Shards hold consecutive images up to `shard_mb`; the bytes depend on nothing but the data. `out` appears only when it is
-    complete; shards that a call before has finished are not written again. ValueError: `out` exists or is being written, the
-    data set cannot be read, or an image is missing.
+    Shards hold consecutive images up to `shard_mb`, with `parsing` their parsing maps too; the bytes depend on nothing but
+    the data. `out` appears only when it is complete; shards that a call before has finished are not written again.
+    ValueError: `out` exists or is being written, the data set cannot be read, or an image or a map is missing.
     """
     if out.exists():
         raise ValueError(f"{out} exists already; remove it or choose another folder (tbps data chunks adds chunks alone)")
@@ -86,7 +111,10 @@ def write_shards(
     partial.mkdir(parents=True, exist_ok=True)
     with _alone_in(partial, out):
         try:
-            planned = {split.name: _plan_split(root, benchmark, split, partial, shard_mb=shard_mb) for split in chosen}
+            planned = {
+                split.name: _plan_split(_list_images(root, benchmark, split, parsing=parsing), split, partial, shard_mb)
+                for split in chosen
+            }
             _clear(partial, [shard for shards in planned.values() for shard in shards])
             index = {split.name: _write_split(split, planned[split.name], partial, workers=workers) for split in chosen}
             write_index(partial, benchmark, index)
@@ -132,15 +160,18 @@ def _finished(shard: _Shard) -> _Members | None:
     """What a call before has written, if from the same images and rows."""
     try:
         found = json.loads(shard.members.read_text(encoding="utf-8"))
-        members = _Members(**{**found["members"], "file": StoredFile(**found["members"]["file"])})
+        parts = found["members"]
+        members = _Members(
+            file=StoredFile(**parts["file"]), images=_Places(**parts["images"]), parsing=_Places(**parts["parsing"])
+        )
         whole = found["of"] == shard.digest() and shard.path.stat().st_size == members.file.num_bytes
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return members if whole else None
 
 
-def _plan_split(root: Path, benchmark: Benchmark, split: Split, out: Path, *, shard_mb: int) -> list[_Shard]:
-    batches = _plan(_list_images(root, benchmark, split), shard_bytes=shard_mb * BYTES_PER_MB)
+def _plan_split(images: Sequence[_Image], split: Split, out: Path, shard_mb: int) -> list[_Shard]:
+    batches = _plan(images, shard_bytes=shard_mb * BYTES_PER_MB)
     return [_Shard(path=out / f"{split.name}-{number:04d}.tar", images=batch) for number, batch in enumerate(batches)]
 
 
@@ -151,21 +182,37 @@ def _write_split(split: Split, shards: Sequence[_Shard], out: Path, *, workers: 
     else:
         written = [_write_shard(shard) for shard in shards]
     logger.info("%s: %d images in %d shards", split.name, len(split.image_path), len(written))
+    start_I, size_I, crc_I = _columns([shard.images for shard in written])
+    parsing = any(image.parsing is not None for shard in shards for image in shard.images)
+    maps = _columns([shard.parsing for shard in written]) if parsing else (None, None, None)
     table = MemberTable(
         shard_I=np.repeat(np.arange(len(shards), dtype=np.int32), [len(shard.images) for shard in shards]),
-        start_I=np.array([start for shard in written for start in shard.starts], dtype=np.int64),
-        size_I=np.array([size for shard in written for size in shard.sizes], dtype=np.int64),
-        crc_I=np.array([crc for shard in written for crc in shard.crcs], dtype=np.uint32),
+        start_I=start_I,
+        size_I=size_I,
+        crc_I=crc_I,
         image_path=split.image_path,
         identity_I=split.image_identity_I,
         image_N=split.image_N,
         caption_number_N=split.caption_number_N,
         caption=split.caption,
+        attribute_IA=split.attribute_IA,
+        parsing_start_I=maps[0],
+        parsing_size_I=maps[1],
+        parsing_crc_I=maps[2],
     )
     return write_table(out, split.name, table, tuple(shard.file for shard in written))
 
 
-def _list_images(root: Path, benchmark: Benchmark, split: Split) -> list[_Image]:
+def _columns(written: Sequence[_Places]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint32]]:
+    """(I,) first byte, size and CRC-32 of each image's member."""
+    return (
+        np.array([start for shard in written for start in shard.starts], dtype=np.int64),
+        np.array([size for shard in written for size in shard.sizes], dtype=np.int64),
+        np.array([crc for shard in written for crc in shard.crcs], dtype=np.uint32),
+    )
+
+
+def _list_images(root: Path, benchmark: Benchmark, split: Split, *, parsing: bool) -> list[_Image]:
     captions: list[list[str]] = [[] for _ in range(len(split.image_path))]
     for pair, image in enumerate(split.image_N.tolist()):
         captions[image].append(split.caption[pair])
@@ -179,9 +226,21 @@ def _list_images(root: Path, benchmark: Benchmark, split: Split) -> list[_Image]
         row = {"path": image_path, "identity": int(split.image_identity_I[number]), "captions": captions[number]}
         if split.attribute_IA is not None:
             row["attributes"] = split.attribute_IA[number].tolist()
-        found = file.stat()
+        found, labels = file.stat(), root / parsing_path(image_path) if parsing else None
+        if labels is not None and not labels.is_file():
+            raise ValueError(
+                f"image {image_path} has no parsing map: {labels} is not there; put it there, or leave out --parsing"
+            )
         images.append(
-            _Image(number=number, file=file, num_bytes=found.st_size, changed_ns=found.st_mtime_ns, row=json.dumps(row))
+            _Image(
+                number=number,
+                file=file,
+                num_bytes=found.st_size + (labels.stat().st_size if labels is not None else 0),
+                changed_ns=found.st_mtime_ns,
+                row=json.dumps(row),
+                parsing=labels,
+                parsing_changed_ns=labels.stat().st_mtime_ns if labels is not None else 0,
+            )
         )
     return images
 
@@ -206,26 +265,34 @@ def _write_shard(shard: _Shard) -> _Members:
 
     if (there := _finished(shard)) is not None:
         return there
-    crcs = []
+    crcs: dict[str, int] = {}
     aside = shard.path.with_suffix(".tmp")
     with TarWriter(str(aside), encoder=False, mtime=0) as writer:
         for image in shard.images:
-            content = image.file.read_bytes()
-            crcs.append(zlib.crc32(content))
-            writer.write({"__key__": _key(image), _extension(image.file): content, "json": image.row.encode()})
+            members = _contents(image)
+            crcs |= {f"{_key(image)}.{extension}": zlib.crc32(content) for extension, content in members.items()}
+            writer.write({"__key__": _key(image), **members, "json": image.row.encode()})
+    places = {_PARSING: _Places(), "": _Places()}
     with tarfile.open(aside) as tar:
-        members = {member.name: (member.offset_data, member.size) for member in tar}
-    places = [members[f"{_key(image)}.{_extension(image.file)}"] for image in shard.images]
+        for member in tar:
+            if member.name in crcs:
+                kind = places[_PARSING if member.name.endswith(f".{_PARSING}") else ""]
+                kind.starts.append(member.offset_data)
+                kind.sizes.append(member.size)
+                kind.crcs.append(crcs[member.name])
     aside.rename(shard.path)
-    written = _Members(
-        file=StoredFile.of(shard.path, below=shard.path.parent),
-        starts=[start for start, _ in places],
-        sizes=[size for _, size in places],
-        crcs=crcs,
-    )
+    written = _Members(file=StoredFile.of(shard.path, below=shard.path.parent), images=places[""], parsing=places[_PARSING])
     aside.write_text(json.dumps({"of": shard.digest(), "members": asdict(written)}), encoding="utf-8")
     aside.rename(shard.members)
     return written
+
+
+def _contents(image: _Image) -> dict[str, bytes]:
+    """The members of an image that are copies of files, by their extension."""
+    members = {_extension(image.file): image.file.read_bytes()}
+    if image.parsing is not None:
+        members[_PARSING] = image.parsing.read_bytes()
+    return members
 
 
 def _key(image: _Image) -> str:

@@ -9,7 +9,7 @@ import os
 import zlib
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,16 +67,26 @@ class ShardPairs:
 
     def image_bytes(self, index: int) -> bytes:
         """The image file's bytes; a damaged copy of a remote shard is fetched once more."""
-        image = int(self.image_N[index])
-        shard = int(self._table.shard_I[image])
-        try:
-            return self._read(self._file(shard), image)
-        except _Damaged:
-            if not is_remote(self.root):
-                raise
-        os.close(self._open.pop(shard))
-        self._forget_damaged(self._split.shards[shard])
-        return self._read(self._file(shard), image)
+        image, table = int(self.image_N[index]), self._table
+        return self._member(image, _Place("image", table.start_I[image], table.size_I[image], table.crc_I[image]))
+
+    def parsing_bytes(self, index: int) -> bytes:
+        """The file of the image's parsing map."""
+        image, table = int(self.image_N[index]), self._table
+        if table.parsing_start_I is None or table.parsing_size_I is None or table.parsing_crc_I is None:
+            raise ValueError(
+                f"the shards at {shown(self.root)} bring no parsing maps; make them again with tbps data shard --parsing"
+            )
+        start, size, crc = (column[image] for column in (table.parsing_start_I, table.parsing_size_I, table.parsing_crc_I))
+        return self._member(image, _Place("parsing map of image", start, size, crc))
+
+    def attributes(self, index: int) -> NDArray[np.int8]:
+        """(A,) the image's attributes."""
+        if self._table.attribute_IA is None:
+            raise ValueError(
+                f"the shards at {shown(self.root)} bring no attributes; make them again from a data set that has them (MALS)"
+            )
+        return self._table.attribute_IA[int(self.image_N[index])]
 
     def siblings(self, index: int) -> NDArray[np.int64]:
         """All pairs of the same identity, ascending."""
@@ -93,16 +103,27 @@ class ShardPairs:
             path = self._local(file)
         return MemberTable.map(path)
 
-    def _read(self, file: int, image: int) -> bytes:
-        """Content of the image, after its CRC has been checked."""
-        start, size = int(self._table.start_I[image]), int(self._table.size_I[image])
-        content = os.pread(file, size, start)
-        if len(content) == size and zlib.crc32(content) == self._table.crc_I[image]:
+    def _member(self, image: int, place: _Place) -> bytes:
+        """A member of the image's shard; a damaged copy of a remote shard is fetched once more."""
+        shard = int(self._table.shard_I[image])
+        try:
+            return self._read(self._file(shard), image, place)
+        except _Damaged:
+            if not is_remote(self.root):
+                raise
+        os.close(self._open.pop(shard))
+        self._forget_damaged(self._split.shards[shard])
+        return self._read(self._file(shard), image, place)
+
+    def _read(self, file: int, image: int, place: _Place) -> bytes:
+        """Content of the member, after its CRC has been checked."""
+        content = os.pread(file, int(place.size), int(place.start))
+        if len(content) == place.size and zlib.crc32(content) == place.crc:
             return content
         shard = self._split.shards[int(self._table.shard_I[image])].name
-        where = f"shard {shard}: image {self._table.image_path[image]} at byte {start}"
-        if len(content) < size:
-            raise _Damaged(f"{where} ends after {len(content)} of {size} bytes; {ADVICE}")
+        where = f"shard {shard}: {place.what} {self._table.image_path[image]} at byte {place.start}"
+        if len(content) < place.size:
+            raise _Damaged(f"{where} ends after {len(content)} of {place.size} bytes; {ADVICE}")
         raise _Damaged(f"{where} has other content than its index says; the shard was changed: {ADVICE}")
 
     def _file(self, shard: int) -> int:
@@ -128,6 +149,15 @@ class ShardPairs:
     def _forget_damaged(self, file: StoredFile) -> None:
         url = join(self.root, file.name)
         forget_damaged(url, cache=self._cache, sha256=file.sha256, patience_s=self._patience_s)
+
+
+class _Place(NamedTuple):
+    """Where a member lies in its shard."""
+
+    what: str
+    start: np.int64
+    size: np.int64
+    crc: np.uint32
 
 
 class _Damaged(ValueError):

@@ -20,8 +20,8 @@ from tbps.config.data import Benchmark
 from tbps.data.annotation_rows import one_spelling
 from tbps.data.column import StringColumn
 from tbps.data.shard_index import (
-    FORMAT_VERSION,
     INDEX_NAME,
+    READABLE,
     MemberTable,
     ShardSplit,
     StoredFile,
@@ -214,7 +214,7 @@ def upgrade(root: Path) -> list[str]:
     if not (root / INDEX_NAME).exists():
         raise ValueError(f"{root} holds no {INDEX_NAME}; say with --benchmark and --caption-key what its tars hold")
     content = read_content(str(root), cache=root)
-    if content["format"] == FORMAT_VERSION:
+    if content["format"] in READABLE:
         return []
     if content["format"] != 1:
         splits_in(content, str(root))  # says so

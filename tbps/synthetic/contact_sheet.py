@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from tbps.config.data import Benchmark
 from tbps.data.annotations import Split, read_annotations
 from tbps.data.image_files import ImageFiles
-from tbps.synthetic.parsing import parsing_path
+from tbps.data.label_maps import parsing_path
 
 MARGIN_PX = 6
 CAPTION_PX = 330

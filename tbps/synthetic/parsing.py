@@ -1,42 +1,15 @@
-"""Human-parsing maps with the 18 labels of ATR, as palette PNG files (mode P) whose pixel is the label.
-
-Source: the label order of SCHP's ATR model. Left and right are the person's own.
-"""
+"""Human-parsing maps with the 18 labels of ATR, as palette PNG files (mode P) whose pixel is the label."""
 
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from PIL import Image
 
-ATR_LABELS = (
-    "background",
-    "hat",
-    "hair",
-    "sunglasses",
-    "upper-clothes",
-    "skirt",
-    "pants",
-    "dress",
-    "belt",
-    "left-shoe",
-    "right-shoe",
-    "face",
-    "left-leg",
-    "right-leg",
-    "left-arm",
-    "right-arm",
-    "bag",
-    "scarf",
-)
+from tbps.data.label_maps import ATR_LABELS
 
 LABEL = {name: number for number, name in enumerate(ATR_LABELS)}
-
-
-def parsing_path(image_path: str) -> PurePosixPath:
-    """Where the map of `image_path` (as written in the annotation file) lies below the data set's folder."""
-    return PurePosixPath("parsing") / PurePosixPath(image_path).with_suffix(".png")
 
 
 def save_parsing_map(labels: Image.Image, path: Path) -> None:

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from tbps.config.data import Benchmark
+from tbps.data.label_maps import parsing_path
 from tbps.data.worker_pool import worker_pool
 from tbps.synthetic.camera import encode, make_camera
 from tbps.synthetic.descriptions import write_caption
 from tbps.synthetic.formats import FORMATS, annotation_row, image_path, split_sizes
 from tbps.synthetic.mals import attribute_labels
-from tbps.synthetic.parsing import parsing_path, save_parsing_map
+from tbps.synthetic.parsing import save_parsing_map
 from tbps.synthetic.person import Crowd, Person, differing_attributes
 from tbps.synthetic.randomness import stream
 from tbps.synthetic.rendering import Shot, render, sample_shot
@@ -102,7 +103,7 @@ def write_world(
     """Write a data set in `benchmark`'s published layout below `root`.
 
     image_px = (height, width); for "mals" every identity has one image. split_share = (val, test); with no validation
-    split (ICFG-PEDES) its share is trained on. Parsing maps lie at `parsing.parsing_path`. `progress` is called with
+    split (ICFG-PEDES) its share is trained on. Parsing maps lie at `label_maps.parsing_path`. `progress` is called with
     (identities done, identities in all). ValueError: an argument out of range, or a folder with other files in it.
     """
     if benchmark not in FORMATS:

@@ -11,8 +11,8 @@ from types import TracebackType
 from typing import Any, Self, TextIO
 
 from tbps.config.data import Benchmark
+from tbps.data.label_maps import ATR_LABELS
 from tbps.synthetic.formats import FORMATS
-from tbps.synthetic.parsing import ATR_LABELS
 
 MARKER = "synthetic_world.json"
 """Says that a folder was written by us, with which arguments, and whether it is complete."""

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tbps.data.label_maps import ATR_LABELS, parsing_path
 from tbps.synthetic.camera import encode, make_camera, photograph
 from tbps.synthetic.colours import sample_rgb
-from tbps.synthetic.parsing import ATR_LABELS, LABEL, parsing_path, save_parsing_map
+from tbps.synthetic.parsing import LABEL, save_parsing_map
 from tbps.synthetic.person import Item, Person
 from tbps.synthetic.pose import VIEWS
 from tbps.synthetic.randomness import stream

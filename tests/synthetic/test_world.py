@@ -12,8 +12,8 @@ from tbps.config.data import Benchmark
 from tbps.data.annotation_rows import NUM_ATTRIBUTES
 from tbps.data.annotations import read_annotations
 from tbps.data.image_files import ImageFiles
+from tbps.data.label_maps import parsing_path
 from tbps.synthetic.contact_sheet import contact_sheet
-from tbps.synthetic.parsing import parsing_path
 from tbps.synthetic.person import Crowd
 from tbps.synthetic.world import WorldSummary, write_world
 from tbps.synthetic.writers import JsonRows

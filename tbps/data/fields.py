@@ -1,0 +1,71 @@
+"""Further things about a pair that a method may ask for (`Needs.fields`) beside its image, caption and identity.
+
+A method's own module may have a `FIELDS` of the same form, with fields of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tbps.data.label_maps import ATR_LABELS, ATR_SIDES, decode_map
+from tbps.data.pairs import PairSource
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Field:
+    """One further thing about every pair: in a batch, `batch.fields[name]` holds it for each, stacked."""
+
+    read: Callable[[PairSource, int], Tensor]
+    """Reads it of one pair, by its number in a source; the same shape for all pairs, but for label maps. Loader workers call
+    it, so it must be picklable: a function of a module. ValueError in one sentence where it cannot be had."""
+    label_map: bool = False
+    """It is a label map of the image: (height, width) uint8, as large as the image file, 0 = background. Whatever moves the
+    image's pixels moves it too; a batch has (B, H, W) uint8, of the first view. Erased pixels keep their label."""
+    sides: tuple[tuple[int, int], ...] = ()
+    """Labels of a map that change places where the image is mirrored: a person's left arm is then the right one."""
+
+
+def read_parsing(source: PairSource, index: int) -> Tensor:
+    """(height, width) uint8 labels of ATR (`tbps.data.label_maps.ATR_LABELS`)."""
+    return decode_map(source.parsing_bytes(index), num_labels=len(ATR_LABELS))
+
+
+def read_attributes(source: PairSource, index: int) -> Tensor:
+    """(A,) int8: what MALS says of 27 attributes, a place in a pair of prompts (0 or 1), or -1 where it is not known."""
+    return torch.from_numpy(source.attributes(index).copy())
+
+
+FIELDS: Mapping[str, Field] = {
+    "parsing": Field(read=read_parsing, label_map=True, sides=ATR_SIDES),
+    "attributes": Field(read=read_attributes),
+}
+"""What every method may ask for, by name."""
+
+
+def choose_fields(names: Iterable[str], offered: Mapping[str, Field], *, asked_by: str) -> dict[str, Field]:
+    """The fields of these names. ValueError: there is none of a name; it lists what there is."""
+    names = tuple(names)
+    if unknown := [name for name in names if name not in offered]:
+        raise ValueError(
+            f"{asked_by} asks for the field {unknown[0]!r} of each pair, expected one of {', '.join(sorted(offered))};"
+            " change needs.fields, or add it to FIELDS of the method's module"
+        )
+    return {name: offered[name] for name in names}
+
+
+def try_fields(fields: Mapping[str, Field], source: PairSource) -> None:
+    """Read each field of the first pair, so that data without it are refused before training. ValueError names the pair."""
+    for name in fields if len(source) else ():
+        read_field(name, fields[name], source, 0)
+
+
+def read_field(name: str, field: Field, source: PairSource, index: int) -> Tensor:
+    """Read one field of one pair. ValueError names both."""
+    try:
+        return field.read(source, index)
+    except ValueError as error:
+        raise ValueError(f"pair {source.key(index)}, field {name}: {error}") from error
