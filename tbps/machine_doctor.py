@@ -243,10 +243,11 @@ def _shared_memory(run_folder: Path | None) -> Finding:
     text = f"{free / 2**20:.0f} MiB free in /dev/shm"
     if run_folder is None or not (folder := RunFolder(run_folder)).config.exists():
         return Finding(good=True, text=f"{text}; name a run to compare it with its batches")
-    data = folder.read_run().data
+    run = folder.read_run()
+    data = run.data
     pairs = data.micro_batch_pairs or data.batch_pairs // int(os.environ.get("WORLD_SIZE", "1"))
     height, width = data.image_px
-    batch = pairs * 3 * height * width * (2 if data.changes_on_host else 1)
+    batch = pairs * 3 * height * width * (2 if data.changes_on_host and run.needs.second_view else 1)
     needed = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) * (data.workers * PREFETCH_BATCHES + 1) * batch
     text += f"; batches of {run_folder} take {needed / 2**20:.0f} MiB ({data.workers} workers a process)"
     if not data.workers or needed <= free:

@@ -18,6 +18,7 @@ from torch.distributed import DistStoreError
 
 from tbps.config.data import Benchmark
 from tbps.config.run import Run
+from tbps.data.fields import choose_fields, try_fields
 from tbps.data.identities import agree_on_identities
 from tbps.data.loader import TrainingLoader, make_loader
 from tbps.data.opening import agree_on_chunker, evaluation_encoder, open_vocabulary, splits_of, training_encoder
@@ -25,7 +26,7 @@ from tbps.data.pairs import EvaluationSet, PairSource, open_pairs
 from tbps.data.remote import shown
 from tbps.data.worker_processes import WorkerLost
 from tbps.evaluation.evaluate import evaluate
-from tbps.methods.registry import build_method
+from tbps.methods.registry import build_method, fields_for
 from tbps.reporting.examples import write_examples
 from tbps.reporting.gallery import write_queries
 from tbps.reporting.results import Provenance, Purpose, device_name, final_file, make_results, write_results
@@ -89,11 +90,16 @@ def train_run(run: Run) -> int:
 def make_parts(run: Run) -> Parts:
     """Open the data and say how everything else is made. Called on every process, once they have found each other."""
     vocabulary, patience_s, team = _vocabulary(run), run.loop.timeout_s, Team.current()
+    offered = fields_for(run.method)
+    fields = choose_fields(run.needs.fields, offered)
     opened: list[tuple[PairSource, tuple[str, ...]]] = []
-    team.together(
-        lambda: opened.append((open_pairs(run.data, patience_s=patience_s), splits_of(run.data, patience_s=patience_s))),
-        doing="opening the data",
-    )
+
+    def open_data() -> None:
+        source = open_pairs(run.data, patience_s=patience_s)
+        try_fields(fields, source)
+        opened.append((source, splits_of(run.data, patience_s=patience_s)))
+
+    team.together(open_data, doing="opening the data")
     source, splits = opened[0]
     encoder = training_encoder(
         source,
@@ -114,6 +120,7 @@ def make_parts(run: Run) -> Parts:
             encoder,
             run.data,
             run.needs,
+            fields=offered,
             seed=run.loop.seed,
             start_step=start_step,
             num_steps=num_steps,

@@ -16,6 +16,11 @@ def check_consistency(run: Run) -> None:
             f"data.num_identities is {run.data.num_identities}, and {type(run.method).__name__} has no classes of"
             " identities; expected 0"
         )
+    if run.data.weak_positive_probability and not run.needs.weak_positives:
+        raise ValueError(
+            f"data.weak_positive_probability is {run.data.weak_positive_probability:g}, and {type(run.method).__name__}"
+            " makes nothing of a caption that was swapped for another; expected 0"
+        )
     run.method.check(run.data, run.evaluation)
 
 

@@ -7,7 +7,7 @@ and operations, which change pixels in ways that do not batch, are made here wit
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from tbps.config.data import Augmentation, Interpolation
 from tbps.data.images import RESAMPLING, resize
+from tbps.data.label_maps import resize_map
 from tbps.data.views import crop_padding_px
 
 Box = tuple[int, int, int, int]
@@ -42,12 +43,12 @@ TRIES = 10
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ViewDraws:
-    """How both views of one pair are made on the device."""
+    """How the views of one pair are made on the device."""
 
-    flip: tuple[bool, bool]
-    corner: tuple[tuple[int, int], tuple[int, int]] | None
+    flip: tuple[bool, ...]
+    corner: tuple[tuple[int, int], ...] | None
     """Row and column of the crop in the padded image, per view; None = no crop."""
-    erase: tuple[Box, Box] | None
+    erase: tuple[Box, ...] | None
     """Erased box per view, height 0 = none; None = no erasing."""
 
 
@@ -57,18 +58,19 @@ def uniforms(generator: torch.Generator) -> Iterator[float]:
         yield from torch.rand(32, generator=generator, dtype=torch.float64).tolist()
 
 
-def draw_views(augmentations: Sequence[Augmentation], *, image_px: tuple[int, int], uniform: Iterator[float]) -> ViewDraws:
-    """Draw both views independently of each other."""
-    flip, corner, erase = (False, False), None, None
-    if "flip" in augmentations:
-        flip = (next(uniform) < 0.5, next(uniform) < 0.5)
-    if "pad-crop" in augmentations:
-        places = 2 * crop_padding_px(image_px) + 1
-        first, second = ((int(next(uniform) * places), int(next(uniform) * places)) for _ in range(2))
-        corner = (first, second)
-    if "erase" in augmentations:
-        erase = (_draw_erase(image_px, uniform), _draw_erase(image_px, uniform))
-    return ViewDraws(flip=flip, corner=corner, erase=erase)
+def draw_views(
+    augmentations: Sequence[Augmentation], *, num_views: int, image_px: tuple[int, int], uniform: Iterator[float]
+) -> ViewDraws:
+    """Draw the views independently of each other."""
+    views = range(num_views)
+    places = 2 * crop_padding_px(image_px) + 1
+    return ViewDraws(
+        flip=tuple("flip" in augmentations and next(uniform) < 0.5 for _ in views),
+        corner=tuple((int(next(uniform) * places), int(next(uniform) * places)) for _ in views)
+        if "pad-crop" in augmentations
+        else None,
+        erase=tuple(_draw_erase(image_px, uniform) for _ in views) if "erase" in augmentations else None,
+    )
 
 
 def _draw_erase(image_px: tuple[int, int], uniform: Iterator[float]) -> Box:
@@ -102,22 +104,34 @@ def change_on_host(
     image_px: tuple[int, int],
     interpolation: Interpolation,
     uniform: Iterator[float],
-) -> Tensor:
+    maps: Mapping[str, Tensor],
+) -> tuple[Tensor, dict[str, Tensor]]:
     """One view with what is made before mirroring: resized crop, then random operations; (3, height, width) uint8.
 
-    ALBEF mirrors between them. Here it comes later, on the device, which changes nothing: every operation is as likely as
-    its mirror image.
+    maps: label maps of the image, (height, width) as it; they are cropped, resized and moved with it, by nearest pixels.
+    ALBEF mirrors between crop and operations. Here it comes later, on the device, which changes nothing: every operation is
+    as likely as its mirror image.
     """
+    box = None
     if "resized-crop" in augmentations:
         box = _draw_crop((image_HWC.shape[0], image_HWC.shape[1]), uniform)
         image = Image.fromarray(image_HWC).crop(box).resize(image_px[::-1], RESAMPLING[interpolation])
     else:
         resized_CHW = resize(image_HWC, image_px=image_px, interpolation=interpolation)
         image = Image.fromarray(resized_CHW.permute(1, 2, 0).numpy())
-    if "random-operations" in augmentations:
-        for operation, sign in _draw_operations(uniform):
-            image = operation(image, sign)
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    maps = {name: resize_map(map_HW, image_px=image_px, box=box) for name, map_HW in maps.items()}
+    operations = list(_draw_operations(uniform)) if "random-operations" in augmentations else []
+    for operation, sign in operations:
+        image = operation.of_image(image, sign)
+    changed = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    return changed, {name: _operate(map_HW, operations) for name, map_HW in maps.items()}
+
+
+def _operate(map_HW: Tensor, operations: Sequence[tuple[Operation, int]]) -> Tensor:
+    labels = Image.fromarray(map_HW.numpy())
+    for operation, sign in operations:
+        labels = operation.of_map(labels, sign)
+    return torch.from_numpy(np.array(labels))
 
 
 def _draw_crop(size: tuple[int, int], uniform: Iterator[float]) -> Box:
@@ -143,25 +157,43 @@ def _draw_operations(uniform: Iterator[float]) -> Iterator[tuple[Operation, int]
             yield operation, -1 if negative else 1
 
 
-def _affine(image: Image.Image, matrix: tuple[float, float, float, float, float, float]) -> Image.Image:
-    return image.transform(image.size, Image.Transform.AFFINE, matrix, resample=Image.Resampling.BILINEAR, fillcolor=GREY)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Operation:
+    """One of the random operations. The second argument is -1 or 1: the sign of a shear, a shift or a rotation."""
+
+    of_image: Callable[[Image.Image, int], Image.Image]
+    of_map: Callable[[Image.Image, int], Image.Image] = lambda labels, sign: labels
+    """The same with a label map: nearest pixels, and background where nothing was."""
 
 
-Operation = Callable[[Image.Image, int], Image.Image]
-"""Changes an image, the second argument is the sign (-1 or 1) of a shear, a shift or a turn."""
+Matrix = tuple[float, float, float, float, float, float]
+
+
+def _affine(matrix_of: Callable[[int], Matrix]) -> Operation:
+    def change(image: Image.Image, sign: int, how: Image.Resampling, fill: tuple[int, int, int] | int) -> Image.Image:
+        return image.transform(image.size, Image.Transform.AFFINE, matrix_of(sign), resample=how, fillcolor=fill)
+
+    return Operation(
+        of_image=lambda image, sign: change(image, sign, Image.Resampling.BILINEAR, GREY),
+        of_map=lambda labels, sign: change(labels, sign, Image.Resampling.NEAREST, 0),
+    )
+
 
 # Strengths at level 7 of 10, from ALBEF's code: enhancement 0.7 * 1.8 + 0.1, shear 0.7 * 0.3, shift 0.7 * 10 px,
 # rotation 0.7 * 30 degrees; the last three with a random sign.
 OPERATIONS: tuple[Operation, ...] = (
-    lambda image, sign: image,
-    lambda image, sign: ImageOps.autocontrast(image),
-    lambda image, sign: ImageOps.equalize(image),
-    lambda image, sign: ImageEnhance.Brightness(image).enhance(LEVEL * 1.8 + 0.1),
-    lambda image, sign: ImageEnhance.Sharpness(image).enhance(LEVEL * 1.8 + 0.1),
-    lambda image, sign: _affine(image, (1, sign * LEVEL * 0.3, 0, 0, 1, 0)),
-    lambda image, sign: _affine(image, (1, 0, 0, sign * LEVEL * 0.3, 1, 0)),
-    lambda image, sign: _affine(image, (1, 0, sign * LEVEL * 10, 0, 1, 0)),
-    lambda image, sign: _affine(image, (1, 0, 0, 0, 1, sign * LEVEL * 10)),
-    lambda image, sign: image.rotate(sign * LEVEL * 30, resample=Image.Resampling.BILINEAR, fillcolor=GREY),
+    Operation(of_image=lambda image, sign: image),
+    Operation(of_image=lambda image, sign: ImageOps.autocontrast(image)),
+    Operation(of_image=lambda image, sign: ImageOps.equalize(image)),
+    Operation(of_image=lambda image, sign: ImageEnhance.Brightness(image).enhance(LEVEL * 1.8 + 0.1)),
+    Operation(of_image=lambda image, sign: ImageEnhance.Sharpness(image).enhance(LEVEL * 1.8 + 0.1)),
+    _affine(lambda sign: (1, sign * LEVEL * 0.3, 0, 0, 1, 0)),
+    _affine(lambda sign: (1, 0, 0, sign * LEVEL * 0.3, 1, 0)),
+    _affine(lambda sign: (1, 0, sign * LEVEL * 10, 0, 1, 0)),
+    _affine(lambda sign: (1, 0, 0, 0, 1, sign * LEVEL * 10)),
+    Operation(
+        of_image=lambda image, sign: image.rotate(sign * LEVEL * 30, resample=Image.Resampling.BILINEAR, fillcolor=GREY),
+        of_map=lambda labels, sign: labels.rotate(sign * LEVEL * 30, resample=Image.Resampling.NEAREST, fillcolor=0),
+    ),
 )
 """Identity, autocontrast, equalise, brightness, sharpness, shear in x and y, shift in x and y, rotation."""

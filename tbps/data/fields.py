@@ -46,13 +46,13 @@ FIELDS: Mapping[str, Field] = {
 """What every method may ask for, by name."""
 
 
-def choose_fields(names: Iterable[str], offered: Mapping[str, Field], *, asked_by: str) -> dict[str, Field]:
+def choose_fields(names: Iterable[str], offered: Mapping[str, Field]) -> dict[str, Field]:
     """The fields of these names. ValueError: there is none of a name; it lists what there is."""
     names = tuple(names)
     if unknown := [name for name in names if name not in offered]:
         raise ValueError(
-            f"{asked_by} asks for the field {unknown[0]!r} of each pair, expected one of {', '.join(sorted(offered))};"
-            " change needs.fields, or add it to FIELDS of the method's module"
+            f"the method's needs.fields names {unknown[0]!r}, expected one of {', '.join(sorted(offered))}; change it, or"
+            " add the field to FIELDS of the method's module"
         )
     return {name: offered[name] for name in names}
 

@@ -13,7 +13,6 @@ from pathlib import PurePosixPath
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -61,9 +60,9 @@ def decode_map(file_bytes: bytes, *, num_labels: int) -> Tensor:
     return torch.from_numpy(labels_HW)
 
 
-def resize_map(labels_HW: NDArray[np.uint8], *, image_px: tuple[int, int]) -> Tensor:
-    """Squash to `image_px` (height, width); each pixel has the label of the nearest one before."""
-    resized = Image.fromarray(labels_HW).resize(image_px[::-1], Image.Resampling.NEAREST)
+def resize_map(labels_HW: Tensor, *, image_px: tuple[int, int], box: tuple[int, int, int, int] | None = None) -> Tensor:
+    """Squash to `image_px` (height, width), each pixel with the nearest label; of `box` (left, top, right, bottom) alone."""
+    resized = Image.fromarray(labels_HW.numpy()).crop(box).resize(image_px[::-1], Image.Resampling.NEAREST)
     return torch.from_numpy(np.array(resized))
 
 

@@ -5,7 +5,7 @@ Shapes: B pairs, H height, W width, L tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,7 +17,9 @@ from tbps.config.needs import Draw, Needs
 from tbps.data.augmentation import ViewDraws, change_on_host, draw_views, uniforms
 from tbps.data.batch import HostBatch
 from tbps.data.draws import draw_pair, generator_of, stack_draws
+from tbps.data.fields import FIELDS, Field, choose_fields, read_field
 from tbps.data.images import decode, resize, resize_exactly
+from tbps.data.label_maps import resize_map, swap_sides
 from tbps.data.pairs import EvaluationSet, PairSource
 from tbps.data.sample_order import BatchOrder
 from tbps.data.worker_batches import PATIENCE_S, load
@@ -40,44 +42,41 @@ class _Pair:
     """One loaded pair before it is stacked."""
 
     key: str
-    pixels: Tensor
-    second_pixels: Tensor | None
+    pixels: tuple[Tensor, ...]
+    """(3, H, W) uint8: of each view that has pixels of its own, the first at least."""
     views: ViewDraws
     own: EncodedCaption
     paired: EncodedCaption
     replaced: bool
     identity: int
     draws: dict[str, Tensor]
-
-
-class _LoadedBatch(HostBatch):
-    """A host batch that DataLoader's pinning thread knows how to pin."""
-
-    def pin_memory(self) -> _LoadedBatch:
-        """Move what goes to the device into page-locked memory."""
-        for name in (
-            "pixels_BCHW",
-            "second_pixels_BCHW",
-            "flip_B2",
-            "shift_B22",
-            "erase_B24",
-            "replaced_B",
-            "identity_B",
-        ):
-            if (tensor := getattr(self, name)) is not None:
-                setattr(self, name, tensor.pin_memory())
-        return self
+    maps: dict[str, Tensor]
+    """(H, W) uint8 label maps, with sides exchanged where the first view is mirrored."""
+    fields: dict[str, Tensor]
 
 
 class PairDataset(Dataset[HostBatch]):
     """Micro-batches by the pairs they hold. Every random choice is keyed by (seed, epoch, pair key)."""
 
-    def __init__(self, source: PairSource, encoder: CaptionEncoder, data: Data, needs: Needs, *, seed: int) -> None:
+    def __init__(
+        self,
+        source: PairSource,
+        encoder: CaptionEncoder,
+        data: Data,
+        needs: Needs,
+        *,
+        seed: int,
+        fields: Mapping[str, Field] = FIELDS,
+    ) -> None:
+        """fields: those that `needs.fields` may name."""
+        chosen = choose_fields(needs.fields, fields)
         self.source = source
         self.encoder = encoder
         self.data = data
         self.needs = needs
         self.seed = seed
+        self.maps = {name: field for name, field in chosen.items() if field.label_map}
+        self.fields = {name: field for name, field in chosen.items() if not field.label_map}
 
     def __getitem__(self, micro_batch: MicroBatch) -> HostBatch:
         """Load and stack the pairs. ValueError names the pair that cannot be loaded."""
@@ -97,19 +96,21 @@ class PairDataset(Dataset[HostBatch]):
 
     def _load(self, epoch: int, index: int, key: str) -> _Pair:
         uniform = uniforms(generator_of(seed=self.seed, epoch=epoch, key=key, use="pair"))
-        swapped = self._choose_caption(index, uniform)
+        swapped = self._choose_caption(index, uniform) if self.needs.weak_positives else index
         caption, other = self.source.caption(index), self.source.caption(swapped)
         own = self.encoder.encode(caption, key)
         paired = own if other == caption else self.encoder.encode(other, self.source.key(swapped))
-        views = draw_views(self.data.augmentations, image_px=self.data.image_px, uniform=uniform)
+        num_views = 2 if self.needs.second_view else 1
+        views = draw_views(self.data.augmentations, num_views=num_views, image_px=self.data.image_px, uniform=uniform)
         if self.data.keep_sides and (says_side(caption) or says_side(other)):
-            views = replace(views, flip=(False, False))  # drawn all the same, so that no other choice moves
-        pixels, second_pixels = self._load_pixels(index, key, uniform)
+            views = replace(views, flip=(False,) * num_views)  # drawn all the same, so that no other choice moves
+        pixels, maps = self._load_image(index, key, num_views, uniform)
+        if views.flip[0]:
+            maps = {name: swap_sides(map_HW, self.maps[name].sides) for name, map_HW in maps.items()}
         method = generator_of(seed=self.seed, epoch=epoch, key=key, use="method")
         return _Pair(
             key=key,
             pixels=pixels,
-            second_pixels=second_pixels,
             views=views,
             own=own,
             paired=paired,
@@ -117,24 +118,39 @@ class PairDataset(Dataset[HostBatch]):
             replaced=other != caption,
             identity=int(self.source.identity_N[index]),
             draws=draw_pair(self.needs.draws, generator=method, num_tokens=len(own.token_ids)),
+            maps=maps,
+            fields={name: read_field(name, field, self.source, index) for name, field in self.fields.items()},
         )
 
-    def _load_pixels(self, index: int, key: str, uniform: Iterator[float]) -> tuple[Tensor, Tensor | None]:
-        """(3, H, W) uint8 of the first view, and of the second where it has pixels of its own."""
-        image_HWC, interpolation = decode(self.source.image_bytes(index), key=key), self.data.pixels.interpolation
+    def _load_image(
+        self, index: int, key: str, num_views: int, uniform: Iterator[float]
+    ) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+        """(3, H, W) uint8 of each view that has pixels of its own; label maps of the first view."""
+        image_HWC = decode(self.source.image_bytes(index), key=key)
+        maps = {name: read_field(name, field, self.source, index) for name, field in self.maps.items()}
+        for name, map_HW in maps.items():
+            if map_HW.shape != image_HWC.shape[:2]:
+                rows, columns = image_HWC.shape[:2]
+                raise ValueError(
+                    f"pair {key}, field {name}: its label map is {' x '.join(map(str, map_HW.shape))}, expected {rows} x"
+                    f" {columns} as its image; make it again"
+                )
+        image_px, interpolation = self.data.image_px, self.data.pixels.interpolation
         if not self.data.changes_on_host:
-            return resize(image_HWC, image_px=self.data.image_px, interpolation=interpolation), None
-        first, second = (
+            resized = {name: resize_map(map_HW, image_px=image_px) for name, map_HW in maps.items()}
+            return (resize(image_HWC, image_px=image_px, interpolation=interpolation),), resized
+        changed = [
             change_on_host(
                 image_HWC,
                 self.data.augmentations,
-                image_px=self.data.image_px,
+                image_px=image_px,
                 interpolation=interpolation,
                 uniform=uniform,
+                maps={} if view else maps,
             )
-            for _ in range(2)
-        )
-        return first, second
+            for view in range(num_views)
+        ]
+        return tuple(pixels for pixels, _ in changed), changed[0][1]
 
     def _choose_caption(self, index: int, uniform: Iterator[float]) -> int:
         """The pair whose caption stands for pair `index`: itself, or a weak positive."""
@@ -151,15 +167,15 @@ class PairDataset(Dataset[HostBatch]):
 
 def _stack(pairs: Sequence[_Pair], draws: Sequence[Draw], *, epoch: float) -> HostBatch:
     own = make_captions([pair.own for pair in pairs])
-    second = [pair.second_pixels for pair in pairs if pair.second_pixels is not None]
+    pixels = [torch.stack(view) for view in zip(*(pair.pixels for pair in pairs), strict=True)]
     corners = [pair.views.corner for pair in pairs if pair.views.corner is not None]
     erases = [pair.views.erase for pair in pairs if pair.views.erase is not None]
-    return _LoadedBatch(
-        pixels_BCHW=torch.stack([pair.pixels for pair in pairs]),
-        second_pixels_BCHW=torch.stack(second) if second else None,
-        flip_B2=torch.tensor([pair.views.flip for pair in pairs]),
-        shift_B22=torch.tensor(corners) if corners else None,
-        erase_B24=torch.tensor(erases) if erases else None,
+    return HostBatch(
+        pixels_BCHW=pixels[0],
+        second_pixels_BCHW=pixels[1] if len(pixels) > 1 else None,
+        flip_BV=torch.tensor([pair.views.flip for pair in pairs]),
+        shift_BV2=torch.tensor(corners) if corners else None,
+        erase_BV4=torch.tensor(erases) if erases else None,
         own=own,
         paired=make_captions([pair.paired for pair in pairs]),
         replaced_B=torch.tensor([int(pair.replaced) for pair in pairs]),
@@ -167,7 +183,21 @@ def _stack(pairs: Sequence[_Pair], draws: Sequence[Draw], *, epoch: float) -> Ho
         draws=stack_draws(draws, [pair.draws for pair in pairs], length=own.token_ids_BL.shape[1]),
         keys=tuple(pair.key for pair in pairs),
         epoch=epoch,
+        maps={name: _stack_field(name, [(pair.key, pair.maps[name]) for pair in pairs]) for name in pairs[0].maps},
+        fields={name: _stack_field(name, [(pair.key, pair.fields[name]) for pair in pairs]) for name in pairs[0].fields},
     )
+
+
+def _stack_field(name: str, values: Sequence[tuple[str, Tensor]]) -> Tensor:
+    """The field of all pairs, by their keys. ValueError: its shape or type is not the same for all."""
+    first_key, first = values[0]
+    for key, value in values:
+        if value.shape != first.shape or value.dtype != first.dtype:
+            raise ValueError(
+                f"pair {key}, field {name}: it is {tuple(value.shape)} of {value.dtype}, expected {tuple(first.shape)} of"
+                f" {first.dtype} as for pair {first_key}; correct the field's reader"
+            )
+    return torch.stack([value for _, value in values])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,6 +264,7 @@ def make_loader(
     needs: Needs,
     *,
     seed: int,
+    fields: Mapping[str, Field] = FIELDS,
     start_step: int,
     num_steps: int,
     rank: int = 0,
@@ -254,7 +285,10 @@ def make_loader(
         micro_batch_pairs=data.micro_batch_pairs,
     )
     return TrainingLoader(
-        PairDataset(source, encoder, data, needs, seed=seed), sampler, workers=data.workers, patience_s=patience_s
+        PairDataset(source, encoder, data, needs, seed=seed, fields=fields),
+        sampler,
+        workers=data.workers,
+        patience_s=patience_s,
     )
 
 

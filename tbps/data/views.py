@@ -1,6 +1,6 @@
-"""Make both views of a batch on the device: mirror, padded crop, normalise, erase.
+"""Make the views of a batch on the device: mirror, padded crop, normalise, erase. Label maps go along with the first.
 
-Shapes: B pairs, H height, W width, V = 2 views.
+Shapes: B pairs, C channels, H height, W width, V views.
 """
 
 from __future__ import annotations
@@ -42,30 +42,33 @@ def make_views(
     last_stage: bool = True,
 ) -> Batch:
     """The batch on `device`. Copies are asynchronous where the loader pinned its memory; captions stay on the host."""
-    first, second = host.pixels_BCHW.to(device, non_blocking=True), host.second_pixels_BCHW
-    views = [first, first if second is None else second.to(device, non_blocking=True)]
-    flip_B2 = host.flip_B2.to(device, non_blocking=True)
-    views = [_mirror(view, flip_B2[:, number]) for number, view in enumerate(views)]
-    if host.shift_B22 is not None:
-        shift_B22 = host.shift_B22.to(device, non_blocking=True)
-        views = [_crop(view, shift_B22[:, number]) for number, view in enumerate(views)]
+    host = host.each_tensor(lambda tensor: tensor.to(device, non_blocking=True))
+    views = [host.pixels_BCHW, host.pixels_BCHW if host.second_pixels_BCHW is None else host.second_pixels_BCHW]
+    views = [_move(view, host, number) for number, view in enumerate(views[: host.flip_BV.shape[1]])]
     views = [normalise_pixels(view, pixels) for view in views]
-    if host.erase_B24 is not None:
-        erase_B24 = host.erase_B24.to(device, non_blocking=True)
+    if host.erase_BV4 is not None:
         fill = _channels(pixels.erase, device)
-        views = [_erase(view, erase_B24[:, number], fill) for number, view in enumerate(views)]
+        views = [_erase(view, host.erase_BV4[:, number], fill) for number, view in enumerate(views)]
+    maps = {name: _move(map_BHW[:, None], host, 0)[:, 0] for name, map_BHW in host.maps.items()}
     return Batch(
         image_BCHW=views[0],
-        second_image_BCHW=views[1],
+        second_image_BCHW=views[1] if len(views) > 1 else None,
         own=host.own,
         paired=host.paired,
-        replaced_B=host.replaced_B.to(device, non_blocking=True),
-        identity_B=host.identity_B.to(device, non_blocking=True),
+        replaced_B=host.replaced_B,
+        identity_B=host.identity_B,
         group_pairs=group_pairs,
         epoch=host.epoch,
         first_group=first_group,
         last_stage=last_stage,
+        fields={**host.fields, **maps},
     )
+
+
+def _move(layer_BCHW: Tensor, host: HostBatch, view: int) -> Tensor:
+    """What changes the place of pixels, as drawn for a view: mirrored, then cropped from a border of zeros."""
+    layer_BCHW = _mirror(layer_BCHW, host.flip_BV[:, view])
+    return layer_BCHW if host.shift_BV2 is None else _crop(layer_BCHW, host.shift_BV2[:, view])
 
 
 def _mirror(pixels_BCHW: Tensor, flip_B: Tensor) -> Tensor:

@@ -6,9 +6,11 @@ A config class names the module of its method in `MODULE` and imports nothing of
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from typing import Any
 
 from tbps.config.methods.method import MethodConfig
+from tbps.data.fields import FIELDS, Field
 
 
 def build_method(config: MethodConfig, *, image_px: tuple[int, int], num_identities: int = 0) -> Any:
@@ -22,6 +24,11 @@ def build_method(config: MethodConfig, *, image_px: tuple[int, int], num_identit
     if config.needs(image_px).identities:
         return build(config, image_px=image_px, num_identities=num_identities)
     return build(config, image_px=image_px)
+
+
+def fields_for(config: MethodConfig) -> Mapping[str, Field]:
+    """The further fields of a pair that the method may ask for: those that every one may, and those of its own module."""
+    return {**FIELDS, **getattr(module_of(config), "FIELDS", {})}
 
 
 def module_of(config: MethodConfig) -> Any:

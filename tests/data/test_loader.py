@@ -79,17 +79,17 @@ def test_two_epochs_hold_every_pair_twice(root: Path, encoder: CaptionEncoder) -
 def test_shapes(root: Path, encoder: CaptionEncoder, augmentations: tuple[Augmentation, ...]) -> None:
     batch = load(make_data(root, augmentations=augmentations), encoder, start=0, steps=1)[0]
     assert batch.pixels_BCHW.shape == (8, 3, 32, 16) and batch.pixels_BCHW.dtype == torch.uint8
-    assert batch.flip_B2.shape == (8, 2) and batch.flip_B2.dtype == torch.bool
-    assert batch.flip_B2.any() == ("flip" in augmentations)
+    assert batch.flip_BV.shape == (8, 2) and batch.flip_BV.dtype == torch.bool
+    assert batch.flip_BV.any() == ("flip" in augmentations)
     assert (batch.second_pixels_BCHW is not None) == ("random-operations" in augmentations)
-    assert (batch.shift_B22 is not None) == ("pad-crop" in augmentations)
-    assert (batch.erase_B24 is not None) == ("erase" in augmentations)
+    assert (batch.shift_BV2 is not None) == ("pad-crop" in augmentations)
+    assert (batch.erase_BV4 is not None) == ("erase" in augmentations)
     if "pad-crop" in augmentations:
-        assert batch.shift_B22 is not None and batch.shift_B22.shape == (8, 2, 2)
-        assert batch.shift_B22.min() >= 0 and batch.shift_B22.max() <= 2
+        assert batch.shift_BV2 is not None and batch.shift_BV2.shape == (8, 2, 2)
+        assert batch.shift_BV2.min() >= 0 and batch.shift_BV2.max() <= 2
     if "erase" in augmentations:
-        assert batch.erase_B24 is not None and batch.erase_B24.shape == (8, 2, 4)
-        assert batch.erase_B24[..., 2].max() > 0
+        assert batch.erase_BV4 is not None and batch.erase_BV4.shape == (8, 2, 4)
+        assert batch.erase_BV4[..., 2].max() > 0
     length = batch.own.token_ids_BL.shape[1]
     assert length % 8 == 0 and length - 8 < max(batch.own.lengths) <= length
     shapes = {name: tuple(number.shape) for name, number in batch.draws.numbers.items()}
@@ -239,9 +239,9 @@ def test_random_choices_change_with_epoch_and_seed(root: Path, encoder: CaptionE
 
     def rows(seed: int, epoch: int) -> dict[str, tuple[object, ...]]:
         batch = next(iter(make_loader(source, encoder, data, NEEDS, seed=seed, start_step=epoch, num_steps=1)))
-        assert batch.shift_B22 is not None
+        assert batch.shift_BV2 is not None
         return {
-            key: (batch.flip_B2[row].tolist(), batch.shift_B22[row].tolist(), batch.draws["negatives"][row].tolist())
+            key: (batch.flip_BV[row].tolist(), batch.shift_BV2[row].tolist(), batch.draws["negatives"][row].tolist())
             for row, key in enumerate(batch.keys)
         }
 
@@ -279,9 +279,9 @@ def test_keep_sides_mirrors_no_pair_that_says_left_or_right_and_moves_no_other_c
         told = torch.tensor(
             [_holds(own, left) or _holds(other, left) for own, other in zip(_rows(after.own), _rows(after.paired))]
         )
-        assert torch.equal(after.flip_B2, before.flip_B2 & ~told[:, None])
-        unflipped += int((before.flip_B2 & told[:, None]).sum())
-        assert_equal(dataclasses.replace(after, flip_B2=before.flip_B2), before)
+        assert torch.equal(after.flip_BV, before.flip_BV & ~told[:, None])
+        unflipped += int((before.flip_BV & told[:, None]).sum())
+        assert_equal(dataclasses.replace(after, flip_BV=before.flip_BV), before)
     assert unflipped > 10
 
 

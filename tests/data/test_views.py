@@ -27,9 +27,9 @@ def host_batch(num_pairs: int = 4, *, crop: bool = False, erase: bool = False, s
     return HostBatch(
         pixels_BCHW=pixels[0],
         second_pixels_BCHW=pixels[1] if second else None,
-        flip_B2=torch.tensor([[False, False], [True, False], [False, True], [True, True]])[:num_pairs],
-        shift_B22=torch.tensor([[[0, 0], [2, 4]], [[4, 4], [1, 3]]] * (num_pairs // 2)) if crop else None,
-        erase_B24=boxes if erase else None,
+        flip_BV=torch.tensor([[False, False], [True, False], [False, True], [True, True]])[:num_pairs],
+        shift_BV2=torch.tensor([[[0, 0], [2, 4]], [[4, 4], [1, 3]]] * (num_pairs // 2)) if crop else None,
+        erase_BV4=boxes if erase else None,
         own=captions,
         paired=captions,
         replaced_B=torch.tensor([0, 1] * (num_pairs // 2)),
@@ -44,15 +44,15 @@ def plain_view(host: HostBatch, pair: int, view: int, pixels: Pixels) -> Tensor:
     """One view with torchvision's transforms."""
     second = host.second_pixels_BCHW if view and host.second_pixels_BCHW is not None else host.pixels_BCHW
     image = Image.fromarray(second[pair].permute(1, 2, 0).numpy())
-    if host.flip_B2[pair, view]:
+    if host.flip_BV[pair, view]:
         image = functional.hflip(image)
-    if host.shift_B22 is not None:
+    if host.shift_BV2 is not None:
         border = crop_padding_px((HEIGHT, WIDTH))
-        top, left = host.shift_B22[pair, view].tolist()
+        top, left = host.shift_BV2[pair, view].tolist()
         image = functional.crop(functional.pad(image, [border]), top, left, HEIGHT, WIDTH)
     out = functional.normalize(functional.to_tensor(image), pixels.mean, pixels.std)
-    if host.erase_B24 is not None:
-        top, left, height, width = host.erase_B24[pair, view].tolist()
+    if host.erase_BV4 is not None:
+        top, left, height, width = host.erase_BV4[pair, view].tolist()
         out = functional.erase(out, top, left, height, width, torch.tensor(pixels.erase).view(3, 1, 1))
     return out
 
@@ -102,7 +102,7 @@ def test_border_is_in_proportion() -> None:
 
 def draws_of(seed: int, *augmentations: Augmentation) -> ViewDraws:
     uniform = uniforms(generator_of(seed=seed, epoch=0, key="k", use="pair"))
-    return draw_views(augmentations, image_px=(384, 128), uniform=uniform)
+    return draw_views(augmentations, num_views=2, image_px=(384, 128), uniform=uniform)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def draws_of(seed: int, *augmentations: Augmentation) -> ViewDraws:
 def test_draws_stay_what_they_were(augmentations: tuple[Augmentation, ...], expected: ViewDraws, after: float) -> None:
     """The numbers of runs made so far, and the one that is drawn next."""
     uniform = uniforms(generator_of(seed=3, epoch=1, key="k#0", use="pair"))
-    assert draw_views(augmentations, image_px=(384, 128), uniform=uniform) == expected
+    assert draw_views(augmentations, num_views=2, image_px=(384, 128), uniform=uniform) == expected
     assert next(uniform) == after
 
 
@@ -148,7 +148,8 @@ def test_draws_have_the_stated_distribution() -> None:
 def changed(seed: int, *augmentations: Augmentation, interpolation: Interpolation = "bicubic") -> Tensor:
     image = host_batch().pixels_BCHW[0].permute(1, 2, 0).numpy().copy()
     uniform = uniforms(torch.Generator().manual_seed(seed))
-    return change_on_host(image, augmentations, image_px=(48, 24), interpolation=interpolation, uniform=uniform)
+    made, _ = change_on_host(image, augmentations, image_px=(48, 24), interpolation=interpolation, uniform=uniform, maps={})
+    return made
 
 
 def test_host_augmentation_depends_on_its_numbers_only() -> None:
@@ -176,10 +177,10 @@ def test_operations_change_what_they_say() -> None:
     image = Image.fromarray(ramp)
     for number, operation in enumerate(OPERATIONS):
         for sign in (-1, 1):
-            changed = operation(image, sign)
+            changed = operation.of_image(image, sign)
             assert changed.size == image.size and changed.mode == "RGB"
             assert np.array_equal(np.asarray(changed), ramp) == (number == 0), number
     # ALBEF's strengths: brightness 1.36, shift 7 px filled with grey.
-    assert np.abs(np.asarray(OPERATIONS[3](image, 1)).astype(int) - ramp * 1.36).max() <= 1
-    shifted = np.asarray(OPERATIONS[7](image, -1))
+    assert np.abs(np.asarray(OPERATIONS[3].of_image(image, 1)).astype(int) - ramp * 1.36).max() <= 1
+    shifted = np.asarray(OPERATIONS[7].of_image(image, -1))
     assert (shifted[:, :7] == 128).all() and np.array_equal(shifted[:, 7:], ramp[:, :-7])

@@ -17,7 +17,7 @@ from tbps.text.word_pieces import load_tokenizer, train_vocabulary
 
 COLOURS = ("red", "green", "blue", "white", "black", "grey", "brown", "yellow")
 DRAWS = (Draw(name="negatives", numbers=2), Draw(name="mlm", per="token", numbers=4), Draw(name="mae", numbers=6))
-NEEDS = Needs(text=Text(size=50, max_tokens=80), draws=DRAWS)
+NEEDS = Needs(text=Text(size=50, max_tokens=80), second_view=True, weak_positives=True, draws=DRAWS)
 MAIN_FILE = {
     "cuhk-pedes": "reid_raw.json",
     "icfg-pedes": "ICFG-PEDES.json",

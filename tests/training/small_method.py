@@ -145,9 +145,9 @@ class SmallDataset(Dataset[HostBatch]):
                 [torch.randint(0, 256, (3, _PX, _PX), generator=g, dtype=torch.uint8) for g in generators]
             ),
             second_pixels_BCHW=None,
-            flip_B2=torch.tensor([[pair % 2 == 0, pair % 3 == 0] for _, pair in pairs]),
-            shift_B22=None,
-            erase_B24=None,
+            flip_BV=torch.tensor([[pair % 2 == 0, pair % 3 == 0] for _, pair in pairs]),
+            shift_BV2=None,
+            erase_BV4=None,
             own=captions,
             paired=captions,
             replaced_B=torch.tensor([pair % 2 for _, pair in pairs]),

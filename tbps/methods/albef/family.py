@@ -210,6 +210,7 @@ class AlbefFamily(nn.Module):
         self, batch: Batch, captions: PackedCaptions, *, cls_BD: Tensor | None = None
     ) -> tuple[Features, Tensor]:
         """The momentum encoder's unit features of the batch and its image tokens; `cls_BD`: [CLS] states of its text."""
+        assert batch.second_image_BCHW is not None, "its config asks for a second view"
         token_BPD = self.momentum_encoder.image_encoder(batch.second_image_BCHW)
         if cls_BD is None:
             cls_BD = self.encode_text(self.momentum_encoder, captions).index_select(0, captions.packing.first_S)
