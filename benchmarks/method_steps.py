@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from workload import ALLOCATOR, METHODS, build, make_batch, make_captions
 
-from tbps.config.optim import AdamW
+from tbps.config.optim import Optimiser
 from tbps.data.batch import Batch, Draws
 from tbps.training.optimiser import make_optimiser
 
@@ -59,7 +59,7 @@ def prepare(name: str, *, pairs: int, px: tuple[int, int], quick: bool) -> tuple
 def measure(name: str, *, steps: int, pairs: int, px: tuple[int, int], quick: bool) -> dict[str, float]:
     """Median seconds of the steps after a first, and peak memory in MiB, in this process."""
     method, batch, draws = prepare(name, pairs=pairs, px=px, quick=quick)
-    optimiser = make_optimiser(method, AdamW(lr=1e-5, head_lr=1e-4))
+    optimiser = make_optimiser(method, Optimiser(lr=1e-5))
     clock = time.perf_counter if ON_GPU else time.process_time
     times = []
     for _ in range(1 + steps):

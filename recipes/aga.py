@@ -16,10 +16,10 @@ from tbps.config.data import Captioning, Data
 from tbps.config.evaluation import Evaluation
 from tbps.config.loop import Loop
 from tbps.config.methods.aga import Aga, AgaWeights
-from tbps.config.optim import AdamW
+from tbps.config.optim import Optimiser, Rule
 from tbps.config.recipe_command import recipe_command
 from tbps.config.run import Run
-from tbps.config.schedule import Cosine
+from tbps.config.schedule import Schedule
 from tbps.config.start import Start
 
 
@@ -62,14 +62,17 @@ def cuhk_pedes() -> Run:
             batch_pairs=52,  # Sec. IV-B: 13 on each of 4 GPUs (that 13 is one GPU's share is RaSa's reading)
             group_pairs=13,  # RaSa: contrast and negatives stay inside one GPU's pairs
         ),
-        optim=AdamW(
+        optim=Optimiser(
             lr=1e-5,  # Sec. IV-B
-            head_lr=1e-4,  # RaSa: names with prd or mrtd
+            rules=(
+                Rule(pattern="prd_head", factor=10.0),  # RaSa: 1e-4
+                Rule(pattern="mrtd_head", factor=10.0, optional=True),  # the same; none where no word is predicted
+            ),
             weight_decay=0.02,  # Sec. IV-B
             betas=(0.9, 0.999),  # RaSa
             eps=1e-8,  # RaSa
         ),
-        schedule=Cosine(
+        schedule=Schedule(
             epochs=30,  # Sec. IV-B
             min_lr=1e-6,  # RaSa
             warmup_steps=101,  # RaSa: warmup_lr held for iterations 0..100 of epoch 0
@@ -108,7 +111,7 @@ def tiny() -> Run:
             beta=0.5,  # ours: of the attention of one text layer, 0.95 would leave a twentieth, and no word would stand out
         ),
         data=small.data("cuhk-pedes", root="demo/cuhk-pedes"),
-        optim=small.OPTIM,
+        optim=small.RASA_OPTIM,
         schedule=small.SCHEDULE,
         loop=small.LOOP,
         evaluation=small.EVALUATION,

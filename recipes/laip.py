@@ -24,10 +24,10 @@ from tbps.config.data import Captioning, Data
 from tbps.config.evaluation import Evaluation
 from tbps.config.loop import Loop
 from tbps.config.methods.laip import Laip, LaipWeights
-from tbps.config.optim import AdamW
+from tbps.config.optim import Optimiser
 from tbps.config.recipe_command import recipe_command
 from tbps.config.run import Run
-from tbps.config.schedule import Cosine
+from tbps.config.schedule import Schedule
 from tbps.config.start import Start
 
 
@@ -65,14 +65,13 @@ def cuhk_pedes() -> Run:
             batch_pairs=52,  # lost; 13 on each of 4 GPUs (Sec. III-A: 4 GPUs)
             group_pairs=13,  # ALBEF's loss contrasts and draws negatives inside one GPU's pairs
         ),
-        optim=AdamW(
+        optim=Optimiser(
             lr=1e-5,  # lost
-            head_lr=1e-4,  # names no module of LAIP
             weight_decay=0.02,  # lost
             betas=(0.9, 0.999),  # ALBEF's code: torch's
             eps=1e-8,  # ALBEF's code: torch's
         ),
-        schedule=Cosine(
+        schedule=Schedule(
             epochs=45,  # Sec. III-A: 30 and 15
             second_stage_epoch=30,  # Sec. III-A; each stage has its own curve: Sec. E2
             min_lr=1e-6,  # lost

@@ -18,10 +18,10 @@ from tbps.config.encoders import MaeDecoder
 from tbps.config.evaluation import Evaluation
 from tbps.config.loop import Loop
 from tbps.config.methods.mars import Mars, MarsWeights
-from tbps.config.optim import AdamW
+from tbps.config.optim import Optimiser, Rule
 from tbps.config.recipe_command import recipe_command
 from tbps.config.run import Run
-from tbps.config.schedule import Cosine
+from tbps.config.schedule import Schedule
 from tbps.config.start import Start
 
 
@@ -60,14 +60,17 @@ def cuhk_pedes() -> Run:
             batch_pairs=8,  # Sec. 4.1; the official scripts start 4 processes of 8
             group_pairs=8,  # the official loss contrasts and draws negatives inside one GPU's 8 pairs
         ),
-        optim=AdamW(
+        optim=Optimiser(
             lr=1e-5,  # Sec. 4.1
-            head_lr=1e-4,  # Sec. 4.1: PRD and m-RTD parameters
+            rules=(
+                Rule(pattern="prd_head", factor=10.0),  # Sec. 4.1: 1e-4
+                Rule(pattern="mrtd_head", factor=10.0, optional=True),  # the same; none where no word is predicted
+            ),
             weight_decay=0.02,  # Sec. 4.1
             betas=(0.9, 0.999),  # official code: torch's
             eps=1e-8,  # official code: torch's
         ),
-        schedule=Cosine(
+        schedule=Schedule(
             epochs=30,  # Sec. 4.1
             min_lr=1e-6,  # official configs
             warmup_steps=101,  # official scheduler: warmup_lr held for iterations 0..100 of epoch 0
@@ -106,7 +109,7 @@ def tiny() -> Run:
             momentum=small.MOMENTUM,
         ),
         data=small.data("cuhk-pedes", root="demo/cuhk-pedes"),
-        optim=small.OPTIM,
+        optim=small.RASA_OPTIM,
         schedule=small.SCHEDULE,
         loop=small.LOOP,
         evaluation=small.EVALUATION,

@@ -16,10 +16,10 @@ from tbps.config.data import Captioning, Data
 from tbps.config.evaluation import Evaluation
 from tbps.config.loop import Loop
 from tbps.config.methods.albef import Albef, AlbefWeights
-from tbps.config.optim import AdamW
+from tbps.config.optim import Optimiser
 from tbps.config.recipe_command import recipe_command
 from tbps.config.run import Run
-from tbps.config.schedule import Cosine
+from tbps.config.schedule import Schedule
 from tbps.config.start import Start
 
 
@@ -55,14 +55,13 @@ def coco() -> Run:
             batch_pairs=256,  # COCO: 32 on each of 8 GPUs
             group_pairs=32,  # ALBEF's loss contrasts and draws negatives inside one GPU's 32 pairs
         ),
-        optim=AdamW(
+        optim=Optimiser(
             lr=1e-5,  # COCO
-            head_lr=1e-4,  # names no module of ALBEF
             weight_decay=0.02,  # COCO
             betas=(0.9, 0.999),  # ALBEF's code: torch's
             eps=1e-8,  # ALBEF's code: torch's
         ),
-        schedule=Cosine(
+        schedule=Schedule(
             epochs=5,  # COCO
             min_lr=1e-6,  # COCO
             warmup_steps=101,  # ALBEF's scheduler: warmup_lr held for iterations 0..100 of epoch 0

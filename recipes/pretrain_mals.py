@@ -17,10 +17,10 @@ from tbps.config.encoders import MaeDecoder
 from tbps.config.evaluation import Evaluation
 from tbps.config.loop import Loop
 from tbps.config.methods.mars import Mars, MarsWeights
-from tbps.config.optim import AdamW
+from tbps.config.optim import Optimiser, Rule
 from tbps.config.recipe_command import recipe_command
 from tbps.config.run import Run
-from tbps.config.schedule import Cosine
+from tbps.config.schedule import Schedule
 from tbps.config.start import Start
 
 
@@ -63,14 +63,17 @@ def mals() -> Run:
             group_pairs=64,  # ours: one GPU's share
             workers=4,
         ),
-        optim=AdamW(
+        optim=Optimiser(
             lr=1e-4,  # APTM configs/pretrain.yaml
-            head_lr=1e-4,
+            rules=(
+                Rule(pattern="prd_head", factor=1.0),  # ours: 1e-4, which they have in MARS too
+                Rule(pattern="mrtd_head", factor=1.0, optional=True),  # the same; none where no word is predicted
+            ),
             weight_decay=0.01,  # APTM configs/pretrain.yaml
             betas=(0.9, 0.98),  # APTM's optimiser
             eps=1e-8,  # torch's
         ),
-        schedule=Cosine(
+        schedule=Schedule(
             epochs=32,  # APTM: 32
             min_lr=1e-6,  # ours; APTM's rate falls linearly
             warmup_steps=2600,  # APTM configs/pretrain.yaml
@@ -97,7 +100,7 @@ def tiny() -> Run:
             momentum=small.MOMENTUM,
         ),
         data=small.data("mals", root="demo/mals-shards", weak_positive_probability=0.0),
-        optim=small.OPTIM,
+        optim=small.RASA_OPTIM,
         schedule=small.SCHEDULE,
         loop=small.LOOP,
         evaluation=Evaluation(every_epochs=0, rerank_k=small.RERANK_K, selection="last", test=False),

@@ -14,10 +14,10 @@ from tbps.config.data import Captioning, Data
 from tbps.config.evaluation import Evaluation
 from tbps.config.loop import Loop
 from tbps.config.methods.rasa import Rasa, RasaWeights
-from tbps.config.optim import AdamW
+from tbps.config.optim import Optimiser, Rule
 from tbps.config.recipe_command import recipe_command
 from tbps.config.run import Run
-from tbps.config.schedule import Cosine
+from tbps.config.schedule import Schedule
 from tbps.config.start import Start
 
 
@@ -51,14 +51,17 @@ def cuhk_pedes() -> Run:
             batch_pairs=52,  # RaSa configs and issue 15: 13 on each of 4 GPUs
             group_pairs=13,  # RaSa's loss contrasts and draws negatives inside one GPU's 13 pairs
         ),
-        optim=AdamW(
+        optim=Optimiser(
             lr=1e-5,  # RaSa configs
-            head_lr=1e-4,  # RaSa's code: names with prd or mrtd
+            rules=(
+                Rule(pattern="prd_head", factor=10.0),  # RaSa's code: 1e-4
+                Rule(pattern="mrtd_head", factor=10.0, optional=True),  # the same; none where no word is predicted
+            ),
             weight_decay=0.02,  # RaSa configs
             betas=(0.9, 0.999),  # RaSa's code: torch's
             eps=1e-8,  # RaSa's code: torch's
         ),
-        schedule=Cosine(
+        schedule=Schedule(
             epochs=30,  # RaSa configs
             min_lr=1e-6,  # RaSa configs
             warmup_steps=101,  # RaSa's scheduler: warmup_lr held for iterations 0..100 of epoch 0
@@ -96,7 +99,7 @@ def tiny() -> Run:
             momentum=small.MOMENTUM,
         ),
         data=small.data("cuhk-pedes", root="demo/cuhk-pedes"),
-        optim=small.OPTIM,
+        optim=small.RASA_OPTIM,
         schedule=small.SCHEDULE,
         loop=small.LOOP,
         evaluation=small.EVALUATION,

@@ -13,8 +13,8 @@ from tbps.config.methods.aga import AgaWeights
 from tbps.config.methods.laip import LaipWeights
 from tbps.config.methods.mars import MarsWeights
 from tbps.config.methods.rasa import RasaWeights
-from tbps.config.optim import AdamW
-from tbps.config.schedule import Cosine
+from tbps.config.optim import Optimiser, Rule
+from tbps.config.schedule import Schedule
 
 IMAGE_PX = (64, 32)
 VIT = Vit(width=64, depth=2, heads=2, patch_px=8, init_std=0.12)
@@ -61,8 +61,11 @@ def data(benchmark: Benchmark, *, root: str, weak_positive_probability: float = 
     )
 
 
-OPTIM = AdamW(lr=2e-3, head_lr=2e-3)
-SCHEDULE = Cosine(epochs=2, min_lr=1e-5, warmup_steps=20, warmup_lr=1e-5)
+OPTIM = Optimiser(lr=2e-3)
+# RaSa's heads have a rate of their own; here it is that of the rest, which starts from random weights too.
+RASA_HEADS = (Rule(pattern="prd_head", factor=1.0), Rule(pattern="mrtd_head", factor=1.0, optional=True))
+RASA_OPTIM = Optimiser(lr=2e-3, rules=RASA_HEADS)
+SCHEDULE = Schedule(epochs=2, min_lr=1e-5, warmup_steps=20, warmup_lr=1e-5)
 LOOP = Loop(log_steps=10, save_steps=100)
 RERANK_K = 4
 EVALUATION = Evaluation(every_epochs=1, rerank_k=RERANK_K)

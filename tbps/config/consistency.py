@@ -26,13 +26,20 @@ def check_consistency(run: Run) -> None:
 
 def _check_rates(run: Run) -> None:
     schedule, optim = run.schedule, run.optim
-    lowest, lowest_name = min((optim.lr, "optim.lr"), (optim.head_lr, "optim.head_lr"))
+    factors = [(1.0, "optim.lr")]
+    factors += [
+        (rule.factor, f"optim.lr times optim.rules.{place}.factor")
+        for place, rule in enumerate(optim.rules)
+        if rule.factor is not None
+    ]
+    factor, lowest_name = min(factors)
+    lowest = optim.lr * factor
     if schedule.min_lr > lowest:
         raise ValueError(
             f"schedule.min_lr is {schedule.min_lr:g}, expected at most {lowest_name} ({lowest:g}): the rate would rise;"
             " change one of them"
         )
-    if schedule.warmup_steps and schedule.warmup_lr > lowest:
+    if schedule.has_warmup and schedule.warmup_share is None and schedule.warmup_lr > lowest:
         raise ValueError(
             f"schedule.warmup_lr is {schedule.warmup_lr:g}, expected at most {lowest_name} ({lowest:g}): the rate would fall"
             " in the warm-up; change one of them"

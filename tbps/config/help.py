@@ -11,7 +11,7 @@ import itertools
 import textwrap
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from tbps.config.ranges import ranges_of
 
@@ -26,14 +26,17 @@ def help_text(run: Any, *, program: str) -> str:
 
 def _section(part: Any, path: str, about: str) -> Iterator[str]:
     yield f"\n{path.rstrip('.') or 'run'}: {about.splitlines()[0]}"
-    docs, ranges = field_docs(type(part)), ranges_of(type(part))
+    docs, ranges, hints = field_docs(type(part)), ranges_of(type(part)), get_type_hints(type(part))
     nested = []
     for field in fields(part):
         value = getattr(part, field.name)
         if is_dataclass(value):
             nested.append((field.name, value))
             continue
-        if value is None:
+        if isinstance(value, tuple) and value and all(is_dataclass(entry) for entry in value):
+            nested += [(f"{field.name}.{place}", entry) for place, entry in enumerate(value)]
+            continue
+        if value is None and any(is_dataclass(kind) for kind in get_args(hints[field.name])):
             yield f"  {path}{field.name}: none, set by a recipe alone"
         else:
             yield f"  --{path}{field.name.replace('_', '-')} {_shown(value)}"

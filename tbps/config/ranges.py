@@ -52,6 +52,8 @@ CountOrNone = Annotated[int, Range(0)]
 """0, 1, 2, ...: 0 switches off what is counted, as the field's docstring says."""
 Positive = Annotated[float, Range(above=0)]
 """More than 0."""
+PositiveOrNone = Annotated[float | None, Range(above=0)]
+"""More than 0, or None: not given, and what that means the field's docstring says."""
 NotNegative = Annotated[float, Range(0)]
 """0 or more."""
 Share = Annotated[float, Range(0, 1)]
@@ -75,7 +77,7 @@ def check_ranges(config: Any, path: str) -> None:
     """ValueError names the first field that is out of its range. `path`: where the config stands in a run, as `data`."""
     for name, allowed in ranges_of(type(config)).items():
         value = getattr(config, name)
-        values = value if isinstance(value, tuple) else (value,)
+        values = () if value is None else value if isinstance(value, tuple) else (value,)
         if not all(allowed.holds(one) for one in values):
             because = f": {allowed.because}" if allowed.because else ""
             raise ValueError(f"{path}.{name} is {_shown(value)}, expected {allowed}{because}")

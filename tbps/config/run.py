@@ -11,9 +11,9 @@ from tbps.config.loop import Loop
 from tbps.config.methods.method import MethodConfig
 from tbps.config.names import check_folder, check_home, check_name
 from tbps.config.needs import Needs
-from tbps.config.optim import AdamW
+from tbps.config.optim import Optimiser
 from tbps.config.place import PLACE
-from tbps.config.schedule import Cosine
+from tbps.config.schedule import Schedule
 from tbps.config.start import Start
 
 
@@ -29,8 +29,8 @@ class Run:
     """Folder of all runs."""
     method: MethodConfig
     data: Data
-    optim: AdamW
-    schedule: Cosine
+    optim: Optimiser
+    schedule: Schedule
     start: Start = Start()
     loop: Loop = Loop()
     evaluation: Evaluation = Evaluation()

@@ -42,11 +42,13 @@ def _encode(value: Any, hint: Any, place: bool) -> Any:
         items = get_args(hint)
         items = (items[0],) * len(value) if items[-1] is Ellipsis else items
         return [_encode(entry, item, place) for entry, item in zip(value, items, strict=True)]
-    return float(value) if hint is float else value  # 4 and 4.0 must give one text, hence one hash
+    if value is not None and float in (hint, *get_args(hint)):
+        return float(value)  # 4 and 4.0 must give one text, hence one hash
+    return value
 
 
 def _decode(hint: Any, value: Any, path: str) -> Any:
-    if isinstance(hint, UnionType):  # a config, or None
+    if isinstance(hint, UnionType):  # a value, or None
         (hint,) = (one for one in get_args(hint) if one is not NoneType)
         return None if value is None else _decode(hint, value, path)
     if isinstance(hint, type) and is_dataclass(hint):

@@ -21,7 +21,7 @@ class Curves:
     """Numbers by name, each a list of (step, value)."""
 
     training: dict[str, Points] = field(default_factory=dict)
-    """`loss`, `loss/<name>`, `lr`, `head_lr`, ..."""
+    """`loss`, `loss/<name>`, `lr`, `lr/<rules of a rate>`, ..."""
     evaluation: dict[str, dict[str, Points]] = field(default_factory=dict)
     """By split."""
     num_broken_lines: int = 0

@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from tbps.config.optim import AdamW
+from tbps.config.optim import Optimiser
 from tbps.data.batch import Batch, Draws
 from tbps.data.contrast_scope import Rows
 from tbps.training.agreement import Agreement
@@ -24,7 +24,8 @@ class Parallel(Protocol):
     """How a method is spread over the processes."""
 
     groups: list[dict[str, Any]]
-    """Parameter groups of the optimiser: "lr" is read at each update, "base_lr" is the group's own rate."""
+    """Parameter groups of the optimiser: "lr" is read at each update, "base_lr" is the group's own rate, "rate_name" its
+    name in the log."""
 
     def __call__(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
         """The method's losses."""
@@ -60,7 +61,7 @@ class Parallel(Protocol):
 class DataParallel:
     """Every process holds weights, gradients and optimiser state."""
 
-    def __init__(self, accelerator: Accelerator, method: Any, optim: AdamW) -> None:
+    def __init__(self, accelerator: Accelerator, method: Any, optim: Optimiser) -> None:
         self.accelerator, self.method, self.optim = accelerator, method, optim
         self.optimiser = make_optimiser(method, optim)
         self.groups: list[dict[str, Any]] = self.optimiser.param_groups
@@ -106,15 +107,15 @@ class DataParallel:
         return tensors
 
     def optimiser_tensors(self) -> Mapping[str, Tensor]:
-        """AdamW's state."""
+        """Adam's state."""
         return state_tensors(self.optimiser)
 
     def load_optimiser_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """AdamW's state."""
+        """Adam's state."""
         load_state_tensors(self.optimiser, tensors)
 
     def reset_optimiser(self) -> None:
-        """AdamW makes its state at its next step."""
+        """Adam makes its state at its next step."""
         self.optimiser.state.clear()
 
     def whole_method(self) -> Any:

@@ -1,52 +1,88 @@
-"""AdamW with the parameter groups of the official ALBEF, RaSa and MARS code; its state as named tensors."""
+"""Adam with parameter groups by rules over names; its state as named tensors."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tbps.config.optim import AdamW
+from tbps.config.optim import Optimiser, Rule
+
+logger = logging.getLogger(__name__)
 
 _STATE = ("exp_avg", "exp_avg_sq", "step")
 
 
-def parameter_groups(method: nn.Module, optim: AdamW) -> list[dict[str, Any]]:
-    """Up to four groups {params, names, base_lr, lr, weight_decay}, in the order and by the rules of the official code.
+def parameter_groups(method: nn.Module, optim: Optimiser) -> list[dict[str, Any]]:
+    """Groups {params, names, base_lr, lr, weight_decay, rate_name}: one for each rate, with and without decay.
 
-    No decay if and only if a tensor has exactly one dimension or is called bias: the 0-dimensional temperature, word
-    vectors, [CLS] and positions are decayed. Heads in `head_names` (any part of the dotted name) train at `head_lr`.
-    Frozen parameters (the momentum encoder) are left out. Within a group, the order is that of `named_parameters`.
+    First the parameters whose rate no rule names, then those of each factor, in the order of the rules; in each, those that
+    do not decay come first. For the ALBEF family these are the groups of the official code. Frozen parameters (such as the
+    momentum encoder) are left out. Within a group, the order is that of `named_parameters`.
+
+    ValueError: a rule matches no parameter at all, frozen ones included.
     """
-    groups: dict[tuple[bool, bool], list[tuple[str, nn.Parameter]]] = {
-        (head, decayed): [] for head in (False, True) for decayed in (False, True)
+    named = dict(method.named_parameters())
+    _check_rules(optim.rules, list(named))
+    trained = {name: parameter for name, parameter in named.items() if parameter.requires_grad}
+    factors = list(dict.fromkeys([None, *(rule.factor for rule in optim.rules if rule.factor is not None)]))
+    groups: dict[tuple[float | None, bool], list[str]] = {
+        (factor, decayed): [] for factor in factors for decayed in (False, True)
     }
-    for name, parameter in method.named_parameters():
-        if parameter.requires_grad:
-            head = any(part in optim.head_names for part in name.split("."))
-            decayed = parameter.ndim != 1 and not name.endswith(".bias")
-            groups[head, decayed].append((name, parameter))
+    for name, parameter in trained.items():
+        groups[optim.factor_of(name), optim.decays(name, dimensions=parameter.ndim)].append(name)
+    names = rate_names(optim, list(trained))
     return [
         {
-            "params": [parameter for _, parameter in members],
-            "names": [name for name, _ in members],
-            "base_lr": optim.head_lr if head else optim.lr,
-            "lr": optim.head_lr if head else optim.lr,
+            "params": [trained[name] for name in members],
+            "names": members,
+            "base_lr": optim.lr * (1.0 if factor is None else factor),
+            "lr": optim.lr * (1.0 if factor is None else factor),
             "weight_decay": optim.weight_decay if decayed else 0.0,
+            "rate_name": names[1.0 if factor is None else factor],
         }
-        for (head, decayed), members in groups.items()
+        for (factor, decayed), members in groups.items()
         if members
     ]
 
 
-def make_optimiser(method: nn.Module, optim: AdamW) -> torch.optim.AdamW:
-    """Fused AdamW: one pass over all tensors (CPU too), and it skips the update on the device where `found_inf` is 1."""
-    return torch.optim.AdamW(parameter_groups(method, optim), betas=optim.betas, eps=optim.eps, fused=True)
+def rate_names(optim: Optimiser, names: Sequence[str]) -> dict[float, str]:
+    """What the log calls each rate, by its factor: `lr`, and for another one the rules that some parameter has it from, as
+    `lr/classifier+mlm_head`."""
+    patterns: dict[float, list[str]] = {}
+    for rule in optim.rules:
+        if rule.factor is not None and any(rule.matches(name) and optim.factor_of(name) == rule.factor for name in names):
+            patterns.setdefault(rule.factor, []).append(rule.pattern)
+    found = {factor: f"lr/{'+'.join(dict.fromkeys(parts))}" for factor, parts in patterns.items()}
+    return {**found, 1.0: "lr"}
 
 
-def state_tensors(optimiser: torch.optim.AdamW) -> dict[str, Tensor]:
+def _check_rules(rules: Sequence[Rule], names: Sequence[str]) -> None:
+    for place, rule in enumerate(rules):
+        if any(rule.matches(name) for name in names):
+            continue
+        found = f"optim.rules.{place}.pattern is {rule.pattern!r}, which is in no parameter's name"
+        if rule.optional:
+            logger.info("%s: that rule has no effect here", found)
+            continue
+        parts = {part for name in names for part in name.split(".") if not part.isdigit()}
+        near = get_close_matches(rule.pattern, sorted(parts), n=3)
+        first = sorted({name.split(".")[0] for name in names})
+        hint = f"perhaps {' or '.join(near)}" if near else f"names begin with {', '.join(first)}"
+        raise ValueError(f"{found} ({hint}): correct it, leave the rule out, or set its optional = True")
+
+
+def make_optimiser(method: nn.Module, optim: Optimiser) -> torch.optim.Adam:
+    """Fused Adam: one pass over all tensors (CPU too), and it skips the update on the device where `found_inf` is 1."""
+    kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[optim.kind]
+    return kind(parameter_groups(method, optim), betas=optim.betas, eps=optim.eps, fused=True)
+
+
+def state_tensors(optimiser: torch.optim.Adam) -> dict[str, Tensor]:
     """The state as {"exp_avg/<parameter>", "exp_avg_sq/<parameter>", "step/<parameter>"}; empty before the first step."""
     return {
         f"{part}/{name}": optimiser.state[parameter][part]
@@ -56,7 +92,7 @@ def state_tensors(optimiser: torch.optim.AdamW) -> dict[str, Tensor]:
     }
 
 
-def load_state_tensors(optimiser: torch.optim.AdamW, tensors: Mapping[str, Tensor]) -> None:
+def load_state_tensors(optimiser: torch.optim.Adam, tensors: Mapping[str, Tensor]) -> None:
     """Put back what `state_tensors` gave. ValueError as `check_state_tensors`."""
     named = dict(_named(optimiser))
     check_state_tensors(tensors, {name: tuple(parameter.shape) for name, parameter in named.items()})
@@ -84,6 +120,6 @@ def check_state_tensors(tensors: Mapping[str, Tensor], shapes: Mapping[str, tupl
             )
 
 
-def _named(optimiser: torch.optim.AdamW) -> Iterator[tuple[str, nn.Parameter]]:
+def _named(optimiser: torch.optim.Adam) -> Iterator[tuple[str, nn.Parameter]]:
     for group in optimiser.param_groups:
         yield from zip(group["names"], group["params"])

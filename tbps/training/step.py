@@ -67,14 +67,14 @@ class Stepper:
             self.parallel.reset_optimiser()
 
     def set_learning_rates(self, step: int) -> dict[str, float]:
-        """Set every group's rate for `step`; return the rates of encoders and heads."""
+        """Set every group's rate for `step`; return the rates by their names in the log, `lr` first."""
+        rates = {"lr": self._rate(step, self.run.optim.lr)}
         for group in self.parallel.groups:
-            group["lr"] = learning_rate(
-                self.run.schedule, step=step, steps_per_epoch=self.steps_per_epoch, base_lr=group["base_lr"]
-            )
-        return {
-            ("lr" if group["base_lr"] == self.run.optim.lr else "head_lr"): group["lr"] for group in self.parallel.groups
-        }
+            rates[group["rate_name"]] = group["lr"] = self._rate(step, group["base_lr"])
+        return rates
+
+    def _rate(self, step: int, base_lr: float) -> float:
+        return learning_rate(self.run.schedule, step=step, steps_per_epoch=self.steps_per_epoch, base_lr=base_lr)
 
     def forward_backward(self, step: int, batches: Iterator[HostBatch]) -> Losses:
         """Gradients of the weighted losses, averaged over micro-batches and processes."""

@@ -15,7 +15,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from tbps.config.optim import AdamW
+from tbps.config.optim import Optimiser
 from tbps.config.run import Run
 from tbps.data.batch import Batch, Draws
 from tbps.data.contrast_scope import Rows
@@ -60,7 +60,7 @@ class Zero:
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
         prepared = accelerator.prepare(_Autocast(method, bf16=run.loop.precision == "bf16"), optimiser)
         self.engine: Any = prepared[0]
-        self.inner: torch.optim.AdamW = self.engine.optimizer.optimizer
+        self.inner: torch.optim.Adam = self.engine.optimizer.optimizer
         self.groups: list[dict[str, Any]] = self.inner.param_groups
         self._link_optimiser_state()
 
@@ -164,7 +164,7 @@ class Zero:
             return tensor.detach().clone()
 
     def _link_optimiser_state(self) -> None:
-        """Make the state that AdamW would make at its first step, and show DeepSpeed whose it is.
+        """Make the state that Adam would make at its first step, and show DeepSpeed whose it is.
 
         DeepSpeed 0.19 does so after the first group's update, and never learns of the state of the other groups.
         """
@@ -183,7 +183,7 @@ class Zero:
         return shares
 
 
-def _settings(optim: AdamW, *, micro_batches: int, processes: int) -> dict[str, Any]:
+def _settings(optim: Optimiser, *, micro_batches: int, processes: int) -> dict[str, Any]:
     """What DeepSpeed must know; its batch sizes are names only, since batches are made by our loader."""
     return {
         "train_micro_batch_size_per_gpu": 1,

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
+from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
@@ -17,8 +18,10 @@ from tbps.config.methods.aga import Aga
 from tbps.config.methods.albef import AlbefWeights
 from tbps.config.methods.laip import LaipWeights
 from tbps.config.methods.mars import MarsWeights
+from tbps.config.optim import Optimiser, Rule
 from tbps.config.ranges import Range, ranges_of
 from tbps.config.run import Run
+from tbps.config.schedule import Schedule
 
 RECIPES = {recipe.__name__: recipe for recipe in (aga, albef, laip, mars, pretrain_coco, pretrain_mals, rasa)}
 
@@ -28,13 +31,14 @@ def parts_of(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     yield path, config
     for field in fields(config):
         value = getattr(config, field.name)
-        if is_dataclass(value):
-            yield from parts_of(value, f"{path}.{field.name}".removeprefix("."))
+        for part in value if isinstance(value, tuple) else (value,):
+            if is_dataclass(part):
+                yield from parts_of(part, f"{path}.{field.name}".removeprefix("."))
 
 
 def is_numeric(hint: Any) -> bool:
     """Whether a field holds numbers."""
-    if get_origin(hint) is tuple:
+    if get_origin(hint) in (tuple, UnionType):
         return any(is_numeric(item) for item in get_args(hint))
     return hint in (int, float)
 
@@ -176,7 +180,15 @@ UNFIT = {
     ),
     "a warm-up from above": (
         lambda: tiny_mars(schedule=replace(mars.tiny().schedule, warmup_lr=0.1)),
-        "schedule.warmup_lr is 0.1, expected at most optim.head_lr (0.002): the rate would fall in the warm-up",
+        "schedule.warmup_lr is 0.1, expected at most optim.lr (0.002): the rate would fall in the warm-up",
+    ),
+    "a floor above a rule's rate": (
+        lambda: tiny_mars(optim=Optimiser(lr=2e-3, rules=(Rule(pattern="prd_head", factor=1e-3),))),
+        "schedule.min_lr is 1e-05, expected at most optim.lr times optim.rules.0.factor (2e-06): the rate would rise",
+    ),
+    "a warm-up in epochs from above": (
+        lambda: tiny_mars(schedule=Schedule(epochs=2, warmup_epochs=1, warmup_lr=0.1)),
+        "schedule.warmup_lr is 0.1, expected at most optim.lr (0.002): the rate would fall in the warm-up",
     ),
     "re-ranking by a head that nothing trains": (
         lambda: mars_with(weights=MarsWeights(pitm=0)),

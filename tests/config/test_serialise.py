@@ -13,6 +13,7 @@ from tbps.config.methods.aga import Aga
 from tbps.config.methods.albef import Albef
 from tbps.config.methods.mars import Mars
 from tbps.config.methods.rasa import Rasa
+from tbps.config.optim import Optimiser, Rule
 from tbps.config.run import Run
 from tbps.config.serialise import run_from_json, to_json
 from tbps.runs.config_hash import difference
@@ -25,7 +26,9 @@ def _through_json(run: Run) -> Run:
 @pytest.mark.parametrize("method", [Albef(), Rasa(mlm_soft="sequence"), Mars(attribute_head="own"), Aga(candidates=3)])
 def test_a_run_comes_back_equal_with_its_kind_of_method(tmp_path: Path, method: Albef | Rasa | Mars | Aga) -> None:
     run = small_run(tmp_path)
-    run = replace(run, method=method, data=replace(run.data, image_px=(32, 32)))
+    run = replace(
+        run, schedule=replace(run.schedule, warmup_share=0.5), method=method, data=replace(run.data, image_px=(32, 32))
+    )
     assert _through_json(run) == run
     assert to_json(run)["method"]["kind"] == f"tbps.config.methods.{type(method).__name__.lower()}.{type(method).__name__}"
 
@@ -59,6 +62,9 @@ def _changed(tmp_path: Path, path: str, value: Any) -> dict[str, Any]:
     return data
 
 
+RULE = {"pattern": "cross", "factor": 5.0, "decay": None, "optional": False}
+
+
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
@@ -79,7 +85,9 @@ def _changed(tmp_path: Path, path: str, value: Any) -> dict[str, Any]:
         ("data.image_px", [384], r"run.data.image_px has 1 values, expected 2"),
         ("data.image_px", 384, r"run.data.image_px is 384, expected a list"),
         ("data.benchmark", "market", r"run.data.benchmark is 'market', expected one of \['cuhk-pedes'"),
-        ("optim.head_names", ["a", 3], r"run.optim.head_names\[1\] is 3, expected a value of type str"),
+        ("optim.rules", [RULE | {"pattern": 3}], r"run.optim.rules\[0\].pattern is 3, expected a value of type str"),
+        ("optim.rules", [RULE | {"factor": "5"}], r"run.optim.rules\[0\].factor is '5', expected a value of type float"),
+        ("optim.rules", [RULE | {"decay": 1}], r"run.optim.rules\[0\].decay is 1, expected a value of type bool"),
         ("schedule", 3, r"run.schedule is 3, expected an object with fields"),
         ("data.group_pairs", 1, r"data.group_pairs is 1, expected at least 2"),
     ],
@@ -99,3 +107,11 @@ def test_a_missing_field_is_named(tmp_path: Path) -> None:
 def test_a_whole_number_is_a_fine_rate(tmp_path: Path) -> None:
     run = run_from_json(_changed(tmp_path, "optim.lr", 1))
     assert run.optim.lr == 1.0 and isinstance(run.optim.lr, float)
+
+
+def test_rules_come_back_equal_and_whole_numbers_give_the_same_text(tmp_path: Path) -> None:
+    whole: Any = 5
+    rules = (Rule(pattern="cross", factor=whole), Rule(pattern="bias", decay=False), Rule(pattern="*", decay=True))
+    run = replace(small_run(tmp_path), optim=Optimiser(lr=1e-3, rules=rules))
+    assert _through_json(run) == run
+    assert to_json(run)["optim"]["rules"][0] == RULE and isinstance(to_json(run)["optim"]["rules"][0]["factor"], float)

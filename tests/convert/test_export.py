@@ -15,9 +15,9 @@ from small_methods import scattered, state, tiny
 from tbps.config.data import Captioning, Data
 from tbps.config.encoders import Vit
 from tbps.config.methods.rasa import Rasa
-from tbps.config.optim import AdamW
+from tbps.config.optim import Optimiser
 from tbps.config.run import Run
-from tbps.config.schedule import Cosine
+from tbps.config.schedule import Schedule
 from tbps.convert.export import export
 from tbps.convert.official import from_official
 from tbps.convert.weights import load_weights, read_weights
@@ -35,8 +35,8 @@ RUN = Run(
         batch_pairs=4,
         group_pairs=2,
     ),
-    optim=AdamW(lr=1e-5, head_lr=1e-4),
-    schedule=Cosine(epochs=1),
+    optim=Optimiser(lr=1e-5),
+    schedule=Schedule(epochs=1),
 )
 
 

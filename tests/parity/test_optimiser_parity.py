@@ -8,8 +8,8 @@ import pytest
 from recorded_step import Recorded, build
 from recordings import TABLES
 
-from tbps.config.optim import AdamW
-from tbps.config.schedule import Cosine
+from tbps.config.optim import Optimiser, Rule
+from tbps.config.schedule import Schedule
 from tbps.convert.official_names import official_names
 from tbps.training.optimiser import make_optimiser
 from tbps.training.schedule import learning_rate
@@ -26,21 +26,22 @@ def recorded(request: pytest.FixtureRequest) -> Recorded:
     return recorded
 
 
-def optimiser_settings(official: dict[str, Any]) -> AdamW:
+def optimiser_settings(official: dict[str, Any]) -> Optimiser:
     given = official["optimizer_config"]
-    return AdamW(
+    heads = ("prd_head", "mrtd_head") if "lr_custm" in given else ()
+    return Optimiser(
         lr=given["lr"],
-        head_lr=given.get("lr_custm", given["lr"]),
+        rules=tuple(Rule(pattern=head, factor=given["lr_custm"] / given["lr"]) for head in heads),
         weight_decay=given["weight_decay"],
         betas=tuple(official["adamw"]["betas"]),
         eps=official["adamw"]["eps"],
     )
 
 
-def schedule_settings(official: dict[str, Any]) -> Cosine:
+def schedule_settings(official: dict[str, Any]) -> Schedule:
     given = official["schedule_config"]
     stairs = given["warmup_epochs"]
-    return Cosine(
+    return Schedule(
         epochs=given["epochs"],
         min_lr=given["min_lr"],
         warmup_lr=given["warmup_lr"],
@@ -63,7 +64,10 @@ def test_groups_hold_the_official_parameters(recorded: Recorded) -> None:
         )
         for group in optimiser.param_groups
     ]
-    expected = [(group["weight_decay"], group["base_lr"], sorted(group["parameters"])) for group in official["param_groups"]]
+    expected = [
+        (group["weight_decay"], pytest.approx(group["base_lr"], rel=1e-12), sorted(group["parameters"]))
+        for group in official["param_groups"]
+    ]
     assert ours == expected
     assert "temp" in ours[1][2], "the 0-dimensional temperature is decayed in the official code"
 

@@ -36,7 +36,10 @@ def test_settings_come_from_the_recording(other: Path) -> None:
     assert sorted(method.weights.values()) == [0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75]
     assert method.momentum == 0.9
     optimiser = optimiser_settings(recorded.about[recordings.TABLES])
-    assert (optimiser.lr, optimiser.head_lr, optimiser.weight_decay) == (2e-5, 3e-4, 0.1)
+    assert (optimiser.lr, optimiser.weight_decay) == (2e-5, 0.1)
+    assert [(rule.pattern, rule.factor) for rule in optimiser.rules] == [
+        (head, pytest.approx(3e-4 / 2e-5)) for head in ("prd_head", "mrtd_head")
+    ]
     assert (optimiser.betas, optimiser.eps) == ((0.8, 0.99), 1e-6)
     schedule = schedule_settings(recorded.about[recordings.TABLES])
     assert (schedule.epochs, schedule.warmup_steps, schedule.warmup_stairs) == (5, 201, 2)

@@ -15,9 +15,9 @@ from PIL import Image
 
 from tbps.config.data import Captioning, Data
 from tbps.config.methods.mars import Mars
-from tbps.config.optim import AdamW
+from tbps.config.optim import Optimiser
 from tbps.config.run import Run
-from tbps.config.schedule import Cosine
+from tbps.config.schedule import Schedule
 from tbps.config.serialise import to_json
 from tbps.data.annotations import read_annotations
 from tbps.data.pairs import EvaluationSet, FolderPairs
@@ -42,8 +42,8 @@ def small_run() -> Run:
         name='first <b>"run"<b>',
         method=Mars(),
         data=Data(benchmark="cuhk-pedes", captioning=captioning, image_px=(384, 384), batch_pairs=8, group_pairs=8),
-        optim=AdamW(lr=1e-5, head_lr=1e-4),
-        schedule=Cosine(epochs=30),
+        optim=Optimiser(lr=1e-5),
+        schedule=Schedule(epochs=30),
     )
 
 

@@ -18,7 +18,7 @@ import torch
 from small_method import SmallMethod
 from torch import nn
 
-from tbps.config.optim import AdamW
+from tbps.config.optim import Optimiser
 from tbps.runs import checkpoint
 from tbps.runs.checkpoint import folder_of
 from tbps.training.optimiser import load_state_tensors, make_optimiser
@@ -290,7 +290,7 @@ def _private_mb() -> float:
 def _resume_large(folder: Path, answer: multiprocessing.queues.Queue[Any]) -> None:
     """Weights of 64 MB, optimiser state of 128."""
     method = nn.Linear(4096, 4096, bias=False)
-    optimiser = make_optimiser(method, AdamW(lr=1e-3, head_lr=1e-3))
+    optimiser = make_optimiser(method, Optimiser(lr=1e-3))
     before = _private_mb()
     tensors = checkpoint.read_tensors(folder / checkpoint.OPTIMISER_FILE)
     sum(float(tensor.sum()) for tensor in tensors.values())

@@ -53,9 +53,9 @@ def test_another_config_is_refused_with_the_difference(tmp_path: Path) -> None:
     OpenRunFolder(run).close()
     OpenRunFolder(replace(run, loop=replace(run.loop, log_steps=99))).close()
     with pytest.raises(ValueError, match=r"was started with another config \(optim.lr: 0.01 -> 0.1; ") as caught:
-        OpenRunFolder(small_run(tmp_path, lr=0.1))
+        OpenRunFolder(small_run(tmp_path, lr=0.1, eps=1e-2))
     assert str(caught.value).endswith(
-        "optim.head_lr: 0.1 -> 1.0); restore the old values to go on, or choose another name with --name"
+        "optim.eps: 1e-08 -> 0.01); restore the old values to go on, or choose another name with --name"
     )
 
 

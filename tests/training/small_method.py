@@ -17,9 +17,9 @@ from tbps.config.evaluation import Evaluation
 from tbps.config.loop import Loop
 from tbps.config.methods.albef import Albef
 from tbps.config.needs import Draw
-from tbps.config.optim import AdamW
+from tbps.config.optim import Optimiser, Rule
 from tbps.config.run import Run
-from tbps.config.schedule import Cosine
+from tbps.config.schedule import Schedule
 from tbps.data.batch import Batch, Draws, HostBatch
 from tbps.data.draws import draw_pair, generator_of, stack_draws
 from tbps.data.loader import MicroBatch, MicroBatchSampler, TrainingLoader
@@ -169,6 +169,7 @@ def small_run(
     lr: float = 1e-2,
     clip_norm: float = 1.0,
     eps: float = 1e-8,
+    kind: Literal["adamw", "adam"] = "adamw",
     precision: Literal["fp32", "bf16"] = "fp32",
     timeout_s: float = 600.0,
     second_stage_epoch: float = 0.0,
@@ -189,8 +190,8 @@ def small_run(
             micro_batch_pairs=micro_batch_pairs,
             workers=workers,
         ),
-        optim=AdamW(lr=lr, head_lr=10 * lr, clip_norm=clip_norm, eps=eps),
-        schedule=Cosine(epochs=steps * batch_pairs / NUM_PAIRS, warmup_steps=2, second_stage_epoch=second_stage_epoch),
+        optim=Optimiser(lr=lr, rules=(Rule(pattern="prd_head", factor=10.0),), clip_norm=clip_norm, eps=eps, kind=kind),
+        schedule=Schedule(epochs=steps * batch_pairs / NUM_PAIRS, warmup_steps=2, second_stage_epoch=second_stage_epoch),
         loop=Loop(precision=precision, save_steps=save_steps, log_steps=2, tensorboard=False, timeout_s=timeout_s),
         evaluation=Evaluation(every_epochs=every_epochs),
     )

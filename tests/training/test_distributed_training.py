@@ -72,6 +72,22 @@ def test_weights_twin_and_queue_are_the_same_on_all_ranks(tmp_path: Path, stage:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_coupled_decay_and_rules_are_the_same_under_zero(tmp_path: Path, stage: int) -> None:
+    zero = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": str(stage)}
+    process = _launch(tmp_path / "two", {"lr": 1e-3, "eps": LARGE_EPS, "steps": STEPS, "kind": "adam"}, {}, **zero)
+    run = small_run(tmp_path / "one", lr=1e-3, eps=LARGE_EPS, steps=STEPS, kind="adam")
+    train(run, small_parts(run))
+    assert _finish(process, tmp_path / "two") == 0, log_of(tmp_path / "two")
+    one, two = _weights(tmp_path / "one"), _weights(tmp_path / "two")
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=1e-4, atol=1e-5)  # of the 1e-2 that a weight moves
+    assert [line.get("lr/prd_head") for line in metrics(tmp_path / "two")] == [
+        line.get("lr/prd_head") for line in metrics(tmp_path / "one")
+    ]
+
+
+@pytest.mark.slow
 def test_two_processes_that_accumulate_do_what_one_does(tmp_path: Path) -> None:
     changes = {"lr": 1e-3, "eps": LARGE_EPS, "steps": STEPS, "batch_pairs": 16}
     process = _launch(tmp_path / "two", {**changes, "micro_batch_pairs": 4}, {"dropout": 0.1})

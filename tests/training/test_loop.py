@@ -40,7 +40,7 @@ def test_a_run_trains_validates_selects_and_tests(tmp_path: Path) -> None:
     assert checkpoint.steps_in(folder.checkpoints) == [8, 9, 12]
     assert best_checkpoint(folder.path).name == "step-00000008"
     first = lines[0]
-    assert set(first) == {"step", "epoch", "loss/itc", "loss/prd", "loss", "grad_norm", "lr", "head_lr"}
+    assert set(first) == {"step", "epoch", "loss/itc", "loss/prd", "loss", "grad_norm", "lr", "lr/prd_head"}
     assert first["epoch"] == 8 / NUM_PAIRS
     assert first["loss"] == pytest.approx(first["loss/itc"] + 0.5 * first["loss/prd"], rel=1e-6)
 
@@ -72,7 +72,7 @@ def test_every_step_is_what_a_plain_loop_does(tmp_path: Path) -> None:
         assert line["loss"] == pytest.approx(total.item(), rel=1e-4)
         assert line["grad_norm"] == pytest.approx(norm.item(), rel=1e-3)
         for group in optimiser.param_groups:
-            group["lr"] = line["head_lr"] if group["head"] else line["lr"]
+            group["lr"] = line["lr/prd_head"] if group["head"] else line["lr"]
         optimiser.step()
         method.after_step()
     saved = checkpoint.read_tensors(tmp_path / "small/test/checkpoints/step-00000012/model.safetensors")

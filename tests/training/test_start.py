@@ -9,14 +9,14 @@ import torch
 from safetensors.torch import save_file
 from small_method import SmallMethod
 
-from tbps.config.optim import AdamW
+from tbps.config.optim import Optimiser
 from tbps.config.start import Start
 from tbps.runs import checkpoint
 from tbps.runs.run_folder import RunFolder
 from tbps.training.optimiser import make_optimiser, state_tensors
 from tbps.training.start import start
 
-OPTIM = AdamW(lr=0.1, head_lr=0.1)
+OPTIM = Optimiser(lr=0.1)
 
 
 def _start(folder: Path, given: Start) -> tuple[SmallMethod, int]:
