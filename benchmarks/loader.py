@@ -35,7 +35,7 @@ from tbps.data.loader import MicroBatch, PairDataset
 from tbps.data.pairs import FolderPairs
 from tbps.data.views import make_views, normalise_pixels
 from tbps.text.captions import CaptionEncoder
-from tbps.text.word_pieces import load_tokenizer, train_vocabulary
+from tbps.text.word_pieces import open_word_pieces, train_vocabulary
 
 CAPTION = "a man in a red shirt and blue jeans with a black bag walks along the street and looks at a phone in his hand"
 GROUP_PAIRS = 8
@@ -96,7 +96,7 @@ def make_dataset(folder: Path, num_images: int, image_px: tuple[int, int]) -> Pa
         batch_pairs=GROUP_PAIRS,
         group_pairs=GROUP_PAIRS,
     )
-    encoder = CaptionEncoder(load_tokenizer(str(vocabulary)), max_words=50, max_tokens=50, punctuation="space", chunker=None)
+    encoder = CaptionEncoder(open_word_pieces(str(vocabulary)), max_words=50, max_tokens=50, cleaning="space", chunker=None)
     return PairDataset(FolderPairs(folder, "cuhk-pedes", split), encoder, data, Mars().needs((384, 384)), seed=0)
 
 

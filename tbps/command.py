@@ -129,7 +129,9 @@ def _add_chunks(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     )
     chunks.add_argument("root", type=Path, help="shard folder")
     chunks.add_argument("--chunker", choices=CHUNKERS, default="auto", help="as --data.captioning.chunker")
-    chunks.add_argument("--punctuation", choices=("space", "delete"), default="space")
+    chunks.add_argument(
+        "--cleaning", choices=("space", "delete", "none"), default="space", help="as --data.captioning.cleaning"
+    )
     chunks.add_argument("--workers", type=int, default=2)
     chunks.set_defaults(run=_chunks)
 
@@ -211,7 +213,7 @@ def _shard(given: argparse.Namespace) -> None:
 def _chunks(given: argparse.Namespace) -> None:
     from tbps.data.shard_chunks import add_chunks
 
-    found_by = add_chunks(given.root, kind=given.chunker, punctuation=given.punctuation, workers=given.workers)
+    found_by = add_chunks(given.root, kind=given.chunker, cleaning=given.cleaning, workers=given.workers)
     sys.stdout.write(f"{given.root}: train: attribute chunks found by {found_by}\n")
 
 

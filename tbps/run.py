@@ -21,12 +21,12 @@ from tbps.config.run import Run
 from tbps.data.fields import choose_fields, try_fields
 from tbps.data.identities import agree_on_identities
 from tbps.data.loader import TrainingLoader, make_loader
-from tbps.data.opening import agree_on_chunker, evaluation_encoder, open_vocabulary, splits_of, training_encoder
+from tbps.data.opening import agree_on_chunker, evaluation_encoder, splits_of, training_encoder
 from tbps.data.pairs import EvaluationSet, PairSource, open_pairs
 from tbps.data.remote import shown
 from tbps.data.worker_processes import WorkerLost
 from tbps.evaluation.evaluate import evaluate
-from tbps.methods.registry import build_method, fields_for
+from tbps.methods.registry import build_method, fields_for, module_of
 from tbps.reporting.examples import write_examples
 from tbps.reporting.gallery import write_queries
 from tbps.reporting.results import Provenance, Purpose, device_name, final_file, make_results, write_results
@@ -36,7 +36,7 @@ from tbps.runs.config_hash import config_hash
 from tbps.runs.run_folder import RunFolder
 from tbps.runs.selection import best_checkpoint
 from tbps.text.captions import CaptionEncoder
-from tbps.text.word_pieces import Vocabulary
+from tbps.text.tokeniser import Tokeniser, open_tokeniser
 from tbps.training.device_errors import verdict_of
 from tbps.training.devices import choose_device
 from tbps.training.distributed import Team, announce_devices, as_launched, leave_processes, on_main, start_processes
@@ -89,7 +89,7 @@ def train_run(run: Run) -> int:
 
 def make_parts(run: Run) -> Parts:
     """Open the data and say how everything else is made. Called on every process, once they have found each other."""
-    vocabulary, patience_s, team = _vocabulary(run), run.loop.timeout_s, Team.current()
+    tokeniser, patience_s, team = _tokeniser(run), run.loop.timeout_s, Team.current()
     offered = fields_for(run.method)
     fields = choose_fields(run.needs.fields, offered)
     opened: list[tuple[PairSource, tuple[str, ...]]] = []
@@ -104,7 +104,7 @@ def make_parts(run: Run) -> Parts:
     encoder = training_encoder(
         source,
         run.data,
-        vocabulary,
+        tokeniser,
         chunks=run.needs.chunks,
         weigh_chunks=run.needs.chunk_weights,
         mark_vacuous=run.needs.vacuous_words,
@@ -133,8 +133,8 @@ def make_parts(run: Run) -> Parts:
         build=lambda: _build(run),
         num_pairs=len(source),
         make_batches=make_batches,
-        validate=_validation(run, vocabulary, splits),
-        test=_test(run, vocabulary, splits),
+        validate=_validation(run, tokeniser, splits),
+        test=_test(run, tokeniser, splits),
     )
 
 
@@ -222,7 +222,7 @@ def evaluate_run(
     results, file = _score(
         run,
         method.to(device),
-        _vocabulary(run),
+        _tokeniser(run),
         folder=folder,
         weights=weights,
         split=split,
@@ -261,7 +261,7 @@ def report_run(path: Path) -> Path:
     return write_report(path)
 
 
-def _validation(run: Run, vocabulary: Vocabulary, splits: tuple[str, ...]) -> Evaluate | None:
+def _validation(run: Run, tokeniser: Tokeniser, splits: tuple[str, ...]) -> Evaluate | None:
     if "val" not in splits:
         if run.evaluation.selection == "val":
             raise ValueError(
@@ -270,7 +270,7 @@ def _validation(run: Run, vocabulary: Vocabulary, splits: tuple[str, ...]) -> Ev
             )
         return None
     evaluation_set = EvaluationSet(open_pairs(run.data, "val", patience_s=run.loop.timeout_s))
-    encoder = evaluation_encoder(run.data.captioning, vocabulary)
+    encoder = evaluation_encoder(run.data.captioning, tokeniser)
 
     def validate(method: nn.Module, step: int) -> dict[str, float]:
         return evaluate(
@@ -289,7 +289,7 @@ def _validation(run: Run, vocabulary: Vocabulary, splits: tuple[str, ...]) -> Ev
     return validate
 
 
-def _test(run: Run, vocabulary: Vocabulary, splits: tuple[str, ...]) -> Evaluate | None:
+def _test(run: Run, tokeniser: Tokeniser, splits: tuple[str, ...]) -> Evaluate | None:
     if not run.evaluation.test:
         return None
     if "test" not in splits:
@@ -301,7 +301,7 @@ def _test(run: Run, vocabulary: Vocabulary, splits: tuple[str, ...]) -> Evaluate
 
     def test(method: nn.Module, step: int) -> dict[str, float]:
         weights = checkpoint.folder_of(folder.checkpoints, step)
-        results, _ = _score(run, method, vocabulary, folder=folder, weights=weights, split="test", purpose="final")
+        results, _ = _score(run, method, tokeniser, folder=folder, weights=weights, split="test", purpose="final")
         final: Mapping[str, Any] = results["text_to_image"]["reranked"] or results["text_to_image"]["coarse"]
         return {name: float(final[name]) for name in ("rank_1", "rank_5", "rank_10", "mAP", "mINP")}
 
@@ -311,7 +311,7 @@ def _test(run: Run, vocabulary: Vocabulary, splits: tuple[str, ...]) -> Evaluate
 def _score(
     run: Run,
     method: nn.Module,
-    vocabulary: Vocabulary,
+    tokeniser: Tokeniser,
     *,
     folder: RunFolder,
     weights: Path,
@@ -322,7 +322,7 @@ def _score(
     """Evaluate on every process; the first one writes results, gallery and examples. Returns results and their file."""
     device = next(method.parameters()).device
     evaluation_set = EvaluationSet(open_pairs(run.data, split, patience_s=run.loop.timeout_s))
-    encoder = evaluation_encoder(run.data.captioning, vocabulary)
+    encoder = evaluation_encoder(run.data.captioning, tokeniser)
     evaluated = evaluate(
         cast(Any, method),
         evaluation_set,
@@ -357,7 +357,7 @@ def _score(
         write_queries(folder.path, file.stem, evaluated, evaluation_set)
         marks = evaluation_encoder(
             run.data.captioning,
-            vocabulary,
+            tokeniser,
             chunks=run.needs.report_chunks,
             mark_vacuous=run.needs.report_vacuous_words,
         )
@@ -375,7 +375,5 @@ def _score(
     return on_main(write, doing="writing results and examples")
 
 
-def _vocabulary(run: Run) -> Vocabulary:
-    text = run.needs.text
-    assert text.start_id is not None and text.mask_id is not None
-    return open_vocabulary(run.data.captioning, size=text.size, cls_id=text.start_id, mask_id=text.mask_id)
+def _tokeniser(run: Run) -> Tokeniser:
+    return open_tokeniser(run.data.captioning, run.needs.text, module_of(run.method))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from tbps.config.data import Captioning
+    from tbps.config.needs import Text
     from tbps.config.run import Run
 
 
@@ -21,7 +23,32 @@ def check_consistency(run: Run) -> None:
             f"data.weak_positive_probability is {run.data.weak_positive_probability:g}, and {type(run.method).__name__}"
             " makes nothing of a caption that was swapped for another; expected 0"
         )
+    check_captioning(run.data.captioning, run.needs.text)
     run.method.check(run.data, run.evaluation)
+
+
+CLIP_VOCABULARY = "clip"
+"""Name of the vocabulary that CLIP's byte pairs make; a run of another text encoder cannot ask for it."""
+
+
+def check_captioning(captioning: Captioning, text: Text) -> None:
+    """ValueError: the vocabulary is of another kind than the text encoder's, or captions are longer than it reads."""
+    if text.tokeniser == "clip" and captioning.vocabulary != CLIP_VOCABULARY:
+        raise ValueError(
+            f"data.captioning.vocabulary is {captioning.vocabulary!r}, expected {CLIP_VOCABULARY!r}: the text encoder reads"
+            f" CLIP's byte pairs, which open_clip brings; set --data.captioning.vocabulary {CLIP_VOCABULARY}"
+        )
+    if text.tokeniser == "bert" and captioning.vocabulary == CLIP_VOCABULARY:
+        raise ValueError(
+            f"data.captioning.vocabulary is {CLIP_VOCABULARY!r}, expected BERT word pieces, which the text encoder reads;"
+            " set --data.captioning.vocabulary to a vocab.txt, a tokenizer.json or a Hugging Face name"
+        )
+    for name, tokens in (("max_tokens", captioning.max_tokens), ("max_training_tokens", captioning.training_tokens)):
+        if tokens > text.max_tokens:
+            raise ValueError(
+                f"data.captioning.{name} is {tokens}, expected at most {text.max_tokens}, the longest caption that the text"
+                f" encoder reads ({text.settings}); change one of them"
+            )
 
 
 def _check_rates(run: Run) -> None:

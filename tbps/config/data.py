@@ -10,6 +10,8 @@ from tbps.config.ranges import Count, CountOrNone, Range, Share, check_ranges
 
 Benchmark = Literal["cuhk-pedes", "icfg-pedes", "rstpreid", "mals", "coco"]
 """The data sets that can be read, by the name of their format."""
+Cleaning = Literal["space", "delete", "none"]
+"""Rules by which captions are cleaned, by name; see tbps/text/cleaning.py."""
 Interpolation = Literal["bilinear", "bicubic"]
 Augmentation = Literal["resized-crop", "random-operations", "flip", "pad-crop", "erase"]
 """What can be made with a training image, in the order in which it is made."""
@@ -38,16 +40,18 @@ class Captioning:
     """How captions become tokens."""
 
     vocabulary: str
-    """A Hugging Face tokenizer name, or a local `vocab.txt` / `tokenizer.json`."""
-    max_words: Count
-    """Words kept of a caption."""
-    max_tokens: Annotated[int, Range(2, because="[CLS] and one word piece")]
-    """Word pieces kept, [CLS] included; an attribute chunk that does not fit whole is dropped, not cut."""
+    """BERT word pieces: a Hugging Face tokenizer name, or a local `vocab.txt` / `tokenizer.json`. CLIP's byte pairs, as
+    open_clip brings them: `clip`."""
+    max_words: CountOrNone
+    """Words kept of a caption; 0 = all."""
+    max_tokens: Annotated[int, Range(2, because="a start token and one piece")]
+    """Tokens kept, start and end tokens included; an attribute chunk that does not fit whole is dropped, not cut."""
     max_training_tokens: CountOrNone = 0
     """The same in training; 0 = as `max_tokens`. The official ALBEF, RaSa and MARS cut a caption's words in training, and
-    its word pieces in evaluation only."""
-    punctuation: Literal["space", "delete"] = "space"
-    """ALBEF, RaSa and MARS delete punctuation, which joins "shirt.His" into one word: "delete" repeats that."""
+    its tokens in evaluation only."""
+    cleaning: Cleaning = "space"
+    """What is done to punctuation: it becomes a space; it is deleted, which joins "shirt.His" into one word as in the
+    official ALBEF, RaSa and MARS; or nothing, as in the official IRRA, whose tokeniser knows it."""
     chunker: Literal["auto", "spacy", "builtin"] = "auto"
     """Who finds adjective-noun chunks: spaCy's en_core_web_sm, the built-in matcher, or the first where installed."""
     chunker_name: str = ""
@@ -56,11 +60,13 @@ class Captioning:
     def __post_init__(self) -> None:
         check_ranges(self, "data.captioning")
         if self.max_training_tokens == 1:
-            raise ValueError("data.captioning.max_training_tokens is 1, expected at least 2: [CLS] and one word piece; or 0")
+            raise ValueError(
+                "data.captioning.max_training_tokens is 1, expected at least 2: a start token and one piece; or 0"
+            )
 
     @property
     def training_tokens(self) -> int:
-        """Word pieces kept in training, [CLS] included."""
+        """Tokens kept in training, start and end tokens included."""
         return self.max_training_tokens or self.max_tokens
 
 

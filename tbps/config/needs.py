@@ -24,6 +24,8 @@ class Text:
     """Id of the first token, where the encoder relies on it."""
     mask_id: int | None = None
     """Id that stands for a masked word, where the encoder relies on it."""
+    settings: str = "method"
+    """Settings that hold these values, as messages name them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -18,9 +18,10 @@ from tbps.data.remote import PATIENCE_S, is_remote
 from tbps.data.shard_chunks import kept_beside_shards
 from tbps.data.shard_index import INDEX_NAME, read_index
 from tbps.data.shards import ShardPairs
-from tbps.text.captions import CaptionEncoder, clean_caption
+from tbps.text.captions import CaptionEncoder
 from tbps.text.chunks import chunk_frequencies, make_chunker
-from tbps.text.word_pieces import Vocabulary, load_tokenizer
+from tbps.text.cleaning import clean_caption
+from tbps.text.tokeniser import Tokeniser
 
 logger = logging.getLogger(__name__)
 
@@ -33,20 +34,6 @@ def splits_of(data: Data, *, patience_s: float = PATIENCE_S) -> tuple[str, ...]:
     if (root / INDEX_NAME).is_file():
         return tuple(read_index(str(root), cache=cache))
     return tuple(mapped_annotations(root, data.benchmark, cache=cache.parent / "annotations").splits)
-
-
-def open_vocabulary(captioning: Captioning, *, size: int, cls_id: int, mask_id: int) -> Vocabulary:
-    """The vocabulary, checked against the text encoder it is for.
-
-    ValueError: another size, or [CLS] and [MASK] elsewhere than the text encoder was told.
-    """
-    vocabulary = load_tokenizer(captioning.vocabulary, expected_size=size)
-    if (vocabulary.cls_id, vocabulary.mask_id) != (cls_id, mask_id):
-        raise ValueError(
-            f"vocabulary {captioning.vocabulary} has [CLS] {vocabulary.cls_id} and [MASK] {vocabulary.mask_id}, expected"
-            f" {cls_id} and {mask_id}; set --method.bert.cls-id and --method.bert.mask-id to the vocabulary's"
-        )
-    return vocabulary
 
 
 def agree_on_chunker(captioning: Captioning, team: Team) -> Captioning:
@@ -76,7 +63,7 @@ def agree_on_chunker(captioning: Captioning, team: Team) -> Captioning:
 def training_encoder(
     source: PairSource,
     data: Data,
-    vocabulary: Vocabulary,
+    tokeniser: Tokeniser,
     *,
     chunks: bool,
     weigh_chunks: bool,
@@ -92,10 +79,10 @@ def training_encoder(
     """
     kept = _kept_chunks(source, data, team, patience_s) if chunks else None
     return CaptionEncoder(
-        vocabulary,
+        tokeniser,
         max_words=data.captioning.max_words,
         max_tokens=data.captioning.training_tokens,
-        punctuation=data.captioning.punctuation,
+        cleaning=data.captioning.cleaning,
         chunker=kept,
         frequencies=chunk_frequencies(kept.counts()) if kept is not None and weigh_chunks else None,
         mark_vacuous=mark_vacuous,
@@ -103,35 +90,33 @@ def training_encoder(
 
 
 def _kept_chunks(source: PairSource, data: Data, team: Team, patience_s: float) -> KeptChunks:
-    chunker, punctuation = make_chunker(data.captioning.chunker), data.captioning.punctuation
+    chunker, cleaning = make_chunker(data.captioning.chunker), data.captioning.cleaning
     logger.info("attribute chunks are those of %s (chunker = %s)", chunker.name, data.captioning.chunker)
     cache = Path(data.cache).expanduser()
     if isinstance(source, ShardPairs) and not data.limit_pairs:
         brought: list[KeptChunks | None] = []
 
         def look() -> bool:
-            kept = kept_beside_shards(
-                source, found_by=chunker.name, punctuation=punctuation, cache=cache, patience_s=patience_s
-            )
+            kept = kept_beside_shards(source, found_by=chunker.name, cleaning=cleaning, cache=cache, patience_s=patience_s)
             brought.append(kept)
             return brought[0] is not None
 
         if all(team.together(look, doing="opening the attribute chunks of the shards")) and brought[0] is not None:
             return brought[0]
-    corpus = f"{chunker.name}|{punctuation}|{len(source)}|{source.captions_digest()}"
+    corpus = f"{chunker.name}|{cleaning}|{len(source)}|{source.captions_digest()}"
     folder = cache.parent / "chunks" / hashlib.sha256(corpus.encode()).hexdigest()[:16]
     store = ChunkStore(folder, portions=num_portions(len(source)))
 
     def captions() -> Iterator[str]:
         for pair in range(len(source)):
-            yield clean_caption(source.caption(pair), punctuation=punctuation)
+            yield clean_caption(source.caption(pair), cleaning=cleaning)
 
     share_chunks(store, captions, chunker, team)
     return KeptChunks(store.files, name=chunker.name)
 
 
 def evaluation_encoder(
-    captioning: Captioning, vocabulary: Vocabulary, *, chunks: bool = False, mark_vacuous: bool = False
+    captioning: Captioning, tokeniser: Tokeniser, *, chunks: bool = False, mark_vacuous: bool = False
 ) -> CaptionEncoder:
     """The encoder for queries: no chunks are needed. `chunks` and `mark_vacuous` are for the report of LAIP and AGA."""
     chunker = make_chunker(captioning.chunker) if chunks else None
@@ -140,10 +125,10 @@ def evaluation_encoder(
             "phrases are found by %s for the report, in training they were by %s", chunker.name, captioning.chunker_name
         )
     return CaptionEncoder(
-        vocabulary,
+        tokeniser,
         max_words=captioning.max_words,
         max_tokens=captioning.max_tokens,
-        punctuation=captioning.punctuation,
+        cleaning=captioning.cleaning,
         chunker=chunker,
         mark_vacuous=mark_vacuous,
     )

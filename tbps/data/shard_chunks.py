@@ -1,6 +1,6 @@
 """Attribute chunks beside shards: found once by `tbps data chunks` (or `shard --chunks`), so that training finds none.
 
-A shard folder then holds a folder of portions (see tbps/data/chunk_store.py) for each chunker and rule of punctuation, and
+A shard folder then holds a folder of portions (see tbps/data/chunk_store.py) for each chunker and rule of cleaning, and
 the index says under "chunks" by whom they were found, and the name, size and sha256 of each file, as of shards.
 """
 
@@ -14,13 +14,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tbps.config.data import Cleaning
 from tbps.data.chunk_store import ChunkStore, KeptChunks, num_portions
 from tbps.data.remote import fetch, is_remote, join, sha256_of
 from tbps.data.shard_index import StoredFile, read_content, splits_in, write_index
 from tbps.data.shards import ShardPairs
 from tbps.data.worker_pool import worker_pool
-from tbps.text.captions import Punctuation, clean_caption
 from tbps.text.chunks import ChunkerKind, make_chunker
+from tbps.text.cleaning import clean_caption
 
 logger = logging.getLogger(__name__)
 
@@ -28,20 +29,20 @@ SPLIT = "train"
 """The only one whose chunks training asks for."""
 
 
-def add_chunks(root: Path, *, kind: ChunkerKind, punctuation: Punctuation = "space", workers: int = 1) -> str:
+def add_chunks(root: Path, *, kind: ChunkerKind, cleaning: Cleaning = "space", workers: int = 1) -> str:
     """Find the chunks of the training captions of the shards in `root`, and keep them there; returns who found them.
 
     The same call again goes on where one was interrupted. ValueError: no shards, no training split, no such chunker.
     """
     source = ShardPairs(str(root), SPLIT, cache=root)
-    rule = _rule(source, found_by=make_chunker(kind).name, punctuation=punctuation)
+    rule = _rule(source, found_by=make_chunker(kind).name, cleaning=cleaning)
     digest = hashlib.sha256(json.dumps(rule, sort_keys=True).encode()).hexdigest()[:8]
     store = ChunkStore(root / f"{SPLIT}-chunks-{digest}", portions=num_portions(len(source)))
     missing = sorted(set(range(store.portions)) - store.held())
     logger.info(
         "finding attribute chunks (%s): %d of %d portions are missing", rule["found_by"], len(missing), store.portions
     )
-    jobs = [(root, store, kind, punctuation, missing[first::workers]) for first in range(min(workers, len(missing)))]
+    jobs = [(root, store, kind, cleaning, missing[first::workers]) for first in range(min(workers, len(missing)))]
     if len(jobs) > 1:
         with worker_pool(len(jobs)) as pool:
             list(pool.map(_find, jobs))
@@ -57,10 +58,10 @@ def add_chunks(root: Path, *, kind: ChunkerKind, punctuation: Punctuation = "spa
 
 
 def kept_beside_shards(
-    source: ShardPairs, *, found_by: str, punctuation: Punctuation, cache: Path, patience_s: float
+    source: ShardPairs, *, found_by: str, cleaning: Cleaning, cache: Path, patience_s: float
 ) -> KeptChunks | None:
     """The chunks of the training captions that a shard folder or URL brings; None, in words, where it has others only."""
-    root, rule = source.root, _rule(source, found_by=found_by, punctuation=punctuation)
+    root, rule = source.root, _rule(source, found_by=found_by, cleaning=cleaning)
     entries = read_content(root, cache=cache, patience_s=patience_s).get("chunks", [])
     for entry in entries:
         if _is_of(entry, rule):
@@ -71,13 +72,13 @@ def kept_beside_shards(
                 logger.warning("the shards' attribute chunks cannot be used, they are found anew: %s", error)
                 return None
     if entries:
-        brought = ", ".join(f"{entry['found_by']} (punctuation {entry['punctuation']})" for entry in entries)
+        brought = ", ".join(f"{entry['found_by']} (cleaning {entry['punctuation']})" for entry in entries)
         logger.warning(
-            "the shards bring attribute chunks found by %s, but this run asks for those of its captions by %s (punctuation"
+            "the shards bring attribute chunks found by %s, but this run asks for those of its captions by %s (cleaning"
             " %s): they are found anew",
             brought,
             found_by,
-            punctuation,
+            cleaning,
         )
     return None
 
@@ -94,19 +95,23 @@ def check_chunks(root: Path) -> list[str]:
     return problems
 
 
-def _rule(source: ShardPairs, *, found_by: str, punctuation: Punctuation) -> dict[str, str]:
-    return {"captions": source.captions_digest(), "found_by": found_by, "punctuation": punctuation}
+def _rule(source: ShardPairs, *, found_by: str, cleaning: Cleaning) -> dict[str, str]:
+    return {
+        "captions": source.captions_digest(),
+        "found_by": found_by,
+        "punctuation": cleaning,
+    }  # its name in indexes that exist
 
 
 def _is_of(entry: Mapping[str, Any], rule: Mapping[str, str]) -> bool:
     return all(entry[name] == value for name, value in rule.items())
 
 
-def _find(job: tuple[Path, ChunkStore, ChunkerKind, Punctuation, list[int]]) -> None:
-    root, store, kind, punctuation, portions = job
+def _find(job: tuple[Path, ChunkStore, ChunkerKind, Cleaning, list[int]]) -> None:
+    root, store, kind, cleaning, portions = job
     source = ShardPairs(str(root), SPLIT, cache=root)
     captions = (source.caption(pair) for pair in range(len(source)))
-    store.find(portions, (clean_caption(caption, punctuation=punctuation) for caption in captions), make_chunker(kind))
+    store.find(portions, (clean_caption(caption, cleaning=cleaning) for caption in captions), make_chunker(kind))
 
 
 def _local(root: str, file: StoredFile, *, cache: Path, patience_s: float) -> Path:

@@ -24,7 +24,7 @@ from tbps.reporting.shown_pairs import ShownPairs, read_pairs, spread_queries, t
 from tbps.reporting.thumbnail import thumbnail
 from tbps.runs.atomic_file import write_json
 from tbps.text.captions import CaptionEncoder
-from tbps.text.word_pieces import Vocabulary
+from tbps.text.tokeniser import Tokeniser
 
 FILE = "masked_words"
 """Of the file, before the name of the evaluation that it belongs to."""
@@ -67,7 +67,7 @@ def write_masked_words(
     captions: list[list[Word]] = []
     for first in range(0, len(queries), BATCH):
         shown = read_pairs(evaluation_set, encoder, queries[first : first + BATCH], image_px=image_px, pixels=pixels)
-        captions += words_of_pairs(method, shown, encoder.vocabulary)
+        captions += words_of_pairs(method, shown, encoder.tokeniser)
     changed = [place for place, words in enumerate(captions) if any(word.masked_pieces for word in words)]
     chosen = [changed[place] for place in np.linspace(0, len(changed) - 1, min(NUM_EXAMPLES, len(changed))).astype(int)]
     content = {
@@ -84,7 +84,7 @@ def write_masked_words(
     return file
 
 
-def words_of_pairs(method: AgaMethod, shown: ShownPairs, vocabulary: Vocabulary) -> Iterator[list[Word]]:
+def words_of_pairs(method: AgaMethod, shown: ShownPairs, tokeniser: Tokeniser) -> Iterator[list[Word]]:
     """The words of each caption: what training would mask, and put in their place where it enriches captions."""
     batch, draws = training_step(method, shown)
     prepared = method.prepare_words(batch, draws)
@@ -97,8 +97,8 @@ def words_of_pairs(method: AgaMethod, shown: ShownPairs, vocabulary: Vocabulary)
     for row, length in enumerate(batch.own.lengths):
         pieces = slice(1, length)  # without [CLS]
         yield join_pieces(
-            [vocabulary.word_of(token) for token in batch.own.token_ids_BL[row, pieces].tolist()],
-            [vocabulary.word_of(token) for token in enriched_BL[row, pieces].tolist()],
+            [tokeniser.word_of(token) for token in batch.own.token_ids_BL[row, pieces].tolist()],
+            [tokeniser.word_of(token) for token in enriched_BL[row, pieces].tolist()],
             masked=masked_BL[row, pieces].tolist(),
             vacuous=batch.own.vacuous_BL[row, pieces].tolist(),
         )

@@ -51,11 +51,11 @@ def write_phrase_maps(
             {
                 "words": text_of(
                     [
-                        encoder.vocabulary.word_of(int(token))
+                        encoder.tokeniser.word_of(int(token))
                         for token in table.captions.token_ids_BL[phrase, 1 : table.captions.lengths[phrase]]
                     ]
                 ),
-                "masked": encoder.vocabulary.word_of(int(table.label_M[phrase])),
+                "masked": encoder.tokeniser.word_of(int(table.label_M[phrase])),
                 "maps": {
                     TITLES[title]: thumbnail(heated(image_HWC, maps[title][phrase]), height_px=HEIGHT_PX) for title in maps
                 },

@@ -5,44 +5,23 @@
 from __future__ import annotations
 
 import re
+import string
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from tbps.config.data import Cleaning
 from tbps.text.chunks import Chunker, ContentWord, chunk_weight
+from tbps.text.cleaning import clean_caption
 from tbps.text.token_batch import Captions, pad_rows
+from tbps.text.tokeniser import Tokeniser
 from tbps.text.vacuous_words import VACUOUS_WORDS
-from tbps.text.word_pieces import Vocabulary
 
-_PUNCTUATION = ",.'!?\"()*#:;~"
-_DELETE = str.maketrans(dict.fromkeys(_PUNCTUATION, "") | {"-": " ", "/": " "})
-_SPACE = str.maketrans(dict.fromkeys(_PUNCTUATION, " ") | {"-": " ", "/": " ", "`": " ", "\u201c": " ", "\u201d": " "})
-_INNER_APOSTROPHE = re.compile(r"(?<=\w)'(?=\w)")
-_TYPOGRAPHIC_APOSTROPHE = str.maketrans({"\u2018": "'", "\u2019": "'"})
 _SIDE = re.compile(r"\b(?:left|right)(?:s|most|side|ward|wards|hand|handed)?\b")
 _PAD_MULTIPLE = 8
-
-
-Punctuation = Literal["space", "delete"]
-
-
-def clean_caption(caption: str, *, max_words: int | None = None, punctuation: Punctuation) -> str:
-    """Lower case, punctuation gone, "-" and "/" to spaces, "<person>" to "person", spaces squeezed, first words kept.
-
-    `delete` is the official rule of ALBEF, RaSa and MARS: "shirt.His" becomes "shirthis". `space` gives "shirt his"; only
-    an apostrophe inside a word is deleted ("woman's" gives "womans", as under the official rule), since it parts no two
-    words. `space` also knows typographic quotes and back-ticks, which some captions quote with. May return "".
-    """
-    text = caption.lower()
-    if punctuation == "space":
-        text = _INNER_APOSTROPHE.sub("", text.translate(_TYPOGRAPHIC_APOSTROPHE)).translate(_SPACE)
-    else:
-        text = text.translate(_DELETE)
-    return " ".join(text.replace("<person>", "person").split()[:max_words])
 
 
 def says_side(caption: str) -> bool:
@@ -52,10 +31,12 @@ def says_side(caption: str) -> bool:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class EncodedCaption:
-    """One caption as ids. Starts with [CLS] and has no [SEP], as in the official code."""
+    """One caption as ids: the tokeniser's start token, pieces, and its end token where it has one."""
 
     token_ids: Tensor
     """(T,) int64."""
+    pad_id: int
+    """What fills the rest of its row in a batch."""
     chunk_ids: Tensor
     """(T,) int64: 0 = in no attribute chunk, c >= 1 = in chunk c, counted from the left without gaps."""
     chunk_weights: Tensor | None = None
@@ -65,9 +46,9 @@ class EncodedCaption:
     num_dropped_chunks: int = 0
     """Chunks left out because not all of their tokens fit."""
     num_dropped_tokens: int = 0
-    """Word pieces beyond the cap."""
+    """Pieces beyond the cap."""
     num_dropped_words: int = 0
-    """Words beyond their cap; they were cut before the caption was made into word pieces."""
+    """Words beyond their cap; they were cut before the caption was made into pieces."""
 
     @property
     def is_cut(self) -> bool:
@@ -81,61 +62,67 @@ class EncodedCaption:
 
 
 class CaptionEncoder:
-    """Cleans captions, cuts them into word pieces and marks their attribute chunks. Picklable.
+    """Cleans captions, cuts them into tokens and marks their attribute chunks. Picklable.
 
-    `max_words` words of the cleaned caption are kept, then `max_tokens` tokens, [CLS] included; a chunk that does not fit
-    whole is dropped and counted. `chunker` is asked about all words of the caption, so that what it found can be kept for
-    any cap (`KeptChunks`: finding is slow); without it there are no chunks. With `frequencies` (`chunk_frequencies`)
-    every chunk gets its weight; with `mark_vacuous` pieces of semantically vacuous words are marked.
+    `max_words` words of the cleaned caption are kept (0 = all), then `max_tokens` tokens, start and end included: a caption
+    that is cut keeps its end token. A chunk that does not fit whole is dropped and counted. `chunker` is asked about all
+    words of the caption, so that what it found can be kept for any cap (`KeptChunks`: finding is slow); without it there
+    are no chunks. With `frequencies` (`chunk_frequencies`) every chunk gets its weight; with `mark_vacuous` pieces of
+    semantically vacuous words are marked.
     """
 
     def __init__(
         self,
-        vocabulary: Vocabulary,
+        tokeniser: Tokeniser,
         *,
         max_words: int,
         max_tokens: int,
-        punctuation: Punctuation,
+        cleaning: Cleaning,
         chunker: Chunker | None,
         frequencies: Mapping[str, float] | None = None,
         mark_vacuous: bool = False,
     ) -> None:
-        if max_words < 1:
-            raise ValueError(f"max_words is {max_words}, expected at least 1")
-        if max_tokens < 2:
-            raise ValueError(f"max_tokens is {max_tokens}, expected at least 2: [CLS] and one word piece")
-        self.vocabulary = vocabulary
+        self._frame = 1 if tokeniser.end_id is None else 2
+        if max_words < 0:
+            raise ValueError(f"max_words is {max_words}, expected at least 1, or 0 for all words")
+        if max_tokens < 1 + self._frame:
+            frame = "the start token" if tokeniser.end_id is None else "the start token, the end token"
+            raise ValueError(f"max_tokens is {max_tokens}, expected at least {1 + self._frame}: {frame} and one piece")
+        self.tokeniser = tokeniser
         self.max_words = max_words
         self.max_tokens = max_tokens
-        self.punctuation: Punctuation = punctuation
+        self.cleaning: Cleaning = cleaning
         self.chunker = chunker
         self.frequencies = None if frequencies is None else dict(frequencies)
         self.mark_vacuous = mark_vacuous
 
     def clean(self, caption: str) -> str:
         """The text that is encoded."""
-        return clean_caption(caption, max_words=self.max_words, punctuation=self.punctuation)
+        return " ".join(self._words(caption)[: self._last_word])
 
     def encode(self, caption: str, key: str) -> EncodedCaption:
         """Ids and chunks of one caption; `key` names its pair in messages.
 
-        Raises ValueError where no word piece is left after cleaning.
+        Raises ValueError where no piece is left after cleaning.
         """
-        every_word = clean_caption(caption, punctuation=self.punctuation).split()
-        text, dropped_words = " ".join(every_word[: self.max_words]), max(0, len(every_word) - self.max_words)
-        pieces = self.vocabulary.encode(text)
+        every_word = self._words(caption)
+        kept_words = every_word[: self._last_word]
+        text, dropped_words = " ".join(kept_words), len(every_word) - len(kept_words)
+        pieces = self.tokeniser.encode(text)
         if not pieces.ids:
             raise ValueError(
                 f"pair {key}: its caption {caption[:80]!r} has no word left after cleaning, expected at least one;"
                 " correct the caption or remove the pair"
             )
-        room = self.max_tokens - 1
-        token_ids = _int64([self.vocabulary.cls_id, *pieces.ids[:room]])
+        room = self.max_tokens - self._frame
+        end = [] if self.tokeniser.end_id is None else [self.tokeniser.end_id]
+        token_ids = _int64([self.tokeniser.start_id, *pieces.ids[:room], *end])
         dropped = max(0, len(pieces.ids) - room)
-        vacuous = torch.tensor([False, *_is_vacuous(text, pieces.offsets)[:room]]) if self.mark_vacuous else None
+        vacuous = self._vacuous(text, pieces.offsets[:room]) if self.mark_vacuous else None
         if self.chunker is None:
             return EncodedCaption(
                 token_ids=token_ids,
+                pad_id=self.tokeniser.pad_id,
                 chunk_ids=torch.zeros_like(token_ids),
                 vacuous=vacuous,
                 num_dropped_tokens=dropped,
@@ -147,7 +134,8 @@ class CaptionEncoder:
         number = _kept_chunks(chunk_ids, room, beyond)
         return EncodedCaption(
             token_ids=token_ids,
-            chunk_ids=_int64([0, *(number.get(chunk, 0) for chunk in chunk_ids[:room])]),
+            pad_id=self.tokeniser.pad_id,
+            chunk_ids=_int64([0, *(number.get(chunk, 0) for chunk in chunk_ids[:room]), *[0] * len(end)]),
             chunk_weights=None if self.frequencies is None else _weights(text, words, number, self.frequencies),
             vacuous=vacuous,
             num_dropped_chunks=len({word.chunk for word in words} - {0}) - len(number),
@@ -155,13 +143,23 @@ class CaptionEncoder:
             num_dropped_words=dropped_words,
         )
 
+    @property
+    def _last_word(self) -> int | None:
+        return self.max_words or None
+
+    def _words(self, caption: str) -> list[str]:
+        return clean_caption(caption, cleaning=self.cleaning).split()
+
+    def _vacuous(self, text: str, offsets: Sequence[tuple[int, int]]) -> Tensor:
+        return torch.tensor([False, *_is_vacuous(text, offsets), *[False] * (self._frame - 1)])
+
     def encode_many(self, captions: Sequence[str], keys: Sequence[str]) -> list[EncodedCaption]:
         """`encode` of each caption with its key, in order."""
         return [self.encode(caption, key) for caption, key in zip(captions, keys, strict=True)]
 
 
 def make_captions(encoded: Sequence[EncodedCaption]) -> Captions:
-    """Stack B captions, padded with 0 to the longest, rounded up to a multiple of 8. B >= 1."""
+    """Stack B captions of one encoder, padded to the longest, rounded up to a multiple of 8. B >= 1."""
     lengths = tuple(len(caption.token_ids) for caption in encoded)
     padded = -(-max(lengths) // _PAD_MULTIPLE) * _PAD_MULTIPLE
     weights = [caption.chunk_weights for caption in encoded if caption.chunk_weights is not None]
@@ -169,7 +167,7 @@ def make_captions(encoded: Sequence[EncodedCaption]) -> Captions:
     assert len(weights) in (0, len(encoded)), "captions with and without chunk weights come from different encoders"
     assert len(vacuous) in (0, len(encoded)), "captions with and without marked words come from different encoders"
     return Captions(
-        token_ids_BL=pad_rows([caption.token_ids for caption in encoded], length=padded),
+        token_ids_BL=pad_rows([caption.token_ids for caption in encoded], length=padded, value=encoded[0].pad_id),
         lengths=lengths,
         chunk_id_BL=pad_rows([caption.chunk_ids for caption in encoded], length=padded),
         chunk_weight_BC=pad_rows(weights, length=max(map(len, weights))) if weights else None,
@@ -183,11 +181,11 @@ def _int64(values: list[int]) -> Tensor:
 
 
 def _is_vacuous(text: str, offsets: Sequence[tuple[int, int]]) -> list[bool]:
-    """Whether each word piece lies in a vacuous word."""
+    """Whether each piece lies in a vacuous word, whatever punctuation the word is in."""
     spans = []
     place = 0
     for word in text.split(" "):
-        spans.append((place + len(word), word in VACUOUS_WORDS))
+        spans.append((place + len(word), word.strip(string.punctuation).lower() in VACUOUS_WORDS))
         place += len(word) + 1
     found, index = [], 0
     for _, end in offsets:
@@ -198,7 +196,7 @@ def _is_vacuous(text: str, offsets: Sequence[tuple[int, int]]) -> list[bool]:
 
 
 def _chunk_of_pieces(words: Sequence[ContentWord], offsets: Sequence[tuple[int, int]]) -> list[int]:
-    """The chunk of each word piece: that of the word it lies in. Both lists run from left to right."""
+    """The chunk of each piece: that of the word it lies in. Both lists run from left to right."""
     chunk_ids = []
     place = 0
     for start, end in offsets:
@@ -210,7 +208,7 @@ def _chunk_of_pieces(words: Sequence[ContentWord], offsets: Sequence[tuple[int, 
 
 
 def _kept_chunks(chunk_ids: Sequence[int], room: int, beyond: Set[int]) -> dict[int, int]:
-    """New number of every chunk whose word pieces all lie among the first `room`, and that is not one of `beyond`."""
+    """New number of every chunk whose pieces all lie among the first `room`, and that is not one of `beyond`."""
     whole = set(chunk_ids[:room]) - set(chunk_ids[room:]) - beyond - {0}
     return {chunk: number for number, chunk in enumerate(sorted(whole), start=1)}
 

@@ -18,9 +18,9 @@ class Captions:
     """Tokenised captions of a batch. They stay on the host: a step lays out its packed sequences from them."""
 
     token_ids_BL: Tensor
-    """(B, L) int64, 0 after the end; L is the longest caption rounded up to a multiple of 8."""
+    """(B, L) int64, the tokeniser's padding after the end; L is the longest caption rounded up to a multiple of 8."""
     lengths: tuple[int, ...]
-    """Real tokens of each caption, [CLS] included."""
+    """Real tokens of each caption, start and end included: what says where it ends, since padding may be a word's id."""
     chunk_id_BL: Tensor
     """(B, L) int64: 0 = in no attribute chunk, c >= 1 = in chunk c of this caption."""
     chunk_weight_BC: Tensor | None = None

@@ -5,15 +5,22 @@ Local files are read by the `tokenizers` library alone; transformers is imported
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
+import operator
 import os
 import uuid
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+from tbps.text.pieces import Pieces
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
@@ -22,20 +29,15 @@ _FILES = ("tokenizer.json", "vocab.txt")
 _REMEMBERED_WORDS = 65_536
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Pieces:
-    """Word pieces of one text, without any special token."""
-
-    ids: list[int]
-    offsets: list[tuple[int, int]]
-    """First character and one past the last, of each piece in the text."""
-
-
-class Vocabulary:
+class WordPieces:
     """Word pieces and their ids. Picklable.
 
-    Raises ValueError where one of the five BERT special tokens is missing or [PAD] is not entry 0.
+    A caption starts with [CLS] and has no [SEP], as in the official code of ALBEF and its relatives. Raises ValueError where
+    one of the five BERT special tokens is missing or [PAD] is not entry 0.
     """
+
+    end_id: int | None = None
+    """No end token."""
 
     def __init__(self, tokenizer: Tokenizer, *, name: str) -> None:
         tokenizer.no_truncation()
@@ -49,16 +51,38 @@ class Vocabulary:
         missing = [token for token in SPECIAL_TOKENS if token not in ids]
         if missing:
             raise ValueError(f"vocabulary {name} has no entry {missing[0]}, expected {', '.join(SPECIAL_TOKENS)} as in BERT")
-        self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (ids[token] for token in SPECIAL_TOKENS)
+        self.pad_id, self.unk_id, self.start_id, self.sep_id, mask_id = (ids[token] for token in SPECIAL_TOKENS)
+        self.mask_id: int | None = mask_id
         if self.pad_id != 0:
             raise ValueError(
-                f"vocabulary {name} has [PAD] as entry {self.pad_id}, expected entry 0: captions are padded with 0"
+                f"vocabulary {name} has [PAD] as entry {self.pad_id}, expected entry 0, the row that BERT's embedding keeps"
+                " for padding; choose another vocabulary"
             )
 
     @property
     def size(self) -> int:
         """Number of entries, added tokens included."""
         return self._tokenizer.get_vocab_size()
+
+    @property
+    def special_ids(self) -> tuple[int, ...]:
+        """[PAD], [CLS], [SEP] and [MASK]. [UNK] stands for a word."""
+        assert self.mask_id is not None, "every BERT vocabulary has [MASK]"
+        return self.pad_id, self.start_id, self.sep_id, self.mask_id
+
+    @property
+    def random_ids(self) -> tuple[int, int]:
+        """All entries, as in the official code of RaSa."""
+        return 0, self.size
+
+    def is_word(self, token_ids: Tensor) -> Tensor:
+        """Where ids stand for a piece of a text."""
+        special = [token_ids == token_id for token_id in self.special_ids]
+        return ~functools.reduce(operator.or_, special)
+
+    def starts_words(self, token_ids: Sequence[int]) -> list[bool]:
+        """Which of consecutive pieces begin a word: the first, and all but "##..."."""
+        return [place == 0 or not self.word_of(token_id).startswith("##") for place, token_id in enumerate(token_ids)]
 
     def encode(self, text: str) -> Pieces:
         """Word pieces of one text. Words are remembered: captions have few different ones, and a look-up is 10 x faster."""
@@ -108,15 +132,14 @@ class Vocabulary:
 
     def decode(self, token_ids: Iterable[int]) -> str:
         """Text of ids, special tokens left out."""
-        special = {self.pad_id, self.cls_id, self.sep_id, self.mask_id}
-        pieces = [self.word_of(token_id) for token_id in token_ids if token_id not in special]
+        pieces = [self.word_of(token_id) for token_id in token_ids if token_id not in self.special_ids]
         return decoders.WordPiece(cleanup=False).decode(pieces)
 
 
-def load_tokenizer(vocabulary: str, *, expected_size: int | None = None) -> Vocabulary:
+def open_word_pieces(vocabulary: str) -> WordPieces:
     """Open a vocabulary: `vocab.txt`, `tokenizer.json`, a folder with one of them, or a Hugging Face name.
 
-    Raises ValueError where it cannot be found or read, or does not have `expected_size` entries.
+    Raises ValueError where it cannot be found or read.
     """
     path = Path(vocabulary).expanduser()
     if path.exists():
@@ -127,17 +150,10 @@ def load_tokenizer(vocabulary: str, *, expected_size: int | None = None) -> Voca
         )
     else:
         tokenizer = _named_tokenizer(vocabulary)
-    loaded = Vocabulary(tokenizer, name=vocabulary)
-    if expected_size is not None and loaded.size != expected_size:
-        raise ValueError(
-            f"vocabulary {vocabulary} has {loaded.size} entries but the text encoder was built for {expected_size};"
-            " choose the vocabulary the weights were trained with, or set method.bert.vocabulary-size to"
-            f" {loaded.size}"
-        )
-    return loaded
+    return WordPieces(tokenizer, name=vocabulary)
 
 
-def train_vocabulary(captions: Iterable[str], *, size: int, path: Path) -> Vocabulary:
+def train_vocabulary(captions: Iterable[str], *, size: int, path: Path) -> WordPieces:
     """Learn at most `size` word pieces from cleaned captions and write them to `path`, one a line.
 
     The same captions give the same file: the trainer numbers single characters in the order of a hash table, which
@@ -163,7 +179,7 @@ def train_vocabulary(captions: Iterable[str], *, size: int, path: Path) -> Vocab
     if len(entries) < size:
         logger.info("the captions hold only %d word pieces, fewer than the %d asked for", len(entries), size)
     _write("\n".join(sorted(entries, key=entries.__getitem__)) + "\n", path)
-    return load_tokenizer(str(path))
+    return open_word_pieces(str(path))
 
 
 def _characters(captions: Sequence[str], tokenizer: Tokenizer) -> list[str]:

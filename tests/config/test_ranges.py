@@ -160,15 +160,16 @@ UNFIT = {
     "no patch is removed": (lambda: mars_with(mae=MaeDecoder(heads=2, mask_ratio=1e-17)), "which keeps 32 of 32 patches"),
     "tokens and positions": (
         lambda: captioning(max_tokens=97),
-        "data.captioning.max_tokens is 97, expected at most method.bert.max_positions (96); change one of them",
+        "data.captioning.max_tokens is 97, expected at most 96, the longest caption that the text encoder reads"
+        " (method.bert); change one of them",
     ),
     "training tokens and positions": (
         lambda: captioning(max_training_tokens=97),
-        "data.captioning.max_training_tokens is 97, expected at most method.bert.max_positions (96)",
+        "data.captioning.max_training_tokens is 97, expected at most 96, the longest caption that",
     ),
-    "[CLS] alone": (
+    "the start token alone": (
         lambda: Captioning(vocabulary="v", max_words=1, max_tokens=2, max_training_tokens=1),
-        "data.captioning.max_training_tokens is 1, expected at least 2: [CLS] and one word piece; or 0",
+        "data.captioning.max_training_tokens is 1, expected at least 2: a start token and one piece; or 0",
     ),
     "candidates and words": (
         aga_without_words,

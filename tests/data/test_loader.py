@@ -273,7 +273,7 @@ def test_keep_sides_mirrors_no_pair_that_says_left_or_right_and_moves_no_other_c
     changes = {"augmentations": augmentations, "workers": 1, "weak_positive_probability": 0.5}
     usual = load(make_data(tmp_path, **changes), encoder, start=0, steps=12)
     kept = load(make_data(tmp_path, keep_sides=True, **changes), encoder, start=0, steps=12)
-    left = encoder.vocabulary.encode("left").ids
+    left = encoder.tokeniser.encode("left").ids
     unflipped = 0
     for before, after in zip(usual, kept, strict=True):
         told = torch.tensor(

@@ -21,7 +21,7 @@ def test_captions_have_a_cap_of_their_own_in_training(
 ) -> None:
     """As in the official code with 512: word pieces are cut in evaluation only, words in both."""
     write_folder(tmp_path, "cuhk-pedes")
-    vocabulary = make_encoder(tmp_path).vocabulary
+    vocabulary = make_encoder(tmp_path).tokeniser
     data = make_data(tmp_path)
     changes = replace(data.captioning, max_words=8, max_tokens=6, max_training_tokens=max_training_tokens)
     data = replace(data, captioning=changes)

@@ -13,7 +13,7 @@ from PIL import Image
 from tbps.config.data import Benchmark, Captioning, Data
 from tbps.config.needs import Draw, Needs, Text
 from tbps.text.captions import CaptionEncoder
-from tbps.text.word_pieces import load_tokenizer, train_vocabulary
+from tbps.text.word_pieces import open_word_pieces, train_vocabulary
 
 COLOURS = ("red", "green", "blue", "white", "black", "grey", "brown", "yellow")
 DRAWS = (Draw(name="negatives", numbers=2), Draw(name="mlm", per="token", numbers=4), Draw(name="mae", numbers=6))
@@ -103,7 +103,7 @@ def make_encoder(folder: Path) -> CaptionEncoder:
     """An encoder whose vocabulary is learned from the captions above."""
     path = folder / "vocab.txt"
     train_vocabulary([caption(number, which) for number in range(64) for which in range(2)], size=120, path=path)
-    return CaptionEncoder(load_tokenizer(str(path)), max_words=50, max_tokens=50, punctuation="space", chunker=None)
+    return CaptionEncoder(open_word_pieces(str(path)), max_words=50, max_tokens=50, cleaning="space", chunker=None)
 
 
 def make_data(root: Path | str, benchmark: Benchmark = "cuhk-pedes", **changes: Any) -> Data:

@@ -14,13 +14,14 @@ import torch
 from small_world import World, run_recipe
 
 from tbps.data.batch import Batch
-from tbps.data.opening import open_vocabulary, training_encoder
+from tbps.data.opening import training_encoder
 from tbps.data.pairs import open_pairs
 from tbps.methods.registry import build_method
 from tbps.runs import checkpoint
 from tbps.runs.run_folder import RunFolder
 from tbps.runs.selection import best_checkpoint
 from tbps.text.captions import make_captions
+from tbps.text.tokeniser import open_tokeniser
 from tbps.training.distributed import Team
 
 STEPS, CAPTIONS = 100, 100
@@ -30,8 +31,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("trained aga")]  # train
 def _batch(run_folder: Path) -> Batch:
     """100 training captions; attention needs no image."""
     run = RunFolder(run_folder).read_run()
-    bert, captioning, source = run.method.bert, run.data.captioning, open_pairs(run.data)
-    vocabulary = open_vocabulary(captioning, size=bert.vocabulary_size, cls_id=bert.cls_id, mask_id=bert.mask_id)
+    captioning, source = run.data.captioning, open_pairs(run.data)
+    vocabulary = open_tokeniser(captioning, run.needs.text)
     encoder = training_encoder(
         source, run.data, vocabulary, chunks=False, weigh_chunks=False, mark_vacuous=True, team=Team.current()
     )

@@ -55,7 +55,7 @@ def test_shards_bring_the_chunks(
     assert "finding attribute chunks" not in caplog.text and not (cache.parent / "chunks").exists()
 
     # Another rule, then no usable files: in words, never in silence.
-    assert run_recipe("pretrain_mals", *arguments, "--name", "two", "--data.captioning.punctuation", "delete") == 0
+    assert run_recipe("pretrain_mals", *arguments, "--name", "two", "--data.captioning.cleaning", "delete") == 0
     assert "but this run asks for" in caplog.text and "finding attribute chunks" in caplog.text
     (portion,) = shards.glob("train-chunks-*/portion-*")
     portion.write_bytes(portion.read_bytes()[:-1])

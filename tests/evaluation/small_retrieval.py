@@ -17,7 +17,7 @@ from tbps.data.annotations import read_annotations
 from tbps.data.pairs import EvaluationSet, FolderPairs
 from tbps.methods.registry import build_method
 from tbps.text.captions import CaptionEncoder
-from tbps.text.word_pieces import load_tokenizer, train_vocabulary
+from tbps.text.word_pieces import open_word_pieces, train_vocabulary
 
 IMAGE_PX = (32, 16)
 COLOURS = ("red", "green", "blue", "white", "black", "grey", "brown", "yellow", "pink")
@@ -49,8 +49,8 @@ def small_encoder(root: Path, *, max_tokens: int = 24) -> CaptionEncoder:
     file = root / "vocab.txt"
     if not file.exists():
         train_vocabulary([caption(i, j, k) for i in range(9) for j in range(3) for k in range(2)], size=90, path=file)
-    vocabulary = load_tokenizer(str(file))
-    return CaptionEncoder(vocabulary, max_words=50, max_tokens=max_tokens, punctuation="space", chunker=None)
+    vocabulary = open_word_pieces(str(file))
+    return CaptionEncoder(vocabulary, max_words=50, max_tokens=max_tokens, cleaning="space", chunker=None)
 
 
 def small_method(encoder: CaptionEncoder, *, kind: Any = Albef, **changes: Any) -> Any:
@@ -61,12 +61,12 @@ def small_method(encoder: CaptionEncoder, *, kind: Any = Albef, **changes: Any) 
         layers=4,
         heads=2,
         intermediate=64,
-        vocabulary_size=encoder.vocabulary.size,
+        vocabulary_size=encoder.tokeniser.size,
         max_positions=32,
         fusion_layer=2,
         full_cross_attention=kind is Mars,
-        cls_id=encoder.vocabulary.cls_id,
-        mask_id=encoder.vocabulary.mask_id,
+        cls_id=encoder.tokeniser.start_id,
+        mask_id=encoder.tokeniser.mask_id,
     )
     vit = Vit(width=32, depth=2, heads=2, patch_px=8)
     return build_method(kind(vit=vit, bert=bert, projection=16, queue_pairs=64, **changes), image_px=IMAGE_PX)

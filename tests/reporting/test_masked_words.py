@@ -72,7 +72,7 @@ def test_words_are_those_that_the_training_step_chooses(p_tem: float, split: tup
     evaluation_set, encoder = split
     method: Any = small_method(encoder, kind=Aga, p_tem=p_tem).eval()
     shown = read_pairs(evaluation_set, encoder, spread_queries(evaluation_set, 12), image_px=IMAGE_PX, pixels=Pixels())
-    captions = list(words_of_pairs(method, shown, encoder.vocabulary))
+    captions = list(words_of_pairs(method, shown, encoder.tokeniser))
     losses = method(*training_step(method, shown))
     pieces = sum(word.pieces for caption in captions for word in caption)
     masked = sum(word.masked_pieces for caption in captions for word in caption)

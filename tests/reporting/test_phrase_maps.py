@@ -78,7 +78,7 @@ def test_forward_attention_alone_has_one_map(tmp_path: Path, split: tuple[Evalua
 
 def test_captions_without_a_phrase_say_so(tmp_path: Path, split: tuple[EvaluationSet, CaptionEncoder]) -> None:
     evaluation_set, encoder = split
-    plain = CaptionEncoder(encoder.vocabulary, max_words=50, max_tokens=24, punctuation="space", chunker=None)
+    plain = CaptionEncoder(encoder.tokeniser, max_words=50, max_tokens=24, cleaning="space", chunker=None)
     fill_run(tmp_path / "run")
     method = small_method(encoder, kind=Laip, attention_layer=1)
     write_examples(tmp_path / "run", "x", method, evaluation_set, plain, image_px=IMAGE_PX, pixels=Pixels())

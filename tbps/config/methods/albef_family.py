@@ -76,6 +76,7 @@ class AlbefFamily(MethodConfig):
                 max_tokens=self.bert.max_positions,
                 start_id=self.bert.cls_id,
                 mask_id=self.bert.mask_id,
+                settings="method.bert",
             ),
             second_view=True,
             weak_positives=True,
@@ -92,13 +93,6 @@ class AlbefFamily(MethodConfig):
                 f"data.image_px is {data.image_px[0]} {data.image_px[1]}, expected multiples of method.vit.patch_px"
                 f" ({self.vit.patch_px}): the rest of an image would not be seen; change one of them"
             )
-        captioning = data.captioning
-        for name, tokens in (("max_tokens", captioning.max_tokens), ("max_training_tokens", captioning.training_tokens)):
-            if tokens > self.bert.max_positions:
-                raise ValueError(
-                    f"data.captioning.{name} is {tokens}, expected at most method.bert.max_positions"
-                    f" ({self.bert.max_positions}); change one of them"
-                )
         self.check_matching(evaluation)
 
     def check_matching(self, evaluation: Evaluation, *, loss: str = "pitm") -> None:

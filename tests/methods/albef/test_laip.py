@@ -34,7 +34,7 @@ from tbps.objectives.bidirectional_attention import patch_weights
 from tbps.objectives.masking import token_mask
 from tbps.text.captions import CaptionEncoder, make_captions
 from tbps.text.chunks import BuiltinChunker
-from tbps.text.word_pieces import load_tokenizer, train_vocabulary
+from tbps.text.word_pieces import open_word_pieces, train_vocabulary
 
 CROSS_LAYERS = 4
 DEEP = replace(LAIP, bert=replace(BERT, layers=1 + CROSS_LAYERS), attention_layer=2)
@@ -351,13 +351,13 @@ def test_stop_words_alone_and_a_phrase_cut_by_the_cap(tmp_path: Path) -> None:
     """Read by the real encoder: the first caption has no phrase, the second loses the one that does not fit whole."""
     texts = ["she is on the and of it", "a red shirt with long black trousers", "a tall man in white shoes", "a blue hat"]
     train_vocabulary(texts, size=120, path=tmp_path / "vocab.txt")
-    vocabulary = load_tokenizer(str(tmp_path / "vocab.txt"))
-    whole = CaptionEncoder(vocabulary, max_words=50, max_tokens=40, punctuation="space", chunker=BuiltinChunker())
+    vocabulary = open_word_pieces(str(tmp_path / "vocab.txt"))
+    whole = CaptionEncoder(vocabulary, max_words=50, max_tokens=40, cleaning="space", chunker=BuiltinChunker())
     tokens = [len(whole.encode(text, "key").token_ids) for text in texts]
-    cut = CaptionEncoder(vocabulary, max_words=50, max_tokens=tokens[1] - 1, punctuation="space", chunker=BuiltinChunker())
+    cut = CaptionEncoder(vocabulary, max_words=50, max_tokens=tokens[1] - 1, cleaning="space", chunker=BuiltinChunker())
     encoded = cut.encode_many(texts, texts)
     assert [caption.num_chunks for caption in encoded] == [0, 1, 2, 1] and encoded[1].num_dropped_chunks == 1
-    bert = replace(BERT, vocabulary_size=vocabulary.size, cls_id=vocabulary.cls_id, mask_id=vocabulary.mask_id)
+    bert = replace(BERT, vocabulary_size=vocabulary.size, cls_id=vocabulary.start_id, mask_id=vocabulary.mask_id)
     method = build(replace(LAIP, bert=bert))
     captions = make_captions(encoded)
     batch, draws = make_step(replace(LAIP, bert=bert), identities=(1, 2, 3, 4), longest=max(captions.lengths))
