@@ -34,7 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="tbps", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_data(commands.add_parser("data", help="make, check and pack data sets"))
-    _add_convert(commands.add_parser("convert", help="official, BERT and ViT weights to ours; export"))
+    _add_convert(commands.add_parser("convert", help="official, BERT, ViT and CLIP weights to ours; export"))
     _add_evaluate(commands.add_parser("evaluate", help="score a run on its own or another data set"))
     report = commands.add_parser("report", help="one HTML file about a run")
     report.add_argument("run_folder", type=Path, metavar="RUN", help="run folder: runs/<recipe>/<name>")
@@ -262,9 +262,11 @@ def _vocabulary(given: argparse.Namespace) -> None:
 
 
 def _add_convert(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", type=Path, help="official checkpoint, BERT or ViT weights; with --export: a run folder")
+    parser.add_argument(
+        "source", type=Path, help="official checkpoint, BERT, ViT or CLIP weights; with --export: a run folder"
+    )
     parser.add_argument("out", type=Path, help="safetensors file to write")
-    parser.add_argument("--kind", choices=("auto", "albef", "rasa", "mars", "bert", "vit"), default="auto")
+    parser.add_argument("--kind", choices=("auto", "albef", "rasa", "mars", "bert", "vit", "clip"), default="auto")
     parser.add_argument(
         "--grid", type=int, nargs=2, metavar=("ROWS", "COLUMNS"), help="patches of the images, where they are not square"
     )

@@ -46,6 +46,7 @@ class Run:
             ("start.weights", self.start.weights),
             ("start.bert", self.start.bert),
             ("start.vit", self.start.vit),
+            ("start.clip", self.start.clip),
         ):
             check_home(name, path)
         check_consistency(self)

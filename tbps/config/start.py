@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Start:
-    """Where weights come from when the run folder has no checkpoint: `weights`, else `bert`/`vit`, else scratch."""
+    """Where weights come from when the run folder has no checkpoint: `weights`, else the encoders' own, else scratch."""
 
     weights: str = ""
     """A file made by `tbps convert` or exported from a run, or a run folder (its best checkpoint)."""
@@ -15,5 +15,8 @@ class Start:
     """BERT weights: a Hugging Face name or local path."""
     vit: str = ""
     """ViT weights: a Hugging Face name or local path."""
+    clip: str = ""
+    """CLIP's two towers, for a method that has them: a name of open_clip such as `ViT-B-16-quickgelu:openai`, a Hugging Face
+    name, or a local path (a file of OpenAI, open_clip, IRRA or TBPS-CLIP; a folder)."""
     sha256: str = ""
     """Expected digest of the `weights` file; empty = not checked."""

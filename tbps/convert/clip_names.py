@@ -9,7 +9,7 @@ CustomTextCLIP); the whole model may lie under `base_model.` (IRRA).
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -104,6 +104,11 @@ def to_clip(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return join_fused({key: turned(key, tensor) for key, tensor in named.items()})
 
 
+def has_official_name(name: str) -> bool:
+    """Whether `to_clip` knows a tensor of ours."""
+    return bool(_NAMES.foreign(name))
+
+
 def split_fused(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """`X.in_proj_weight` as `X.q_proj.weight`, `X.k_proj.weight` and `X.v_proj.weight`; biases alike."""
     out: dict[str, Tensor] = {}
@@ -137,3 +142,17 @@ def _without_prefix(key: str) -> str:
     for prefix in ("encode_text.", "text."):
         key = key.removeprefix(prefix)
     return key
+
+
+def missing_names(names: Iterable[str]) -> list[str]:
+    """Names of two whole towers that are not there: every block up to the last one found must be whole."""
+    found = set(names)
+    missing = []
+    for template, _ in ROWS:
+        tower = IMAGE if template.startswith(IMAGE) else TEXT
+        numbers = [int(match[1]) for name in found if (match := re.match(rf"{re.escape(tower)}blocks\.(\d+)\.", name))]
+        for number in range(max(numbers, default=0) + 1) if ".#." in template else (0,):
+            name = template.replace("#", str(number))
+            endings = ("weight", "bias") if name.endswith("*") else ("",)
+            missing += [name.removesuffix("*") + ending for ending in endings]
+    return [name for name in missing if name not in found and name != LOGIT_SCALE]

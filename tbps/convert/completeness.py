@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
+from tbps.convert.clip_names import missing_names
 from tbps.convert.official_names import ENCODER_PARTS
 
 _IMAGE, _TEXT = "image_encoder.", "text_encoder."
@@ -53,6 +54,8 @@ def check_finite(tensors: Mapping[str, Tensor], source: str) -> None:
 def missing_tensors(names: Iterable[str], kind: str) -> list[str]:
     """Essential names of the kind that are not there; every layer up to the last one found must be whole."""
     found = set(names)
+    if kind == "clip":
+        return missing_names(found)
     parts, single = _ESSENTIAL[kind]
     expected = [name for part in parts for name in _expected(part, found, crosses=kind not in ("bert", "vit"))]
     return [name for name in (*expected, *single) if name not in found]

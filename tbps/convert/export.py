@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from tbps.convert.clip_names import has_official_name, to_clip
 from tbps.convert.completeness import check_finite
 from tbps.convert.files import sha256_of
 from tbps.convert.official import to_official, with_duplicates
@@ -36,7 +37,9 @@ def export(source: Path, out: Path, *, official: bool = False, grid: Grid | None
         metadata["image_grid"] = grid_text(_told_grid(tensors, grid, metadata, file))
     kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(_STATE)}
     lines = [f"{file}: {len(tensors)} tensors, sha256 {metadata['sha256']}"]
-    if official:
+    if official and any(name.startswith("towers.") for name in kept):
+        lines += _write_clip(kept, out)
+    elif official:
         lines += _write_official(kept, tensors, out)
     else:
         write_safetensors(kept, out, metadata)
@@ -76,6 +79,15 @@ def _write_official(kept: dict[str, Tensor], tensors: dict[str, Tensor], out: Pa
     return lines
 
 
+def _write_clip(kept: dict[str, Tensor], out: Path) -> list[str]:
+    """As open_clip's own training writes them: `open_clip.create_model(NAME, pretrained=FILE)` reads it."""
+    state = {name: tensor.contiguous() for name, tensor in to_clip(kept).items()}
+    write_torch(state, out, key="state_dict")
+    ours_alone = [name for name in kept if not has_official_name(name)]
+    lines = [f"{out}: {len(state)} tensors under the keys of OpenAI and open_clip"]
+    return lines + [f"{name} has no official key and is left out" for name in ours_alone]
+
+
 def _resolve(source: Path) -> tuple[Path, dict[str, str]]:
     """The file of weights, and what its run says about it."""
     if source.is_file():
@@ -104,7 +116,9 @@ def _resolve(source: Path) -> tuple[Path, dict[str, str]]:
 def _read(file: Path, *, of_a_run: bool) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a file under our names: those of a run are, whatever its method calls them."""
     tensors, metadata = read_weights(file)
-    if not of_a_run and not any(name.startswith("online.") for name in tensors):
-        raise ValueError(f"{file}: none of its {len(tensors)} tensors has a name of ours (online.*); convert it first")
+    if not of_a_run and not any(name.startswith(("online.", "towers.")) for name in tensors):
+        raise ValueError(
+            f"{file}: none of its {len(tensors)} tensors has a name of ours (online.* or towers.*); convert it first"
+        )
     check_finite(tensors, str(file))
     return tensors, metadata

@@ -1,4 +1,4 @@
-"""Reading weights that others wrote: torch and safetensors files, without running code from them."""
+"""Reading weights that others wrote: torch, TorchScript and safetensors files, without running code from them."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
+
+from tbps.convert.torchscript import is_torchscript, read_torchscript
 
 WRAPPERS = ("model", "state_dict", "model_state_dict", "module")
 """Keys under which training scripts (`module`: DeepSpeed) store the weights, beside optimiser and config."""
@@ -79,6 +81,8 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_torch(path: Path) -> object:
     try:
+        if is_torchscript(path):
+            return read_torchscript(path)
         # Mapping a file leaves on the disk what is not copied out of it: half of a checkpoint is the optimiser's.
         with torch.serialization.safe_globals(_allowed_globals()):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))

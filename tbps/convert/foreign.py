@@ -1,4 +1,4 @@
-"""`tbps convert`: official checkpoints, BERT and ViT weights into a file under our names."""
+"""`tbps convert`: official checkpoints, BERT, ViT and CLIP weights into a file under our names."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from tbps.convert.clip import from_any_clip, is_clip
 from tbps.convert.completeness import check_complete
 from tbps.convert.files import ForeignWeights
 from tbps.convert.hugging_face import Pretrained, read_pretrained
@@ -16,15 +17,15 @@ from tbps.convert.pretrained import from_bert, from_vit, patch_grid
 from tbps.convert.weights import POSITIONS, Grid, checked_grid, grid_text
 from tbps.convert.writing import check_out, write_safetensors
 
-Kind = Literal["auto", "albef", "rasa", "mars", "bert", "vit"]
+Kind = Literal["auto", "albef", "rasa", "mars", "bert", "vit", "clip"]
 _READERS: dict[str, Callable[[Mapping[str, Tensor]], Converted]] = {"bert": from_bert, "vit": from_vit}
 
 
 def convert(source: Path, out: Path, *, kind: Kind = "auto", grid: Grid | None = None, force: bool = False) -> str:
     """Write foreign weights under our names as safetensors; returns the report, with every key that has no place.
 
-    source: an official ALBEF, RaSa or MARS checkpoint, or BERT or ViT weights (a file, or a folder with one), as saved from
-    the model or from what wrapped it. grid: rows and columns of patches of its images, where they are not square and no
+    source: an official ALBEF, RaSa or MARS checkpoint, or BERT, ViT or CLIP weights (a file, or a folder with one), as saved
+    from the model or from what wrapped it. grid: rows and columns of patches of its images, where they are not square and no
     config says it. The file's metadata names format, source, sha256, kind and the grid. ValueError: not such weights, not
     all of them, numbers that are not finite, another kind or grid than told, `out` exists.
     """
@@ -35,10 +36,15 @@ def convert(source: Path, out: Path, *, kind: Kind = "auto", grid: Grid | None =
     found_kind = _kind(found.weights)
     if kind not in ("auto", found_kind):
         raise ValueError(f"{source}: its keys are those of {found_kind} weights, expected {kind}; say {found_kind} or auto")
-    converted = _READERS.get(found_kind, from_official)(found.weights.tensors)
-    check_complete(converted.tensors, found_kind, str(source))
     metadata = {"source": source.name, "sha256": found.weights.sha256, "kind": found_kind}
-    grid = _grid(found, converted, grid)
+    if found_kind == "clip":
+        clip = from_any_clip(found)
+        converted, known = clip.converted, clip.told.grid
+        metadata |= clip.told.as_metadata()
+    else:
+        converted, known = _READERS.get(found_kind, from_official)(found.weights.tensors), patch_grid(found.config)
+    check_complete(converted.tensors, found_kind, str(source))
+    grid = _grid(found, converted, told=grid, known=known)
     write_safetensors(converted.tensors, out, metadata | ({"image_grid": grid_text(grid)} if grid else {}))
     return _report(found.weights, converted, found_kind, out)
 
@@ -46,6 +52,8 @@ def convert(source: Path, out: Path, *, kind: Kind = "auto", grid: Grid | None =
 def _kind(weights: ForeignWeights) -> str:
     """What the keys say."""
     keys = weights.tensors.keys()
+    if is_clip(weights.tensors):
+        return "clip"
 
     def has(*starts: str) -> bool:
         return any(key.startswith(starts) for key in keys)
@@ -56,27 +64,26 @@ def _kind(weights: ForeignWeights) -> str:
         return "bert"
     if any("patch_embed.proj." in key or "patch_embeddings.projection." in key for key in keys):
         return "vit"
-    if has("online."):
+    if has("online.", "towers."):
         raise ValueError(f"{weights.source}: is under our names already; use it as start.weights, or export it (--export)")
     raise ValueError(
         f"{weights.source}: its keys ({', '.join(list(keys)[:3])}, ...) are of no known kind, expected albef, rasa, mars,"
-        " bert or vit weights; convert the file of one of these"
+        " bert, vit or clip weights; convert the file of one of these"
     )
 
 
-def _grid(found: Pretrained, converted: Converted, told: Grid | None) -> Grid | None:
+def _grid(found: Pretrained, converted: Converted, *, told: Grid | None, known: Grid | None) -> Grid | None:
     """Rows and columns of patches: as the config says or the user, else square, as all official files are."""
-    positions = converted.tensors.get(POSITIONS[0])
+    positions = next((converted.tensors[name] for name in POSITIONS if name in converted.tensors), None)
     if positions is None:
         if told:
             raise ValueError(f"{found.weights.source}: holds no image encoder, to which --grid could apply; leave it out")
         return None
-    known = patch_grid(found.config)
     if told and known and told != known:
         raise ValueError(
             f"{found.weights.source}: --grid says {grid_text(told)} patches, its config {grid_text(known)}; leave --grid out"
         )
-    return checked_grid(positions.shape[1] - 1, told or known, found.weights.source)
+    return checked_grid(positions.shape[-2] - 1, told or known, found.weights.source)
 
 
 def _report(weights: ForeignWeights, converted: Converted, kind: str, out: Path) -> str:
@@ -86,7 +93,7 @@ def _report(weights: ForeignWeights, converted: Converted, kind: str, out: Path)
         f"{weights.source}: {kind} weights, {len(weights.tensors)} tensors, sha256 {weights.sha256}",
         f"{out}: {len(names)} tensors under our names",
     ]
-    if kind not in _READERS and not any(name.startswith("momentum_encoder.") for name in names):
+    if kind not in (*_READERS, "clip") and not any(name.startswith("momentum_encoder.") for name in names):
         lines.append("no momentum copies in the file: they will start equal to the online encoder")
     if converted.queue_dropped:
         lines.append(f"queue left out, its features have no identities (idx_queue): {', '.join(converted.queue_dropped)}")

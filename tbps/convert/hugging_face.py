@@ -13,7 +13,9 @@ from tbps.convert.files import ForeignWeights, read_foreign
 from tbps.convert.wrappers import unwrapped
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
-_WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+_WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+"""The first that is there counts; the last two are open_clip's."""
+_CONFIGS = ("config.json", "open_clip_config.json")
 Find = Callable[[str], Path | None]
 
 
@@ -23,7 +25,7 @@ class Pretrained:
 
     weights: ForeignWeights
     config: dict[str, Any] = field(default_factory=dict)
-    """`config.json`; empty where there is none."""
+    """`config.json`, and of open_clip's files theirs, whose sizes lie under `model_cfg`; empty where there is none."""
 
 
 def read_pretrained(name_or_path: str) -> Pretrained:
@@ -69,17 +71,19 @@ def _cached_folder(name: str) -> Path | None:
 
 
 def _read(name: str, find: Find) -> Pretrained:
-    config_file = find("config.json")
-    config = _read_json(config_file) if config_file else {}
+    configs = {file: _read_json(path) if (path := find(file)) else {} for file in _CONFIGS}
     for file in _WEIGHT_FILES:
         whole = find(file)
-        if whole is not None:
-            weights = read_foreign(whole)
-            weights.source = name
-            return Pretrained(weights=weights, config=config)
-        index = find(f"{file}.index.json")
+        index = None if whole else find(f"{file}.index.json")
+        if whole is None and index is None:
+            continue
+        config = configs[_CONFIGS[file.startswith("open_clip")]]
         if index is not None:
             return Pretrained(weights=_read_parts(name, index, find), config=config)
+        assert whole is not None
+        weights = read_foreign(whole)
+        weights.source = name
+        return Pretrained(weights=weights, config=config)
     raise ValueError(f"{name}: found no weights there, expected {' or '.join(_WEIGHT_FILES)}; choose another name or path")
 
 

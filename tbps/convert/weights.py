@@ -10,14 +10,21 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from tbps.convert.clip_fit import Told, check_fit
+from tbps.convert.clip_names import POSITIONS as CLIP_POSITIONS
 from tbps.convert.completeness import check_finite
 from tbps.nn.queue import EMPTY
-from tbps.nn.vit import resize_positions
+from tbps.nn.vit import PositionResize, resize_positions
 
 Grid = tuple[int, int]
 
-POSITIONS = ("online.image_encoder.positions", "momentum_encoder.image_encoder.positions", "mae_decoder.positions")
-"""One row per patch and one for [CLS]; the decoder's has no leading dimension."""
+POSITIONS = (
+    "online.image_encoder.positions",
+    "momentum_encoder.image_encoder.positions",
+    "mae_decoder.positions",
+    CLIP_POSITIONS,
+)
+"""One row per patch and one for [CLS]; the decoder's and CLIP's have no leading dimension."""
 _WORDS = "online.text_encoder.words.weight"
 _QUEUE = "queue."
 
@@ -56,6 +63,8 @@ def load_weights(method: nn.Module, path: Path, *, keep_queue: bool = False, old
     """
     tensors, metadata = read_weights(path)
     grid = read_grid(metadata.get("image_grid", "")) or old_grid
+    if metadata.get("kind") == "clip" and hasattr(method, "towers"):
+        check_fit(method, tensors, Told.of_metadata(metadata), str(path))
     return place(method, tensors, source=str(path), keep_queue=keep_queue, old_grid=grid)
 
 
@@ -145,13 +154,15 @@ def checked_grid(patches: int, grid: Grid | None, source: str) -> Grid:
 
 def _resized(method: nn.Module, name: str, tensor: Tensor, old_grid: Grid | None, source: str) -> Tensor:
     """Positions on the method's grid; the same tensor where it is there already."""
-    grid: Grid = method.online.image_encoder.grid  # type: ignore[union-attr, assignment]
+    encoder = method.get_submodule("towers.image" if name == CLIP_POSITIONS else "online.image_encoder")
+    grid: Grid = encoder.grid  # type: ignore[assignment]
+    rule: PositionResize = getattr(encoder, "position_resize", "bicubic")
     rows = tensor.shape[-2]
     if old_grid is None and rows == 1 + grid[0] * grid[1]:
         return tensor
     table_1PD = tensor if tensor.dim() == 3 else tensor[None]
     try:
-        resized_1PD = resize_positions(table_1PD, grid=grid, old_grid=old_grid)
+        resized_1PD = resize_positions(table_1PD, grid=grid, old_grid=old_grid, rule=rule)
     except ValueError as error:
         raise ValueError(
             f"{source}: {name} has {rows - 1} patches, expected a square grid or the method's {grid_text(grid)};"

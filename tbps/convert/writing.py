@@ -31,9 +31,9 @@ def write_safetensors(tensors: Mapping[str, Tensor], out: Path, metadata: Mappin
     _write(out, lambda aside: save_file(own, aside, metadata={"format": FORMAT, **metadata}))
 
 
-def write_torch(tensors: Mapping[str, Tensor], out: Path) -> None:
-    """Write a torch file with the tensors under `model`, as official checkpoints have them."""
-    _write(out, lambda aside: torch.save({"model": dict(tensors)}, aside))
+def write_torch(tensors: Mapping[str, Tensor], out: Path, *, key: str = "model") -> None:
+    """Write a torch file with the tensors under `model`, as official checkpoints have them, or under another key."""
+    _write(out, lambda aside: torch.save({key: dict(tensors)}, aside))
 
 
 def _write(out: Path, save: Callable[[Path], None]) -> None:

@@ -10,10 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from tbps.nn.clip_block import ClipBlocks
+from tbps.nn.vit import PositionResize
 
 
 class ClipImageTower(nn.Module):
-    """Images of any height and width to features, or to all projected tokens."""
+    """Images of any height and width to features, or to all projected tokens.
+
+    position_resize: how a table of positions for other images gets to this grid (tbps/nn/vit.py, resize_positions).
+    """
 
     def __init__(
         self,
@@ -27,9 +31,11 @@ class ClipImageTower(nn.Module):
         intermediate: int,
         features: int,
         quick_gelu: bool,
+        position_resize: PositionResize = "bilinear",
     ) -> None:
         super().__init__()
         self.grid = grid
+        self.position_resize = position_resize
         self.width = width
         self.patch_embed = nn.Conv2d(3, width, kernel_size=patch_px, stride=stride_px, bias=False)
         self.cls_token = nn.Parameter(width**-0.5 * torch.randn(width))

@@ -5,12 +5,16 @@ Shapes: B images, P = 1 + N tokens, N patches, K kept patches, D width. Source: 
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from tbps.nn.attention import attention, join_heads, split_heads
+
+PositionResize = Literal["bicubic", "bilinear", "open-clip"]
 
 
 class VitBlock(nn.Module):
@@ -88,10 +92,17 @@ class VisionTransformer(nn.Module):
                 nn.init.zeros_(module.bias)
 
 
-def resize_positions(position_1PD: Tensor, *, grid: tuple[int, int], old_grid: tuple[int, int] | None = None) -> Tensor:
-    """Interpolate (1, 1 + N, D) positions to another grid: bicubic, align_corners False, the [CLS] row kept.
+def resize_positions(
+    position_1PD: Tensor,
+    *,
+    grid: tuple[int, int],
+    old_grid: tuple[int, int] | None = None,
+    rule: PositionResize = "bicubic",
+) -> Tensor:
+    """Interpolate (1, 1 + N, D) positions to another grid, align_corners False, the [CLS] row kept.
 
-    old_grid is square when not given. Source: salesforce/ALBEF models/vit.py; equal grids are returned unchanged.
+    old_grid is square when not given. rule: `bicubic` as salesforce/ALBEF models/vit.py; `bilinear` as anosorae/IRRA
+    model/clip_model.py; `open-clip`: bicubic with antialiasing. Equal grids are returned unchanged.
     """
     num_old = position_1PD.shape[1] - 1
     side = round(num_old**0.5)
@@ -101,5 +112,6 @@ def resize_positions(position_1PD: Tensor, *, grid: tuple[int, int], old_grid: t
     if (rows, columns) == grid:
         return position_1PD
     patch_1DHW = position_1PD[:, 1:].reshape(1, rows, columns, -1).permute(0, 3, 1, 2)
-    resized = F.interpolate(patch_1DHW.float(), size=grid, mode="bicubic", align_corners=False)
+    mode = "bilinear" if rule == "bilinear" else "bicubic"
+    resized = F.interpolate(patch_1DHW.float(), size=grid, mode=mode, align_corners=False, antialias=rule == "open-clip")
     return torch.cat([position_1PD[:, :1], resized.flatten(2).transpose(1, 2).to(position_1PD.dtype)], dim=1)

@@ -1,4 +1,4 @@
-"""Where a run starts: own checkpoint, else given weights, else BERT and ViT, else scratch. Written out in `start`."""
+"""Where a run starts: own checkpoint, else given weights, else encoders' weights, else scratch. Written out in `start`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def start(method: nn.Module, folder: RunFolder, given: Start, *, reranks: bool =
     held: set[str] = set()
     if given.weights:
         held = _load_weights(method, given)
-    elif given.bert or given.vit:
+    elif given.bert or given.vit or given.clip:
         held = _load_encoders(method, given)
     else:
         logger.info("starting from random weights")
@@ -50,7 +50,7 @@ def _check_untrained(method: nn.Module, held: set[str], given: Start, *, reranks
     names: list[str] = method.untrained(reranks=reranks)  # type: ignore[operator]
     random = [name for name in names if name not in held]
     if random:
-        source = given.weights or " and ".join(filter(None, (given.vit, given.bert))) or "random weights"
+        source = given.weights or " and ".join(filter(None, (given.vit, given.bert, given.clip))) or "random weights"
         raise ValueError(
             f"starting from {source}: {', '.join(random[:3])}{', ...' if len(random) > 3 else ''} would stay random, because"
             " the start weights lack what this run reads and no loss with a weight trains; expected one of the two: start"
@@ -88,10 +88,11 @@ def _check_digest(path: Path, expected: str) -> None:
 
 
 def _load_encoders(method: nn.Module, given: Start) -> set[str]:
+    from tbps.convert.clip import load_clip
     from tbps.convert.pretrained import load_bert, load_vit
 
     placed: set[str] = set()
-    for name, load in ((given.vit, load_vit), (given.bert, load_bert)):
+    for name, load in ((given.vit, load_vit), (given.bert, load_bert), (given.clip, load_clip)):
         if name:
             report = load(method, name)
             logger.info("starting from %s: %s", name, report.text())

@@ -22,6 +22,7 @@ def build_towers(sizes: ClipSizes, *, image_px: tuple[int, int]) -> ClipTowers:
             intermediate=image.intermediate,
             features=sizes.features,
             quick_gelu=sizes.quick_gelu,
+            position_resize=sizes.position_resize,
         ),
         text=ClipTextTower(
             vocabulary_size=text.vocabulary_size,
