@@ -18,6 +18,8 @@ from tbps.nn.attention import attention, join_heads, mean_attention, split_heads
 from tbps.nn.dropout import Site, drop
 from tbps.nn.packing import GroupView, Packing
 
+PAD_ID = 0
+"""[PAD] in every vocabulary of BERT: its row of the word embeddings gets no gradient."""
 NORM_EPS = 1e-12
 
 
@@ -176,7 +178,7 @@ class Bert(nn.Module):
         self.full_cross_attention = full_cross_attention
         self.dropout = dropout
         self.checkpointing = False
-        self.words = nn.Embedding(vocabulary_size, width, padding_idx=0)
+        self.words = nn.Embedding(vocabulary_size, width, padding_idx=PAD_ID)
         self.positions = nn.Embedding(max_positions, width)
         self.token_type = nn.Parameter(torch.empty(2, width))
         self.norm = nn.LayerNorm(width, eps=NORM_EPS)

@@ -5,10 +5,13 @@ Shapes: B captions, L tokens of the longest.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from tbps.text.token_batch import Captions
 
 
 @dataclass(kw_only=True)
@@ -16,7 +19,7 @@ class TokenMask:
     """What masking would do at each token (host tensors)."""
 
     select_BL: Tensor
-    """(B, L) bool: the position is chosen, before [CLS] and padding are protected."""
+    """(B, L) bool: the position is chosen, before padding and special tokens are protected."""
     mask_BL: Tensor
     """(B, L) bool, true with 0.8: a chosen position becomes [MASK]."""
     random_BL: Tensor
@@ -40,13 +43,22 @@ def token_mask(number_B4L: Tensor, *, probability: float, words: range) -> Token
     )
 
 
-def mask_tokens(token_ids_BL: Tensor, mask: TokenMask, *, cls_id: int, mask_id: int) -> tuple[Tensor, Tensor]:
+def maskable(captions: Captions, *, special_ids: Collection[int]) -> Tensor:
+    """(B, L) bool: tokens that stand for a piece of a caption, neither padding nor special (start, end)."""
+    maskable_BL = captions.real_BL
+    for special_id in special_ids:
+        maskable_BL &= captions.token_ids_BL != special_id
+    return maskable_BL
+
+
+def mask_tokens(captions: Captions, mask: TokenMask, *, special_ids: Collection[int], mask_id: int) -> tuple[Tensor, Tensor]:
     """Masked ids (B, L) and chosen positions (B, L) bool.
 
-    Chosen: mask.select, never padding (0) nor [CLS]. Of the chosen: [MASK] where mask.mask_BL; else the random word where
+    Chosen: mask.select where a token may be masked. Of the chosen: [MASK] where mask.mask_BL; else the random word where
     mask.random_BL; else unchanged. Source: BERT, Sec. 3.1 (80 / 10 / 10).
     """
-    chosen_BL = mask.select_BL & (token_ids_BL != 0) & (token_ids_BL != cls_id)
+    token_ids_BL = captions.token_ids_BL
+    chosen_BL = mask.select_BL & maskable(captions, special_ids=special_ids)
     masked_BL = torch.where(chosen_BL & mask.mask_BL, mask_id, token_ids_BL)
     masked_BL = torch.where(chosen_BL & ~mask.mask_BL & mask.random_BL, mask.word_BL, masked_BL)
     return masked_BL, chosen_BL

@@ -5,6 +5,8 @@ Shapes: N computed tokens of the own captions, V words.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -22,20 +24,28 @@ def draw_words(logit_NV: Tensor, uniform_N: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def corrupt(word_N: Tensor, *, position_N: Tensor, real_N: Tensor, cls_id: int) -> Tensor:
-    """Generator words as discriminator input: [CLS] forced back at position 0, padding to 0."""
-    return torch.where(position_N == 0, cls_id, word_N) * real_N
+def corrupt(word_N: Tensor, *, position_N: Tensor, real_N: Tensor, start_id: int, pad_id: int) -> Tensor:
+    """Generator words as discriminator input: the start token forced back at position 0, padding where real_N is 0."""
+    return torch.where(real_N.bool(), torch.where(position_N == 0, start_id, word_N), pad_id)
 
 
 def replaced_token_loss(
-    logit_N2: Tensor, *, corrupted_N: Tensor, original_N: Tensor, cls_id: int, group_N: Tensor, num_groups: int
+    logit_N2: Tensor,
+    *,
+    corrupted_N: Tensor,
+    original_N: Tensor,
+    special_ids: Collection[int],
+    group_N: Tensor,
+    num_groups: int,
 ) -> Tensor:
-    """CE(logit, [corrupted differs from original]) over tokens whose new word is neither padding nor [CLS].
+    """CE(logit, [corrupted differs from original]) over tokens whose new word is none of `special_ids` (padding, start).
 
     logit_N2 (N, 2); corrupted_N, original_N (N,) int64. Mean over a group's counted tokens, then over groups.
     Source: RaSa (arXiv 2305.13653), as MARS, Eq. 6. Differs as the official code: every position was resampled, not the
-    masked ones alone; a real token whose sample is padding or [CLS] is not counted; tokens are pooled over the group.
+    masked ones alone; a real token whose sample is special is not counted; tokens are pooled over the group.
     """
-    counted_N = (corrupted_N != 0) & (corrupted_N != cls_id)
+    counted_N = torch.ones_like(corrupted_N, dtype=torch.bool)
+    for special_id in special_ids:
+        counted_N &= corrupted_N != special_id
     value_N = F.cross_entropy(logit_N2.float(), (corrupted_N != original_N).long(), reduction="none")
     return group_mean(value_N, group_N, num_groups=num_groups, weight_R=counted_N.float())

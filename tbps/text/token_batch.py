@@ -28,6 +28,11 @@ class Captions:
     vacuous_BL: Tensor | None = None
     """(B, L) bool: pieces of semantically vacuous words (AGA, Table I); None where the method does not ask for them."""
 
+    @property
+    def real_BL(self) -> Tensor:
+        """(B, L) bool: no padding."""
+        return torch.arange(self.token_ids_BL.shape[1]) < torch.tensor(self.lengths)[:, None]
+
     def rows(self, rows: range) -> Captions:
         """Some consecutive captions with all that is known of them, still padded to the longest of all."""
         part = slice(rows.start, rows.stop)

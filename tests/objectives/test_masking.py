@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
 
 from tbps.objectives.masking import TokenMask, mask_tokens, token_mask
+from tbps.text.token_batch import Captions
 
-CLS, MASK, VOCABULARY = 2, 3, 60
+CLS, MASK, END, VOCABULARY = 2, 3, 4, 60
+PAD = 7
+"""A word, too, so that lengths alone can tell where a caption ends."""
 
 
-def token_ids(rows: int, length: int) -> Tensor:
+def captions(rows: int, length: int) -> Captions:
     ids = torch.randint(5, VOCABULARY, (rows, length), generator=torch.Generator().manual_seed(0))
     ids[:, 0] = CLS
+    lengths = tuple(length - row % 3 for row in range(rows))
     for row in range(rows):
-        ids[row, length - row % 3 :] = 0
-    return ids
+        ids[row, lengths[row] :] = PAD
+    return Captions(token_ids_BL=ids, lengths=lengths, chunk_id_BL=torch.zeros_like(ids))
 
 
 def drawn_mask(rows: int, length: int, *, probability: float) -> TokenMask:
@@ -39,12 +42,14 @@ def test_a_place_beyond_the_end_is_never_chosen() -> None:
 
 
 def test_equals_a_loop_over_positions() -> None:
-    ids, mask = token_ids(9, 12), drawn_mask(9, 12, probability=0.6)
-    masked, chosen = mask_tokens(ids, mask, cls_id=CLS, mask_id=MASK)
+    given, mask = captions(9, 12), drawn_mask(9, 12, probability=0.6)
+    ids = given.token_ids_BL
+    ids[:, 4] = PAD
+    masked, chosen = mask_tokens(given, mask, special_ids=(CLS,), mask_id=MASK)
     for row in range(9):
         for place in range(12):
             old, new = ids[row, place].item(), masked[row, place].item()
-            expected_chosen = bool(mask.select_BL[row, place]) and old not in (0, CLS)
+            expected_chosen = bool(mask.select_BL[row, place]) and place < given.lengths[row] and old != CLS
             assert chosen[row, place].item() == expected_chosen
             if not expected_chosen:
                 assert new == old
@@ -57,9 +62,9 @@ def test_equals_a_loop_over_positions() -> None:
 
 
 def test_shares_at_length() -> None:
-    ids, mask = token_ids(300, 60), drawn_mask(300, 60, probability=0.15)
-    masked, chosen = mask_tokens(ids, mask, cls_id=CLS, mask_id=MASK)
-    open_positions = (ids != 0) & (ids != CLS)
+    given, mask = captions(300, 60), drawn_mask(300, 60, probability=0.15)
+    masked, chosen = mask_tokens(given, mask, special_ids=(CLS,), mask_id=MASK)
+    open_positions = given.real_BL & (given.token_ids_BL != CLS)
     num_open, num_chosen = open_positions.sum().item(), chosen.sum().item()
     assert num_chosen / num_open == pytest.approx(0.15, abs=4 * (0.15 * 0.85 / num_open) ** 0.5)
     shares = {
@@ -76,12 +81,14 @@ def test_shares_at_length() -> None:
     assert ((counts - 300.0).square() / 300).sum().item() < 110
 
 
-def test_cls_and_padding_are_never_touched() -> None:
-    ids = token_ids(9, 12)
+def test_special_tokens_and_padding_are_never_touched() -> None:
+    given = captions(9, 12)
+    ids = given.token_ids_BL
+    ids[:, 3], ids[:, 5] = PAD, END
     yes = torch.ones_like(ids, dtype=torch.bool)
     everything = TokenMask(select_BL=yes, mask_BL=yes, random_BL=yes, word_BL=ids * 0 + 7)
-    masked, chosen = mask_tokens(ids, everything, cls_id=CLS, mask_id=MASK)
-    protected = (ids == 0) | (ids == CLS)
+    masked, chosen = mask_tokens(given, everything, special_ids=(CLS, END), mask_id=MASK)
+    protected = ~given.real_BL | (ids == CLS) | (ids == END)
     assert torch.equal(masked[protected], ids[protected])
     assert torch.equal(chosen, ~protected)
     assert (masked[~protected] == MASK).all()

@@ -52,11 +52,18 @@ def test_a_word_of_probability_0_is_never_drawn() -> None:
 
 def test_corruption_keeps_cls_and_padding() -> None:
     position, real = torch.tensor([0, 1, 2, 3]), torch.tensor([1, 1, 1, 0])
-    assert corrupt(torch.tensor([9, 8, 7, 6]), position_N=position, real_N=real, cls_id=CLS).tolist() == [CLS, 8, 7, 0]
+    assert corrupt(torch.tensor([9, 8, 7, 6]), position_N=position, real_N=real, start_id=CLS, pad_id=0).tolist() == [
+        CLS,
+        8,
+        7,
+        0,
+    ]
 
 
 def loss_of(logit: Tensor) -> Tensor:
-    return replaced_token_loss(logit, corrupted_N=CORRUPTED, original_N=ORIGINAL, cls_id=CLS, group_N=GROUP, num_groups=2)
+    return replaced_token_loss(
+        logit, corrupted_N=CORRUPTED, original_N=ORIGINAL, special_ids=(0, CLS), group_N=GROUP, num_groups=2
+    )
 
 
 def test_equals_a_loop() -> None:

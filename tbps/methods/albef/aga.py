@@ -27,6 +27,7 @@ from tbps.methods.albef.building import family_arguments
 from tbps.methods.albef.cross_calls import PackedCaptions
 from tbps.methods.albef.rasa import RasaMethod, WordTask
 from tbps.methods.host_copy import HostCopy
+from tbps.nn.bert import PAD_ID
 from tbps.nn.packing import Index, upload
 from tbps.objectives.attention_guided_masking import (
     Aggregation,
@@ -35,7 +36,7 @@ from tbps.objectives.attention_guided_masking import (
     vacuous_mask_probability,
 )
 from tbps.objectives.itc import Features
-from tbps.objectives.masking import TokenMask
+from tbps.objectives.masking import TokenMask, maskable
 from tbps.objectives.text_enrichment import draw_other_words
 from tbps.text.token_batch import Captions
 
@@ -147,7 +148,7 @@ class AgaMethod(RasaMethod):
         else:
             assert batch.own.vacuous_BL is not None, "the loader marks vacuous words for AGA"
             found_BL = vacuous_mask_probability(
-                batch.own.vacuous_BL, self._is_word(ids_BL), probability=self.mlm_probability
+                batch.own.vacuous_BL, maskable(batch.own, special_ids=(self.cls_id,)), probability=self.mlm_probability
             )
         select_BL = torch.zeros(ids_BL.shape, dtype=torch.bool)
         length = min(ids_BL.shape[1], found_BL.shape[1])  # the rest is padding
@@ -173,7 +174,7 @@ class AgaMethod(RasaMethod):
             words.label_M.index_select(0, taken),
             torch.from_numpy(uniform_K).to(self.device, non_blocking=True),
             candidates=self.candidates,
-            never=(0, self.cls_id, self.mask_id),
+            never=(PAD_ID, self.cls_id, self.mask_id),
         )
         return replace(paired, token_id_N=paired.token_id_N.index_copy(0, rows, word_K))
 
@@ -193,9 +194,6 @@ class AgaMethod(RasaMethod):
         }
         # full() is a fill on the device; tensor() would be a copy that waits for it
         return {name: torch.full((), float(value), device=self.device) for name, value in found.items()}
-
-    def _is_word(self, ids_BL: Tensor) -> Tensor:
-        return (ids_BL != 0) & (ids_BL != self.cls_id)
 
 
 def differing(batch: Batch) -> Index:

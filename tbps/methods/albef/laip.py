@@ -287,7 +287,7 @@ class LaipMethod(AlbefMethod):
         """Own captions with BERT's masks, and which places are masked."""
         words = range(self.online.text_encoder.vocabulary_size)
         mask = token_mask(draws["mlm"], probability=self.mlm_probability, words=words)
-        ids_BL, chosen_BL = mask_tokens(batch.own.token_ids_BL, mask, cls_id=self.cls_id, mask_id=self.mask_id)
+        ids_BL, chosen_BL = mask_tokens(batch.own, mask, special_ids=(self.cls_id,), mask_id=self.mask_id)
         return self.pack_captions(replace(batch.own, token_ids_BL=ids_BL), group=batch.group_B), chosen_BL
 
     def _masked_caption_loss(self, batch: Batch, chosen_BL: Tensor, crossed: CrossPass) -> Tensor:

@@ -20,6 +20,7 @@ from tbps.methods.albef.building import family_arguments
 from tbps.methods.albef.cross_calls import CrossPass, CrossSequences, PackedCaptions, cross_encode, sequences
 from tbps.methods.albef.family import AlbefFamily
 from tbps.methods.albef.pending_negatives import Negatives, PendingNegatives
+from tbps.nn.bert import PAD_ID
 from tbps.nn.packing import Index, upload
 from tbps.objectives.itc import Contrast, Features
 from tbps.objectives.itm import matching_loss
@@ -172,9 +173,9 @@ class RasaMethod(AlbefFamily):
         padded = self.padding == "official"
         own = self.pack_captions(batch.own, group=batch.group_B, padded=padded)
         ids_BL = batch.own.token_ids_BL
-        mlm_BL, chosen_BL = mask_tokens(ids_BL, mlm, cls_id=self.cls_id, mask_id=self.mask_id)
+        mlm_BL, chosen_BL = mask_tokens(batch.own, mlm, special_ids=(self.cls_id,), mask_id=self.mask_id)
         mrtd = token_mask(draws["mrtd"], probability=self.mrtd_probability, words=self._all_words())
-        mrtd_BL, _ = mask_tokens(ids_BL, mrtd, cls_id=self.cls_id, mask_id=self.mask_id)
+        mrtd_BL, _ = mask_tokens(batch.own, mrtd, special_ids=(self.cls_id,), mask_id=self.mask_id)
         layout = own.layout
         place_N = (layout.sequence_N, layout.position_N)
         chosen_rows, chosen_places = chosen_BL.numpy().nonzero()
@@ -192,7 +193,7 @@ class RasaMethod(AlbefFamily):
         )
         momentum_logit_MV = self.momentum_encoder.word_logits(crossed.hidden_ND.index_select(0, index_M))
         word_N = self._words(draws, place_N, crossed.hidden_ND.index_select(0, index_N))
-        corrupted_N = corrupt(word_N, position_N=own.packing.position_N, real_N=real_N, cls_id=self.cls_id)
+        corrupted_N = corrupt(word_N, position_N=own.packing.position_N, real_N=real_N, start_id=self.cls_id, pad_id=PAD_ID)
         corrupted = PackedCaptions(layout=layout, packing=own.packing, token_id_N=corrupted_N)
         return WordTask(
             own=own,
@@ -289,7 +290,7 @@ class RasaMethod(AlbefFamily):
             self.mrtd_head(hidden_ND.index_select(0, index_N)),  # type: ignore[misc]
             corrupted_N=words.corrupted.token_id_N,
             original_N=words.own.token_id_N,
-            cls_id=self.cls_id,
+            special_ids=(PAD_ID, self.cls_id),
             group_N=group_N,
             num_groups=batch.num_groups,
         )
