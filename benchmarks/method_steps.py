@@ -64,7 +64,7 @@ def measure(name: str, *, steps: int, pairs: int, px: tuple[int, int], quick: bo
     times = []
     for _ in range(1 + steps):
         start = clock()
-        losses = method(batch, draws)
+        losses, numbers = method(batch, draws)
         torch.stack([method.weights[loss] * value for loss, value in losses.items()]).sum().backward()
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
@@ -73,7 +73,7 @@ def measure(name: str, *, steps: int, pairs: int, px: tuple[int, int], quick: bo
             torch.cuda.synchronize()
         times.append(clock() - start)
     peak = torch.cuda.max_memory_allocated() / 1024 if ON_GPU else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"seconds": statistics.median(times[1:]), "mib": peak / 1024, "phrases": float(losses.get("phrases", 0))}
+    return {"seconds": statistics.median(times[1:]), "mib": peak / 1024, "phrases": float(numbers.get("phrases", 0))}
 
 
 def measure_apart(name: str) -> dict[str, float]:

@@ -9,11 +9,10 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from rich.console import Console
-from torch import nn
 from torch.distributed import DistStoreError
 
 from tbps.config.data import Benchmark
@@ -26,6 +25,7 @@ from tbps.data.pairs import EvaluationSet, PairSource, open_pairs
 from tbps.data.remote import shown
 from tbps.data.worker_processes import WorkerLost
 from tbps.evaluation.evaluate import evaluate
+from tbps.methods.method import Method
 from tbps.methods.registry import build_method, fields_for, module_of
 from tbps.reporting.examples import write_examples
 from tbps.reporting.gallery import write_queries
@@ -152,7 +152,7 @@ def _with_identities(run: Run) -> Run:
     return replace(run, data=agree_on_identities(run.data, Team.current(), patience_s=run.loop.timeout_s))
 
 
-def _build(run: Run) -> Any:
+def _build(run: Run) -> Method:
     return build_method(run.method, image_px=run.data.image_px, num_identities=run.data.num_identities)
 
 
@@ -272,9 +272,9 @@ def _validation(run: Run, tokeniser: Tokeniser, splits: tuple[str, ...]) -> Eval
     evaluation_set = EvaluationSet(open_pairs(run.data, "val", patience_s=run.loop.timeout_s))
     encoder = evaluation_encoder(run.data.captioning, tokeniser)
 
-    def validate(method: nn.Module, step: int) -> dict[str, float]:
+    def validate(method: Method, step: int) -> dict[str, float]:
         return evaluate(
-            cast(Any, method),
+            method,
             evaluation_set,
             encoder,
             run.evaluation,
@@ -299,7 +299,7 @@ def _test(run: Run, tokeniser: Tokeniser, splits: tuple[str, ...]) -> Evaluate |
         )
     folder = RunFolder.of(run)
 
-    def test(method: nn.Module, step: int) -> dict[str, float]:
+    def test(method: Method, step: int) -> dict[str, float]:
         weights = checkpoint.folder_of(folder.checkpoints, step)
         results, _ = _score(run, method, tokeniser, folder=folder, weights=weights, split="test", purpose="final")
         final: Mapping[str, Any] = results["text_to_image"]["reranked"] or results["text_to_image"]["coarse"]
@@ -310,7 +310,7 @@ def _test(run: Run, tokeniser: Tokeniser, splits: tuple[str, ...]) -> Evaluate |
 
 def _score(
     run: Run,
-    method: nn.Module,
+    method: Method,
     tokeniser: Tokeniser,
     *,
     folder: RunFolder,
@@ -324,7 +324,7 @@ def _score(
     evaluation_set = EvaluationSet(open_pairs(run.data, split, patience_s=run.loop.timeout_s))
     encoder = evaluation_encoder(run.data.captioning, tokeniser)
     evaluated = evaluate(
-        cast(Any, method),
+        method,
         evaluation_set,
         encoder,
         run.evaluation,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tbps.data.batch import Batch, Draws
 from tbps.nn.packing import Index
@@ -65,45 +65,74 @@ class Matcher(Protocol):
         """Compute of all captions, once, what needs no image; hidden_ND: their `EmbeddedCaptions.hidden_ND`."""
 
 
-class Method(Protocol):
-    """One published system. A `torch.nn.Module` with these members; every loss is made inside `forward`."""
+LossesAndNumbers = tuple[dict[str, Tensor], dict[str, Tensor]]
+"""Named scalars on the device. Plain containers, in which DDP and ZeRO find the tensors."""
 
-    weights: Mapping[str, float]
-    """Weight of each loss in the sum that is minimised, by the names that `forward` returns."""
 
-    def forward(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
-        """Named, unweighted scalar losses: each a mean over the groups of the batch.
+class Method(nn.Module):
+    """One published system. What most methods do not do has a default here: a method overrides what it does.
 
+    Every loss is made inside `forward`, and whatever communicates between processes too, so that DDP and ZeRO can wrap it.
+    """
+
+    def __init__(self, *, weights: Mapping[str, float]) -> None:
+        """weights: of each loss in the sum that is minimised, by the names that `forward` returns."""
+        super().__init__()
+        self.weights = weights
+
+    def forward(self, batch: Batch, draws: Draws) -> LossesAndNumbers:
+        """Unweighted losses, each a mean over the groups of the batch; and numbers for the log, which are never weighed.
+
+        Both are averaged over micro-batches and processes. A loss that is not finite ends the run; a number does not.
         Units are dropped by tbps/nn/dropout.py: torch's own dropout depends on how the batch is shared out.
         """
+        raise NotImplementedError(f"{type(self).__name__} has no losses: define forward(self, batch, draws)")
+
+    def embed_images(self, image_BCHW: Tensor) -> EmbeddedImages:
+        """Features of images, for ranking; in evaluation mode."""
+        raise NotImplementedError(f"{type(self).__name__} cannot be evaluated: define embed_images(self, image_BCHW)")
+
+    def embed_captions(self, captions: Captions) -> EmbeddedCaptions:
+        """Features of captions, for ranking; in evaluation mode, no image is seen."""
+        raise NotImplementedError(f"{type(self).__name__} cannot be evaluated: define embed_captions(self, captions)")
+
+    def matcher(self) -> Matcher | None:
+        """How single pairs are scored; None = it ranks by similarity alone, and its `needs` say `matcher=False`."""
+        return None
 
     def untrained(self, *, reranks: bool) -> list[str]:
         """Parameters that are read and that no loss with a weight moves: weights to start from must hold them.
 
-        reranks: the matching head will score.
+        reranks: the matcher will score. Default: all that are frozen.
         """
+        return [name for name, parameter in self.named_parameters() if not parameter.requires_grad]
 
-    def advance_momentum(self) -> None:
-        """Move the momentum encoder one step towards the online weights (once before the first step of a run)."""
+    def before_first_step(self) -> None:
+        """Once in a run, before its first step, with the start weights in place; not where a run goes on."""
 
     def after_step(self) -> None:
-        """Once per optimiser step, after it: queue the features of the whole global batch, advance the momentum encoder."""
+        """Once per optimiser step, after it, on every process: momentum encoders and queues move here."""
 
     def first_step_in_words(self) -> str:
         """What a reader of the log should know of the first step since the start; empty where there is nothing."""
+        return ""
 
-    def embed_images(self, image_BCHW: Tensor) -> EmbeddedImages:
-        """Online encoder, evaluation mode."""
+    def set_activation_checkpointing(self, on: bool) -> None:
+        """Compute blocks again in backward, which saves memory; default: all modules with a switch `checkpointing`."""
+        switched = [module for module in self.modules() if hasattr(module, "checkpointing")]
+        if on and not switched:
+            raise ValueError(
+                f"loop.activation_checkpointing is on, and {type(self).__name__} has no blocks that can be computed again;"
+                " turn it off"
+            )
+        for module in switched:
+            module.checkpointing = on  # type: ignore[assignment]
 
-    def embed_captions(self, captions: Captions) -> EmbeddedCaptions:
-        """Online encoder, evaluation mode; no image is seen."""
 
-    def matcher(self) -> Matcher | None:
-        """How single pairs are scored; None = it ranks by similarity alone, and its `needs` say `matcher=False`."""
-
-
-class ContrastsBatch(Method, Protocol):
-    """A method whose `needs` say `contrast="batch"`: its loss is of all pairs of the global batch, by `batch.scope.whole`.
+@runtime_checkable
+class ContrastsBatch(Protocol):
+    """Of a method whose `needs` say `contrast="batch"`: its loss is of all pairs of the global batch, by
+    `batch.scope.whole`.
 
     Each share of the batch returns that one loss; a mean over items of which pairs have different numbers is the own sum
     divided by the whole batch's count, times `batch.scope.shares`.

@@ -11,19 +11,26 @@ from typing import Any
 
 from tbps.config.methods.method import MethodConfig
 from tbps.data.fields import FIELDS, Field
+from tbps.methods.method import Method
 
 
-def build_method(config: MethodConfig, *, image_px: tuple[int, int], num_identities: int = 0) -> Any:
-    """The method with random weights. ValueError: its module cannot be imported, or has no `build`.
+def build_method(config: MethodConfig, *, image_px: tuple[int, int], num_identities: int = 0) -> Method:
+    """The method with random weights. ValueError: its module cannot be imported, or has no `build` that makes a
+    method.
 
     num_identities: of the training pairs; a method that does not ask for it is not told.
     """
     build = getattr(module_of(config), "build", None)
     if build is None:
         raise ValueError(f"{config.MODULE} has no function build(config, *, image_px), which makes the method; add it")
-    if config.needs(image_px).identities:
-        return build(config, image_px=image_px, num_identities=num_identities)
-    return build(config, image_px=image_px)
+    told = {"num_identities": num_identities} if config.needs(image_px).identities else {}
+    method = build(config, image_px=image_px, **told)
+    if not isinstance(method, Method):
+        raise ValueError(
+            f"{config.MODULE}.build returned a {type(method).__name__}, expected a subclass of tbps.methods.method.Method,"
+            " whose members the loop and the evaluation call; derive it from that class"
+        )
+    return method
 
 
 def fields_for(config: MethodConfig) -> Mapping[str, Field]:

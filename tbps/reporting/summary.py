@@ -180,7 +180,7 @@ def _common(group: Sequence[_Scored]) -> dict[str, Any]:
 
 
 def _masked_ratio(group: Sequence[_Scored]) -> Spread | None:
-    found = [late_mean(one.metrics_log, "loss/masked_ratio") for one in group]
+    found = [late_mean(one.metrics_log, "masked_ratio") for one in group]
     values = [100 * value for value in found if value is not None]
     return spread(values) if values else None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ def _number(row: str, name: str) -> float | None:
         value = json.loads(row)[name]
     except (ValueError, KeyError, TypeError):  # cut off when the process was killed, or not logged
         return None
-    return value if isinstance(value, int | float) else None
+    return value if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 def _rewind(path: Path, step: int) -> None:

@@ -10,7 +10,19 @@ from torch import Tensor
 from tbps.training.stop_signals import INTERRUPT_EXIT, TERMINATE_EXIT
 
 EXITS = (INTERRUPT_EXIT, TERMINATE_EXIT)
-"""Exit statuses that a process may be asked for; their counts end the vector that is summed over the processes."""
+"""Exit statuses that a process may be asked for; how many processes were stands in the vector that is summed over them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Read:
+    """What all processes have agreed on, as means over them."""
+
+    losses: dict[str, float]
+    """"loss/<name>" of each loss, "loss" and "grad_norm": all finite, or the update was not applied."""
+    numbers: dict[str, float]
+    """What the method tells the log beside its losses, by its own names; may be not finite."""
+    exit_status: int
+    """That some process was asked for, or 0."""
 
 
 @dataclass(kw_only=True)
@@ -18,17 +30,29 @@ class Agreement:
     """Numbers that are the same on every process. They are copied to the host while the update runs."""
 
     names: tuple[str, ...]
+    """Of the losses, and `grad_norm`."""
+    number_names: tuple[str, ...]
+    """Of what the method tells the log beside its losses."""
     not_finite: Tensor
     """On the device: 1.0 if a loss or the gradient norm is not finite, else 0.0."""
     host_X: Tensor
+    """Sums over the processes: values of `names`, counts for `EXITS`, values of `number_names`."""
     copied: torch.cuda.Event | None
     num_processes: int
 
-    def read(self) -> tuple[dict[str, float], int]:
-        """Wait for the copy. Means of the losses, and `grad_norm`; and the exit status somebody asked for, or 0."""
+    def read(self) -> Read:
+        """Wait for the copy."""
         if self.copied is not None:
             self.copied.synchronize()
         values: list[float] = self.host_X.tolist()
-        numbers = {name: value / self.num_processes for name, value in zip(self.names, values)}
-        asked = [exit_status for exit_status, count in zip(EXITS, values[-len(EXITS) :]) if count > 0]
-        return numbers, max(asked, default=0)
+        asked_from = len(self.names)
+        numbers_from = asked_from + len(EXITS)
+        asked = [exit_status for exit_status, count in zip(EXITS, values[asked_from:numbers_from]) if count > 0]
+        return Read(
+            losses=self._means(self.names, values[:asked_from]),
+            numbers=self._means(self.number_names, values[numbers_from:]),
+            exit_status=max(asked, default=0),
+        )
+
+    def _means(self, names: tuple[str, ...], sums: list[float]) -> dict[str, float]:
+        return {name: value / self.num_processes for name, value in zip(names, sums, strict=True)}

@@ -8,7 +8,6 @@ loaded once and kept for the second pass; views are made again, because on the d
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -16,15 +15,22 @@ from torch import Tensor
 
 from tbps.data.batch import Batch, Draws
 from tbps.data.contrast_scope import ContrastScope, Rows, with_identity
+from tbps.methods.method import ContrastsBatch, Method
 
 
-def check_contrast(method: Any, contrast: str, *, micro_batches: int) -> None:
+def check_contrast(method: Method, contrast: str, *, micro_batches: int) -> None:
     """ValueError where a method that contrasts the whole batch cannot be computed in several micro-batches."""
-    if contrast == "batch" and micro_batches > 1 and not hasattr(method, "contrast_rows"):
+    if contrast == "batch" and micro_batches > 1 and not isinstance(method, ContrastsBatch):
         raise ValueError(
             f"{type(method).__name__} contrasts the whole batch and has no contrast_rows(batch, draws), which"
             f" {micro_batches} micro-batches on each process need; add it, or set --data.micro-batch-pairs 0"
         )
+
+
+def rows_of(method: Method, batch: Batch, draws: Draws) -> Rows:
+    """The rows that the method contrasts over the whole batch."""
+    assert isinstance(method, ContrastsBatch), "check_contrast has seen to it"
+    return method.contrast_rows(batch, draws)
 
 
 def gathered_scope(batch: Batch, *, processes: int) -> ContrastScope:

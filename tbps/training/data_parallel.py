@@ -16,7 +16,9 @@ from torch import Tensor
 from tbps.config.optim import Optimiser
 from tbps.data.batch import Batch, Draws
 from tbps.data.contrast_scope import Rows
+from tbps.methods.method import LossesAndNumbers, Method
 from tbps.training.agreement import Agreement
+from tbps.training.contrast import rows_of
 from tbps.training.optimiser import load_state_tensors, make_optimiser, state_tensors
 
 
@@ -27,8 +29,8 @@ class Parallel(Protocol):
     """Parameter groups of the optimiser: "lr" is read at each update, "base_lr" is the group's own rate, "rate_name" its
     name in the log."""
 
-    def __call__(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
-        """The method's losses."""
+    def __call__(self, batch: Batch, draws: Draws) -> LossesAndNumbers:
+        """The method's losses and numbers."""
 
     def contrast_rows(self, batch: Batch, draws: Draws) -> Rows:
         """The method's rows for a contrast over the whole batch, in the precision of its forward pass; without gradients."""
@@ -54,30 +56,29 @@ class Parallel(Protocol):
     def reset_optimiser(self) -> None:
         """Make the optimiser's state what it was before the first step."""
 
-    def whole_method(self) -> Any:
+    def whole_method(self) -> Method:
         """The method with all its weights, for evaluation; call on all."""
 
 
 class DataParallel:
     """Every process holds weights, gradients and optimiser state."""
 
-    def __init__(self, accelerator: Accelerator, method: Any, optim: Optimiser) -> None:
+    def __init__(self, accelerator: Accelerator, method: Method, optim: Optimiser) -> None:
         self.accelerator, self.method, self.optim = accelerator, method, optim
         self.optimiser = make_optimiser(method, optim)
         self.groups: list[dict[str, Any]] = self.optimiser.param_groups
         self.parameters = [parameter for group in self.groups for parameter in group["params"]]
         self.model = accelerator.prepare_model(method)
 
-    def __call__(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
-        """The method's losses."""
-        losses: dict[str, Tensor] = self.model(batch, draws)
-        return losses
+    def __call__(self, batch: Batch, draws: Draws) -> LossesAndNumbers:
+        """The method's losses and numbers."""
+        returned: LossesAndNumbers = self.model(batch, draws)
+        return returned
 
     def contrast_rows(self, batch: Batch, draws: Draws) -> Rows:
         """The method's rows."""
         with self.accelerator.autocast():
-            rows: Rows = self.method.contrast_rows(batch, draws)
-            return rows
+            return rows_of(self.method, batch, draws)
 
     @contextmanager
     def micro_step(self, *, first: bool, last: bool) -> Iterator[None]:
@@ -103,8 +104,7 @@ class DataParallel:
 
     def model_tensors(self) -> Mapping[str, Tensor]:
         """The method's state."""
-        tensors: Mapping[str, Tensor] = self.method.state_dict()
-        return tensors
+        return self.method.state_dict()
 
     def optimiser_tensors(self) -> Mapping[str, Tensor]:
         """Adam's state."""
@@ -118,6 +118,6 @@ class DataParallel:
         """Adam makes its state at its next step."""
         self.optimiser.state.clear()
 
-    def whole_method(self) -> Any:
+    def whole_method(self) -> Method:
         """The method itself."""
         return self.method

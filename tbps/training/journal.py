@@ -127,6 +127,17 @@ class _Place:
         self._failed = True
 
 
+def with_numbers(line: Line, numbers: dict[str, float]) -> Line:
+    """The line of a step with what the method tells beside its losses; ValueError: under a name that the log itself uses."""
+    taken = {*line, "split", "pairs_per_s"}
+    if clash := sorted(taken & numbers.keys()):
+        raise ValueError(
+            f"the method returned a number {clash[0]!r}, which is a name of the log's own ({', '.join(sorted(taken))});"
+            " expected another one: rename it"
+        )
+    return {**line, **numbers}
+
+
 def check_finite(numbers: dict[str, float], *, step: int, keys: tuple[str, ...], folder: RunFolder) -> None:
     """ValueError if a number is not finite: names it, the step and the pairs, which `failed_step.json` lists in full."""
     wrong = [name for name, value in numbers.items() if not math.isfinite(value)]

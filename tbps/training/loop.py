@@ -8,7 +8,6 @@ import time
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -22,7 +21,7 @@ from tbps.runs.selection import best_step
 from tbps.training.compilation import compile_image_blocks
 from tbps.training.contrast import check_contrast
 from tbps.training.distributed import on_main, start_processes
-from tbps.training.journal import Journal, check_finite
+from tbps.training.journal import Journal, check_finite, with_numbers
 from tbps.training.memory import memory_of_all
 from tbps.training.parts import Evaluate, Parts
 from tbps.training.peers import Peers, Pulse
@@ -79,7 +78,7 @@ class _Training:
         if accelerator.device.type == "cpu":
             _choose_gemm(folder)
         torch.manual_seed(run.loop.seed)
-        self.method: Any = parts.build().to(accelerator.device)
+        self.method = parts.build().to(accelerator.device)
         self.method.set_activation_checkpointing(run.loop.activation_checkpointing)
         if run.loop.compile:
             compile_image_blocks(self.method, accelerator.device)
@@ -120,15 +119,16 @@ class _Training:
             rates = self.stepper.set_learning_rates(step)
             losses = self.stepper.forward_backward(step, batches)
             agreement = self.stepper.update(step, losses, self.signals.requested)  # none where a number is not finite
-            self.method.after_step()  # momentum encoder and queue
-            numbers, exit_status = agreement.read()
+            self.method.after_step()  # momentum encoder and queue, where there are
+            read = agreement.read()
             self.pulse.enter("")
-            check_finite(numbers, step=done, keys=losses.keys, folder=self.folder)
-            self.journal.add({"step": done, "epoch": done / self.steps_per_epoch, **numbers, **rates})
+            check_finite(read.losses, step=done, keys=losses.keys, folder=self.folder)
+            line = {"step": done, "epoch": done / self.steps_per_epoch, **read.losses, **rates}
+            self.journal.add(with_numbers(line, read.numbers))
             if step == self.first and (said := self.method.first_step_in_words()):
                 logger.info("%s", said)
-            if exit_status:
-                self._stop(done, exit_status)
+            if read.exit_status:
+                self._stop(done, read.exit_status)
             if self._save_is_due(done):
                 self._save(done)
             self._validate_if_due(done)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
-
-from torch import nn
+from typing import Protocol
 
 from tbps.data.batch import HostBatch
+from tbps.methods.method import Method
 
-Evaluate = Callable[[nn.Module, int], dict[str, float]]
+Evaluate = Callable[[Method, int], dict[str, float]]
 """evaluate(method, step) on every process, in evaluation mode, without gradients; `rank_1` and `mAP` among the results.
 
 What the first process returns counts. A killed evaluation is done again from its start."""
@@ -36,8 +35,8 @@ class MakeBatches(Protocol):
 class Parts:
     """Objects of one run."""
 
-    build: Callable[[], Any]
-    """Makes the method (a module with the members of `tbps.methods.method.Method`) with random weights."""
+    build: Callable[[], Method]
+    """Makes the method with random weights."""
     num_pairs: int
     """Pairs of the training split."""
     make_batches: MakeBatches

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from accelerate import Accelerator
 
 from tbps.config.run import Run
+from tbps.methods.method import Method
 from tbps.training.data_parallel import DataParallel, Parallel
 
 
-def spread(method: Any, run: Run, accelerator: Accelerator, *, micro_batches: int, build: Callable[[], Any]) -> Parallel:
+def spread(
+    method: Method, run: Run, accelerator: Accelerator, *, micro_batches: int, build: Callable[[], Method]
+) -> Parallel:
     """Wrap a method whose weights are loaded. `build` makes another one with the same members."""
     if accelerator.deepspeed_plugin is None:
         return DataParallel(accelerator, method, run.optim)

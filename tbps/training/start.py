@@ -6,9 +6,10 @@ import hashlib
 import logging
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from tbps.config.start import Start
+from tbps.methods.method import Method
 from tbps.runs import checkpoint
 from tbps.runs.run_folder import RunFolder
 from tbps.runs.selection import best_checkpoint
@@ -17,7 +18,7 @@ from tbps.training.distributed import on_main
 logger = logging.getLogger(__name__)
 
 
-def start(method: nn.Module, folder: RunFolder, given: Start, *, reranks: bool = True) -> tuple[int, dict[str, Tensor]]:
+def start(method: Method, folder: RunFolder, given: Start, *, reranks: bool = True) -> tuple[int, dict[str, Tensor]]:
     """Fill the method; return the optimiser steps that are done, and the optimiser's state after them.
 
     reranks: the run's evaluations score by the matching head. ValueError where what the run reads would stay random: it is
@@ -34,21 +35,19 @@ def start(method: nn.Module, folder: RunFolder, given: Start, *, reranks: bool =
     else:
         logger.info("starting from random weights")
     _check_untrained(method, held, given, reranks=reranks)
-    # The official code advances the momentum encoder inside forward, so the first step already sees one that moved once.
-    method.advance_momentum()  # type: ignore[operator]
+    method.before_first_step()
     return 0, {}
 
 
-def _resume(method: nn.Module, folder: Path) -> tuple[int, dict[str, Tensor]]:
+def _resume(method: Method, folder: Path) -> tuple[int, dict[str, Tensor]]:
     checkpoint.load_model(method, folder)
     step = int(checkpoint.read_progress(folder)["step"])
     logger.info("going on from %s (%d steps done)", folder, step)
     return step, checkpoint.read_tensors(folder / checkpoint.OPTIMISER_FILE)
 
 
-def _check_untrained(method: nn.Module, held: set[str], given: Start, *, reranks: bool) -> None:
-    names: list[str] = method.untrained(reranks=reranks)  # type: ignore[operator]
-    random = [name for name in names if name not in held]
+def _check_untrained(method: Method, held: set[str], given: Start, *, reranks: bool) -> None:
+    random = [name for name in method.untrained(reranks=reranks) if name not in held]
     if random:
         source = given.weights or " and ".join(filter(None, (given.vit, given.bert, given.clip))) or "random weights"
         raise ValueError(
@@ -59,7 +58,7 @@ def _check_untrained(method: nn.Module, held: set[str], given: Start, *, reranks
         )
 
 
-def _load_weights(method: nn.Module, given: Start) -> set[str]:
+def _load_weights(method: Method, given: Start) -> set[str]:
     """Names of what was placed."""
     from tbps.convert.weights import load_weights
 
@@ -87,7 +86,7 @@ def _check_digest(path: Path, expected: str) -> None:
         )
 
 
-def _load_encoders(method: nn.Module, given: Start) -> set[str]:
+def _load_encoders(method: Method, given: Start) -> set[str]:
     from tbps.convert.clip import load_clip
     from tbps.convert.pretrained import load_bert, load_vit
 

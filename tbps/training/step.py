@@ -29,12 +29,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(kw_only=True)
 class Losses:
-    """What a step's micro-batches left on this process."""
+    """Losses and numbers of one step on this process, averaged over its micro-batches."""
 
     names: tuple[str, ...]
     """"loss/<name>" of each loss, then "loss", their weighted sum."""
-    sum_X: Tensor
-    """Means over this process's micro-batches, on the device, in the order of `names`."""
+    mean_X: Tensor
+    """On the device, in the order of `names`."""
+    number_names: tuple[str, ...]
+    """Of what the method tells the log beside its losses."""
+    number_N: Tensor
+    """On the device, in the order of `number_names`."""
     keys: tuple[str, ...]
     """Pairs of this process."""
 
@@ -90,7 +94,9 @@ class Stepper:
                 parts.append(self._micro_step(step, micro, next(batches), rows))
         return Losses(
             names=parts[0].names,
-            sum_X=torch.stack([part.sum_X for part in parts]).sum(0),
+            mean_X=torch.stack([part.mean_X for part in parts]).sum(0),
+            number_names=parts[0].number_names,
+            number_N=torch.stack([part.number_N for part in parts]).sum(0),
             keys=tuple(key for part in parts for key in part.keys),
         )
 
@@ -125,17 +131,27 @@ class Stepper:
             batch.scope = made_scope(batch, rows, shares=processes * self.micro_batches)
         elif self.contrasts_all:
             batch.scope = gathered_scope(batch, processes=processes)
-        losses: dict[str, Tensor] = self.parallel(batch, draws)
+        losses, numbers = self.parallel(batch, draws)
         values = torch.stack(list(losses.values())).float()
-        weights = [self.weights[name] for name in losses]
+        weights = [self._weight(name) for name in losses]
         total = sum((weight * value for weight, value in zip(weights, losses.values())), start=values.new_zeros(()))
         self.pulse.enter(f"the backward pass of step {step + 1}")
         self.parallel.backward(total / self.micro_batches)
         return Losses(
             names=(*(f"loss/{name}" for name in losses), "loss"),
-            sum_X=torch.cat([values, total[None]]).detach() / self.micro_batches,
+            mean_X=torch.cat([values, total[None]]).detach() / self.micro_batches,
+            number_names=tuple(numbers),
+            number_N=_stack(numbers, values.device) / self.micro_batches,
             keys=host.keys,
         )
+
+    def _weight(self, name: str) -> float:
+        if name not in self.weights:
+            raise ValueError(
+                f"the method returned a loss {name!r} that has no weight (weights: {', '.join(self.weights)}); expected one"
+                " in the method's `weights`; what is not to be minimised belongs to the numbers that it returns"
+            )
+        return self.weights[name]
 
     def update(self, step: int, losses: Losses, exit_status: int) -> Agreement:
         """Clip, then let every parameter take its step, unless a number is not finite: decided on the device."""
@@ -144,11 +160,11 @@ class Stepper:
 
     def _agree(self, losses: Losses, norm: Tensor, exit_status: int) -> Agreement:
         """One all-reduce of all numbers, and of whether a process was asked to stop."""
-        device = losses.sum_X.device
+        device = losses.mean_X.device
         # full() is a fill on the device; tensor() would be a copy that waits for it
         asked = [torch.full((1,), float(exit_status == known), device=device) for known in EXITS]
-        vector_X = sum_over_processes(torch.cat([losses.sum_X, norm[None].float(), *asked]))
-        not_finite = (~torch.isfinite(vector_X)).any().float()
+        vector_X = sum_over_processes(torch.cat([losses.mean_X, norm[None].float(), *asked, losses.number_N]))
+        not_finite = (~torch.isfinite(vector_X[: len(losses.names) + 1])).any().float()
         host_X, copied = vector_X, None
         if device.type == "cuda":
             host_X = torch.empty(vector_X.shape, pin_memory=True)
@@ -157,8 +173,15 @@ class Stepper:
             copied.record()
         return Agreement(
             names=(*losses.names, "grad_norm"),
+            number_names=losses.number_names,
             not_finite=not_finite,
             host_X=host_X,
             copied=copied,
             num_processes=self.accelerator.num_processes,
         )
+
+
+def _stack(numbers: Mapping[str, Tensor], device: torch.device) -> Tensor:
+    if not numbers:
+        return torch.zeros(0, device=device)
+    return torch.stack([value.detach().float() for value in numbers.values()])

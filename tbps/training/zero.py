@@ -19,7 +19,9 @@ from tbps.config.optim import Optimiser
 from tbps.config.run import Run
 from tbps.data.batch import Batch, Draws
 from tbps.data.contrast_scope import Rows
+from tbps.methods.method import LossesAndNumbers, Method
 from tbps.training.agreement import Agreement
+from tbps.training.contrast import rows_of
 from tbps.training.optimiser import check_state_tensors, make_optimiser
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -28,22 +30,22 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 class _Autocast(nn.Module):
     """The method in mixed precision. Inside the engine, which switches off an autocast that surrounds it."""
 
-    def __init__(self, method: nn.Module, *, bf16: bool) -> None:
+    def __init__(self, method: Method, *, bf16: bool) -> None:
         super().__init__()
         self.method = method
         self.bf16 = bf16
 
     def forward(self, batch: Batch, draws: Draws, *, rows: bool = False) -> Any:
-        """The method's losses; rows: its rows for a contrast over the whole batch."""
+        """The method's losses and numbers; rows: its rows for a contrast over the whole batch."""
         with torch.autocast(batch.identity_B.device.type, torch.bfloat16, enabled=self.bf16):
-            return self.method.contrast_rows(batch, draws) if rows else self.method(batch, draws)  # type: ignore[operator]
+            return rows_of(self.method, batch, draws) if rows else self.method(batch, draws)
 
 
 class Zero:
     """The method inside a DeepSpeed engine."""
 
     def __init__(
-        self, accelerator: Accelerator, method: Any, run: Run, *, micro_batches: int, build: Callable[[], Any]
+        self, accelerator: Accelerator, method: Method, run: Run, *, micro_batches: int, build: Callable[[], Method]
     ) -> None:
         optimiser = make_optimiser(method, run.optim)
         self.method, self.build, self.device = method, build, accelerator.device
@@ -64,10 +66,10 @@ class Zero:
         self.groups: list[dict[str, Any]] = self.inner.param_groups
         self._link_optimiser_state()
 
-    def __call__(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
-        """The method's losses."""
-        losses: dict[str, Tensor] = self.engine(batch, draws)
-        return losses
+    def __call__(self, batch: Batch, draws: Draws) -> LossesAndNumbers:
+        """The method's losses and numbers."""
+        returned: LossesAndNumbers = self.engine(batch, draws)
+        return returned
 
     def contrast_rows(self, batch: Batch, draws: Draws) -> Rows:
         """The method's rows, through the engine, which gathers weights under stage 3."""
@@ -148,7 +150,7 @@ class Zero:
             for tensor in self.inner.state[flat].values():
                 tensor.zero_()
 
-    def whole_method(self) -> Any:
+    def whole_method(self) -> Method:
         """A copy outside the engine: evaluation calls more than `forward`, which alone gathers weights under stage 3."""
         copy, tensors = self.build().to(self.device), self.method.state_dict(keep_vars=True)
         for name, tensor in copy.state_dict().items():

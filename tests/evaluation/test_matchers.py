@@ -21,7 +21,7 @@ from tbps.config.run import Run
 from tbps.data.loader import load_gallery
 from tbps.data.views import normalise_pixels
 from tbps.evaluation.evaluate import Evaluated, evaluate
-from tbps.methods.method import EmbeddedCaptions, EmbeddedImages, PairScorer
+from tbps.methods.method import EmbeddedCaptions, EmbeddedImages, Method, PairScorer
 from tbps.nn.packing import Index
 from tbps.run import announce_ranking
 from tbps.text.captions import make_captions
@@ -30,11 +30,11 @@ from tbps.text.token_batch import Captions
 CONFIG = Evaluation(rerank_k=5, batch_images=4, batch_captions=8)
 
 
-class Bags(nn.Module):
+class Bags(Method):
     """A dual encoder: mean colours of an image, mean of a caption's words. Its parts are told apart by `matcher` alone."""
 
     def __init__(self, *, matches: bool = False, gives_tokens: bool = True) -> None:
-        super().__init__()
+        super().__init__(weights={})
         torch.manual_seed(0)
         self.matches, self.gives_tokens = matches, gives_tokens
         self.colours = nn.Linear(3, 8)

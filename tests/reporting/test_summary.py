@@ -228,7 +228,7 @@ def test_the_command_prints_each_format(tmp_path: Path, scored: dict[str, Any], 
 def test_the_share_of_masked_words_stands_in_the_table_where_it_is_logged(tmp_path: Path, scored: dict[str, Any]) -> None:
     for seed, shares in ((1, (0.1, 0.2)), (2, (0.25, 0.3))):
         folder = write_run(tmp_path, f"aga {seed}", scored, seed=seed)
-        lines = [{"step": step, "loss/masked_ratio": share} for step, share in enumerate(shares, start=1)]
+        lines = [{"step": step, "masked_ratio": share} for step, share in enumerate(shares, start=1)]
         lines.append({"step": 2, "split": "test", "rank_1": 3.0})
         (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 3, "lo')
     assert "masked words, %" in FORMATS["table"](read_summary(tmp_path))
@@ -243,7 +243,7 @@ def test_the_share_of_masked_words_stands_in_the_table_where_it_is_logged(tmp_pa
 
 def test_a_long_log_is_read_from_its_end(tmp_path: Path, scored: dict[str, Any]) -> None:
     folder = write_run(tmp_path, "aga", scored)
-    lines = [{"step": 1, "loss/masked_ratio": share, "fill": "x" * 1000} for share in (0.9, 0.15)]
+    lines = [{"step": 1, "masked_ratio": share, "fill": "x" * 1000} for share in (0.9, 0.15)]
     early, late = (json.dumps(line) + "\n" for line in lines)
     (folder / "metrics.jsonl").write_text(early * 1000 + late * 300)
     (line,) = read_summary(tmp_path)

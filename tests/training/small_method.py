@@ -24,6 +24,7 @@ from tbps.data.batch import Batch, Draws, HostBatch
 from tbps.data.draws import draw_pair, generator_of, stack_draws
 from tbps.data.loader import MicroBatch, MicroBatchSampler, TrainingLoader
 from tbps.data.sample_order import BatchOrder
+from tbps.methods.method import LossesAndNumbers, Method
 from tbps.nn.dropout import Groups, Site, drop
 from tbps.nn.momentum import advance, momentum_copy
 from tbps.nn.queue import FeatureQueue
@@ -61,12 +62,11 @@ class SmallEncoder(nn.Module):
         return drop(x_BD, Site.next(self.dropout, self.training), groups)
 
 
-class SmallMethod(nn.Module):
-    """Contrast within groups and against the queue, and a head that tells replaced captions."""
+class SmallMethod(Method):
+    """Contrast within groups and against the queue, and a head that tells replaced captions. Number: their share."""
 
     def __init__(self, *, dropout: float = 0.2) -> None:
-        super().__init__()
-        self.weights = {"itc": 1.0, "prd": 0.5}
+        super().__init__(weights={"itc": 1.0, "prd": 0.5})
         self.online = SmallEncoder(dropout=dropout)
         self.temperature = nn.Parameter(torch.tensor(0.07))
         self.prd_head = nn.Linear(_WIDTH, 2)
@@ -78,13 +78,7 @@ class SmallMethod(nn.Module):
     def untrained(self, *, reranks: bool) -> list[str]:
         return [name for name, parameter in self.named_parameters() if name in self.frozen]
 
-    def first_step_in_words(self) -> str:
-        return ""
-
-    def set_activation_checkpointing(self, on: bool) -> None:
-        assert not on
-
-    def forward(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, draws: Draws) -> LossesAndNumbers:
         numbers = range(batch.first_group, batch.first_group + batch.num_groups)
         groups = Groups(numbers=tuple(numbers), rows=(batch.group_pairs,) * batch.num_groups)
         image_BE, text_BE = self.online.embed_image(batch.image_BCHW, groups), self.online.embed_text(batch.paired, groups)
@@ -98,13 +92,11 @@ class SmallMethod(nn.Module):
             logits = image_BE[rows] @ key_KE.T / self.temperature
             noise = 0.01 * draws["noise"][rows].float().mean()  # of the group: a loss must not know its micro-batch
             contrast.append(F.cross_entropy(logits, torch.arange(len(rows))) * (1 + noise))
-        return {
-            "itc": torch.stack(contrast).mean(),
-            "prd": F.cross_entropy(self.prd_head(text_BE), batch.replaced_B),
-        }
+        losses = {"itc": torch.stack(contrast).mean(), "prd": F.cross_entropy(self.prd_head(text_BE), batch.replaced_B)}
+        return losses, {"replaced": batch.replaced_B.float().mean()}
 
     @torch.no_grad()
-    def advance_momentum(self) -> None:
+    def before_first_step(self) -> None:
         advance(self.momentum_encoder, self.online, momentum=0.9)
 
     @torch.no_grad()
@@ -114,7 +106,7 @@ class SmallMethod(nn.Module):
         if dist.is_initialized() and dist.get_world_size() > 1:
             parts = [torch.cat(_all_gather(part)) for part in parts]
         self.queue.push(*parts)
-        self.advance_momentum()
+        self.before_first_step()
 
 
 def _all_gather(part: Tensor) -> list[Tensor]:

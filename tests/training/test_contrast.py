@@ -88,7 +88,7 @@ def test_gradients_are_those_of_the_plain_loss_of_the_whole_batch() -> None:
 
     def gradients(batch: Batch) -> list[torch.Tensor]:
         seed_micro_step(seed=0, step=0, first_group=0)
-        losses = method(batch, None)  # type: ignore[arg-type]
+        losses, _ = method(batch, None)  # type: ignore[arg-type]
         return list(torch.autograd.grad(sum(losses.values()), list(method.parameters())))
 
     (whole,) = _batches(micro_batch_pairs=0)

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,7 +42,7 @@ def test_a_run_trains_validates_selects_and_tests(tmp_path: Path) -> None:
     assert checkpoint.steps_in(folder.checkpoints) == [8, 9, 12]
     assert best_checkpoint(folder.path).name == "step-00000008"
     first = lines[0]
-    assert set(first) == {"step", "epoch", "loss/itc", "loss/prd", "loss", "grad_norm", "lr", "lr/prd_head"}
+    assert set(first) == {"step", "epoch", "loss/itc", "loss/prd", "loss", "grad_norm", "replaced", "lr", "lr/prd_head"}
     assert first["epoch"] == 8 / NUM_PAIRS
     assert first["loss"] == pytest.approx(first["loss/itc"] + 0.5 * first["loss/prd"], rel=1e-6)
 
@@ -50,7 +52,7 @@ def test_every_step_is_what_a_plain_loop_does(tmp_path: Path) -> None:
     train(run, small_parts(run, dropout=0.0))
     torch.manual_seed(run.loop.seed)
     method = SmallMethod(dropout=0.0)
-    method.advance_momentum()
+    method.before_first_step()
     heads = {id(parameter) for parameter in method.prd_head.parameters()}
     optimiser = torch.optim.AdamW(
         [
@@ -64,12 +66,13 @@ def test_every_step_is_what_a_plain_loop_does(tmp_path: Path) -> None:
     batches = small_parts(run).make_batches(start_step=0, num_steps=12, rank=0, world_size=1)
     logged = [line for line in metrics(tmp_path) if "split" not in line]
     for host, line in zip(batches, logged, strict=True):
-        losses = method(make_views(host, torch.device("cpu"), pixels=Pixels(), group_pairs=4), host.draws)
+        losses, numbers = method(make_views(host, torch.device("cpu"), pixels=Pixels(), group_pairs=4), host.draws)
         optimiser.zero_grad()
         total = losses["itc"] + 0.5 * losses["prd"]
         total.backward()
         norm = torch.nn.utils.clip_grad_norm_(method.parameters(), 0.5)
         assert line["loss"] == pytest.approx(total.item(), rel=1e-4)
+        assert line["replaced"] == pytest.approx(numbers["replaced"].item()) and "loss/replaced" not in line
         assert line["grad_norm"] == pytest.approx(norm.item(), rel=1e-3)
         for group in optimiser.param_groups:
             group["lr"] = line["lr/prd_head"] if group["head"] else line["lr"]
@@ -243,7 +246,7 @@ def test_the_second_stage_starts_with_a_fresh_optimiser_and_says_so_to_the_metho
     seen: list[bool] = []
 
     class Watched(SmallMethod):
-        def forward(self, batch: Any, draws: Any) -> dict[str, Any]:
+        def forward(self, batch: Any, draws: Any) -> Any:
             seen.append(batch.last_stage)
             return super().forward(batch, draws)
 
@@ -255,6 +258,45 @@ def test_the_second_stage_starts_with_a_fresh_optimiser_and_says_so_to_the_metho
     assert rates[0] == rates[5] and rates[1] == rates[6] and rates[2] > rates[4]
     optimiser = checkpoint.read_tensors(folder.checkpoints / "step-00000012" / checkpoint.OPTIMISER_FILE)
     assert {float(tensor) for name, tensor in optimiser.items() if name.startswith("step/")} == {7.0}
+
+
+def _with(losses: dict[str, Any], numbers: dict[str, Any]) -> Callable[[], SmallMethod]:
+    """The small method, with more that it returns."""
+
+    class Telling(SmallMethod):
+        def forward(self, batch: Any, draws: Any) -> Any:
+            own, told = super().forward(batch, draws)
+            return {**own, **losses}, {**told, **numbers}
+
+    return Telling
+
+
+def test_numbers_are_logged_and_never_weighed_and_one_that_is_not_finite_stops_nothing(tmp_path: Path) -> None:
+    plain, run = small_run(tmp_path / "plain"), small_run(tmp_path / "told", micro_batch_pairs=4)
+    train(plain, small_parts(plain))
+    numbers = {"lost": torch.tensor(float("nan")), "whole": torch.tensor(3)}
+    train(run, replace(small_parts(run), build=_with({}, numbers)))
+    for expected, line in zip(metrics(tmp_path / "plain"), metrics(tmp_path / "told"), strict=True):
+        if "split" in line:
+            continue
+        assert math.isnan(line["lost"]) and line["whole"] == 3
+        assert line["replaced"] == pytest.approx(expected["replaced"])
+        assert line["loss"] == pytest.approx(expected["loss"], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("losses", "numbers", "message"),
+    [
+        ({}, {"epoch": torch.ones(())}, "returned a number 'epoch', which is a name of the log's own"),
+        ({"extra": torch.ones(())}, {}, r"returned a loss 'extra' that has no weight \(weights: itc, prd\)"),
+    ],
+)
+def test_what_cannot_be_logged_or_weighed_is_named(
+    tmp_path: Path, losses: dict[str, Any], numbers: dict[str, Any], message: str
+) -> None:
+    run = small_run(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        train(run, replace(small_parts(run), build=_with(losses, numbers)))
 
 
 @pytest.mark.parametrize("stop", [5, 6, 9])

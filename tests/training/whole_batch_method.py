@@ -22,6 +22,7 @@ from tbps.config.methods.method import MethodConfig
 from tbps.config.needs import Needs, Text
 from tbps.config.run import Run
 from tbps.data.batch import Batch, Draws
+from tbps.methods.method import LossesAndNumbers, Method
 from tbps.nn.dropout import Groups, Site, drop
 from tbps.runs.run_folder import RunFolder
 from tbps.training.loop import train
@@ -41,12 +42,11 @@ class WholeBatch(MethodConfig):
         return Needs(text=Text(size=50, max_tokens=8), contrast="batch", matcher=False)
 
 
-class WholeBatchMethod(nn.Module):
+class WholeBatchMethod(Method):
     """Losses: contrast (of all pairs), items (mean over all items)."""
 
     def __init__(self, *, dropout: float = 0.1) -> None:
-        super().__init__()
-        self.weights = {"contrast": 1.0, "items": 0.5}
+        super().__init__(weights={"contrast": 1.0, "items": 0.5})
         self.online = SmallEncoder(dropout=dropout)
         self.logit_scale = nn.Parameter(torch.tensor(1.5))
         self.item_head = nn.Linear(16, 5)
@@ -61,15 +61,15 @@ class WholeBatchMethod(nn.Module):
             "items": is_item(batch).sum(1),
         }
 
-    def forward(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
-        """Named losses."""
+    def forward(self, batch: Batch, draws: Draws) -> LossesAndNumbers:
+        """See the base class."""
         whole = batch.scope.whole(self.contrast_rows(batch, draws))
         same_GG = (batch.scope.identity_G[:, None] % PERSONS == batch.scope.identity_G % PERSONS).float()
         target_GG = same_GG / same_GG.sum(1, keepdim=True)
         logit_GG = self.logit_scale.exp() * whole["image"] @ whole["text"].T
         contrast = (F.cross_entropy(logit_GG, target_GG) + F.cross_entropy(logit_GG.T, target_GG)) / 2
         own_sum = self.item_losses(batch).sum()
-        return {"contrast": contrast, "items": own_sum / whole["items"].sum() * batch.scope.shares}
+        return {"contrast": contrast, "items": own_sum / whole["items"].sum() * batch.scope.shares}, {}
 
     def item_losses(self, batch: Batch) -> Tensor:
         """Of each item of the batch; dropout after that of the rows."""
@@ -78,21 +78,6 @@ class WholeBatchMethod(nn.Module):
         states = drop(self.online.words(batch.paired.token_ids_BL), Site.next(0.1, self.training), groups)
         chosen = is_item(batch)
         return F.cross_entropy(self.item_head(states[chosen]), batch.paired.token_ids_BL[chosen] % 5, reduction="none")
-
-    def untrained(self, *, reranks: bool) -> list[str]:
-        return []
-
-    def first_step_in_words(self) -> str:
-        return ""
-
-    def set_activation_checkpointing(self, on: bool) -> None:
-        assert not on
-
-    def advance_momentum(self) -> None:
-        pass
-
-    def after_step(self) -> None:
-        pass
 
 
 def is_item(batch: Batch) -> Tensor:

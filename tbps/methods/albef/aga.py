@@ -27,6 +27,7 @@ from tbps.methods.albef.building import family_arguments
 from tbps.methods.albef.cross_calls import PackedCaptions
 from tbps.methods.albef.rasa import RasaMethod, WordTask
 from tbps.methods.host_copy import HostCopy
+from tbps.methods.method import LossesAndNumbers
 from tbps.nn.bert import PAD_ID
 from tbps.nn.packing import Index, upload
 from tbps.objectives.attention_guided_masking import (
@@ -62,8 +63,8 @@ class PreparedWords:
 
 
 class AgaMethod(RasaMethod):
-    """Losses: RaSa's; and two numbers of weight 0: masked_ratio, the share of words that MLM masks, and vacuous_share, the
-    share of semantically vacuous words among them (0 where the captions do not mark them). Means over groups."""
+    """Losses: RaSa's. Numbers: masked_ratio, the share of words that MLM masks, and vacuous_share, the share of semantically
+    vacuous words among them (0 where the captions do not mark them); means over groups."""
 
     def __init__(
         self,
@@ -82,20 +83,19 @@ class AgaMethod(RasaMethod):
         **rasa: Any,
     ) -> None:
         super().__init__(weights=weights, mlm_soft="vocabulary", **rasa)
-        self.weights = {**self.weights, "masked_ratio": 0.0, "vacuous_share": 0.0}
         self.masking, self.aggregation, self.beta = masking, aggregation, beta
         self.attention_temperature, self.alpha_1, self.alpha_2 = attention_temperature, alpha_1, alpha_2
         self.masked_share, self.p_tem, self.candidates, self.draws = masked_share, p_tem, candidates, draws
 
-    def forward(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
-        """Named losses. The wait for the masks is hidden behind the momentum encoder's image encoder."""
+    def forward(self, batch: Batch, draws: Draws) -> LossesAndNumbers:
+        """Losses and numbers. The wait for the masks is hidden behind the momentum encoder's image encoder."""
         if self.mrtd_head is None:
             return super().forward(batch, draws)
         prepared = self.prepare_words(batch, draws)
         words = prepared.words
         online = self.encode_online(batch, prepared.paired)
         contrast, pending = self.contrast_step(batch, draws, online, prepared.momentum)
-        return self.losses(batch, draws, online, contrast, pending, words) | self.numbers(batch, words)
+        return self.losses(batch, draws, online, contrast, pending, words), self.numbers(batch, words)
 
     @torch.no_grad()
     def prepare_words(self, batch: Batch, draws: Draws) -> PreparedWords:

@@ -17,6 +17,7 @@ from tbps.methods.albef.building import family_arguments
 from tbps.methods.albef.cross_calls import PackedCaptions, cross_encode, sequences
 from tbps.methods.albef.family import AlbefFamily
 from tbps.methods.albef.pending_negatives import PendingNegatives
+from tbps.methods.method import LossesAndNumbers
 from tbps.objectives.itc import Features
 from tbps.objectives.itm import matching_loss
 
@@ -45,11 +46,11 @@ class AlbefMethod(AlbefFamily):
             self.online.word_head.requires_grad_(False)
         self.rest_unused()
 
-    def forward(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
-        """Named losses; see tbps/methods/method.py."""
+    def forward(self, batch: Batch, draws: Draws) -> LossesAndNumbers:
+        """See the base class."""
         encoded = self.encode(batch, draws)
         losses = {"itc": encoded.itc}
-        return losses | {"itm": self.match(batch, encoded)} if self.weights["itm"] else losses
+        return losses | {"itm": self.match(batch, encoded)} if self.weights["itm"] else losses, {}
 
     def encode(self, batch: Batch, draws: Draws) -> Encoded:
         """Both encoders, online and twin, their contrast, and the hard negatives that it leads to."""

@@ -22,7 +22,7 @@ from tbps.config.methods.rasa import RasaWeights
 from tbps.data.batch import Batch
 from tbps.methods.albef.cross_calls import PackedCaptions
 from tbps.methods.albef.pair_scores import CrossMatcher
-from tbps.methods.method import EmbeddedCaptions, EmbeddedImages
+from tbps.methods.method import EmbeddedCaptions, EmbeddedImages, Method
 from tbps.nn.bert import Bert
 from tbps.nn.dual_encoder import DualEncoder
 from tbps.nn.mae_decoder import MaeDecoder
@@ -37,7 +37,7 @@ Padding = Literal["packed", "official"]
 EmptyQueue = Literal["counted", "ignored"]
 
 
-class AlbefFamily(nn.Module):
+class AlbefFamily(Method):
     """Encoders, twin, queue and the steps that every member takes. A member adds heads and `forward`."""
 
     TRAINERS: Mapping[str, tuple[str, ...]] = {
@@ -66,8 +66,7 @@ class AlbefFamily(nn.Module):
         mask_id: int,
         weights: AlbefWeights | LaipWeights | RasaWeights | MarsWeights | AgaWeights,
     ) -> None:
-        super().__init__()
-        self.weights: Mapping[str, float] = asdict(weights)
+        super().__init__(weights=asdict(weights))
         self.momentum, self.max_alpha, self.momentum_dropout = momentum, alpha, momentum_dropout
         self.padding, self.cls_id, self.mask_id = padding, cls_id, mask_id
         self.online = DualEncoder(
@@ -122,6 +121,10 @@ class AlbefFamily(nn.Module):
         for name, module in self.named_modules():
             if isinstance(module, VisionTransformer | Bert | MaeDecoder) and not name.startswith("momentum_encoder."):
                 module.checkpointing = on
+
+    def before_first_step(self) -> None:
+        """The official code advances the momentum encoder inside forward, so its first step sees one that moved once."""
+        self.advance_momentum()
 
     def advance_momentum(self) -> None:
         """Move the momentum encoder one step towards the online weights."""

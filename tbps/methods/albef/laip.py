@@ -30,6 +30,7 @@ from tbps.data.batch import Batch, Draws
 from tbps.methods.albef.albef import AlbefMethod, Encoded
 from tbps.methods.albef.building import family_arguments
 from tbps.methods.albef.cross_calls import CrossPass, CrossSequences, PackedCaptions, cross_encode, sequences
+from tbps.methods.method import LossesAndNumbers
 from tbps.nn.attention import mean_attention, split_heads
 from tbps.nn.bert import CrossRecord
 from tbps.nn.packing import Index, Packing, lay_out, upload
@@ -73,8 +74,8 @@ class Looks:
 
 
 class LaipMethod(AlbefMethod):
-    """Losses: itc, itm, and in the last stage triplet, bidir, mpm, mlm where they have a weight; and a number of weight 0:
-    phrases, the phrases of a caption."""
+    """Losses: itc, itm, and in the last stage triplet, bidir, mpm, mlm where they have a weight. Number: phrases, how many a
+    caption has, on average."""
 
     def __init__(
         self,
@@ -90,27 +91,29 @@ class LaipMethod(AlbefMethod):
         learns_words = bool(weights.mpm or weights.mlm)
         scores_words = bool(weights.bidir) and attention != "forward"
         super().__init__(weights=weights, word_head=learns_words or scores_words, **family)
-        self.weights = {**self.weights, "phrases": 0.0}
         self.margin, self.attention, self.combination, self.attention_layer = margin, attention, combination, attention_layer
         self.learns_words = learns_words
         if learns_words:
             self.online.word_head.requires_grad_(True)  # type: ignore[union-attr]
         self.mlm_probability = mlm_probability
 
-    def forward(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
-        """Named losses; see tbps/methods/method.py."""
+    def forward(self, batch: Batch, draws: Draws) -> LossesAndNumbers:
+        """See the base class."""
         encoded = self.encode(batch, draws)
         if not batch.last_stage:
-            return {"itc": encoded.itc, "itm": self.match(batch, encoded) + self._idle_word_head(encoded)}
+            return {"itc": encoded.itc, "itm": self.match(batch, encoded) + self._idle_word_head(encoded)}, {}
         phrases = self.read_phrases(batch, draws) if self.weights["bidir"] or self.weights["mpm"] else None
         masked = self._mask_captions(batch, draws) if self.weights["mlm"] else None
         crossed = self._cross(batch, encoded, phrases, None if masked is None else masked[0])
         losses = {"itc": encoded.itc} | self._global_losses(batch, encoded, crossed)
+        numbers: dict[str, Tensor] = {}
         if phrases is not None:
             losses |= self._phrase_losses(batch, encoded, phrases, crossed)
+            # full() is a fill on the device; tensor() would be a copy that waits for it
+            numbers["phrases"] = torch.full((), phrases.table.num_phrases / batch.num_pairs, device=self.device)
         if masked is not None:
             losses["mlm"] = self._masked_caption_loss(batch, masked[1], crossed)
-        return losses
+        return losses, numbers
 
     # -- phrases ---------------------------------------------------------------------------------------------------------
 
@@ -264,8 +267,7 @@ class LaipMethod(AlbefMethod):
         if self.weights["bidir"]:
             looks = self.look(phrases, crossed, first=first, logit_MV=logit_MV)
             losses["bidir"] = self._bidirectional_loss(batch, encoded, phrases, looks, weight_M)
-        # full() is a fill on the device; tensor() would be a copy that waits for it
-        return losses | {"phrases": torch.full((), table.num_phrases / batch.num_pairs, device=self.device)}
+        return losses
 
     def _bidirectional_loss(
         self, batch: Batch, encoded: Encoded, phrases: Phrases, looks: Looks, weight_M: Tensor

@@ -20,6 +20,7 @@ from tbps.methods.albef.building import family_arguments
 from tbps.methods.albef.cross_calls import CrossPass, CrossSequences, PackedCaptions, cross_encode, sequences
 from tbps.methods.albef.family import AlbefFamily
 from tbps.methods.albef.pending_negatives import Negatives, PendingNegatives
+from tbps.methods.method import LossesAndNumbers
 from tbps.nn.bert import PAD_ID
 from tbps.nn.packing import Index, upload
 from tbps.objectives.itc import Contrast, Features
@@ -93,8 +94,8 @@ class RasaMethod(AlbefFamily):
         self.mrtd_head: nn.Linear | None = nn.Linear(width, 2) if predicts_words else None
         self.rest_unused()
 
-    def forward(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
-        """Named losses; see tbps/methods/method.py. The order of work hides the wait for the hard negatives."""
+    def forward(self, batch: Batch, draws: Draws) -> LossesAndNumbers:
+        """See the base class. The order of work hides the wait for the hard negatives."""
         padded = self.padding == "official"
         paired = self.pack_captions(batch.paired, group=batch.group_B, padded=padded)
         momentum, momentum_token_BPD = self.momentum_features(batch, paired)
@@ -103,7 +104,7 @@ class RasaMethod(AlbefFamily):
         words = None
         if self.mrtd_head is not None:
             words = self.word_task(batch, draws, self.mlm_mask(draws), momentum_token_BPD)
-        return self.losses(batch, draws, online, contrast, pending, words)
+        return self.losses(batch, draws, online, contrast, pending, words), {}
 
     def contrast_step(
         self, batch: Batch, draws: Draws, online: Online, momentum: Features

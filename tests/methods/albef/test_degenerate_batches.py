@@ -28,7 +28,7 @@ from tiny_methods import (
 def test_one_identity_in_the_whole_batch(config: Config) -> None:
     method = build(config)
     batch, draws = make_step(config, identities=(3,) * 8)
-    losses = method(batch, draws)
+    losses, _ = method(batch, draws)
     total_loss(method, losses).backward()
     for name, value in losses.items():
         assert value.isfinite() and (value > 0) == (name not in ("triplet", "bidir")), name  # those have negatives alone
@@ -44,9 +44,9 @@ def test_a_group_of_one_identity_is_matched_by_its_positives() -> None:
     with torch.no_grad():
         method.itm_head.weight.zero_()
         method.itm_head.bias.copy_(torch.tensor([-40.0, 40.0]))  # "matched" whatever it sees
-    assert method(batch, draws)["pitm"].item() == pytest.approx(0, abs=1e-6)
+    assert method(batch, draws)[0]["pitm"].item() == pytest.approx(0, abs=1e-6)
     other, draws = make_step(RASA, identities=(3, 3, 3, 4))
-    assert method(other, draws)["pitm"].item() == pytest.approx(80 * 8 / 12, rel=1e-5)
+    assert method(other, draws)[0]["pitm"].item() == pytest.approx(80 * 8 / 12, rel=1e-5)
 
 
 @pytest.mark.parametrize("head", ["own", "shared"])
@@ -54,7 +54,7 @@ def test_no_chunk_in_the_batch(head: Literal["own", "shared"]) -> None:
     method = build(replace(MARS, attribute_head=head))
     batch, draws = make_step(replace(MARS, attribute_head=head))
     batch.paired.chunk_id_BL.zero_()
-    losses = method(batch, draws)
+    losses, _ = method(batch, draws)
     assert losses["attribute"].item() == 0
     total_loss(method, losses).backward()
     for name, gradient in gradients(method).items():
@@ -65,8 +65,8 @@ def test_no_chunk_in_one_of_two_groups() -> None:
     method = build(MARS)
     batch, draws = make_step(MARS)
     batch.paired.chunk_id_BL[:4] = 0
-    second = method(*part_of_step(batch, draws, slice(4, 8)))["attribute"]
-    assert method(batch, draws)["attribute"].item() == pytest.approx(second.item() / 2, rel=1e-5)
+    second = method(*part_of_step(batch, draws, slice(4, 8)))[0]["attribute"]
+    assert method(batch, draws)[0]["attribute"].item() == pytest.approx(second.item() / 2, rel=1e-5)
 
 
 def test_no_phrase_in_one_of_two_groups() -> None:
@@ -77,7 +77,7 @@ def test_no_phrase_in_one_of_two_groups() -> None:
     found = []
     for rows in (slice(0, 8), slice(0, 4), slice(4, 8)):
         torch.manual_seed(3)
-        found.append(method(*part_of_step(batch, draws, rows)))
+        found.append(method(*part_of_step(batch, draws, rows))[0])
     for name, value in found[0].items():
         assert value.item() == pytest.approx((found[1][name].item() + found[2][name].item()) / 2, abs=1e-6), name
 
@@ -87,7 +87,7 @@ def test_no_masked_word(soft: Literal["vocabulary", "sequence"]) -> None:
     method = build(replace(RASA, mlm_soft=soft))
     batch, draws = make_step(replace(RASA, mlm_soft=soft))
     draws["mlm"].fill_(1.0)
-    losses = method(batch, draws)
+    losses, _ = method(batch, draws)
     assert losses["mlm"].item() == 0
     total_loss(method, losses).backward()
     for name, gradient in gradients(method).items():
@@ -99,5 +99,5 @@ def test_captions_of_one_word() -> None:
     batch, draws = make_step(MARS, longest=5)
     rows = [torch.tensor([BERT.cls_id, 9]) for _ in range(8)]
     captions = captions_of(rows, [torch.zeros(2, dtype=torch.int64)] * 8)
-    losses = method(replace(batch, own=captions, paired=captions), draws)
+    losses, _ = method(replace(batch, own=captions, paired=captions), draws)
     assert all(value.isfinite() for value in losses.values())

@@ -20,7 +20,7 @@ def contrast_of(config: Config, *, queue_seed: int, steps: int = 0) -> Tensor:
     for _ in range(steps):
         method(batch, draws)
         method.after_step()
-    losses = method(batch, draws)
+    losses, _ = method(batch, draws)
     total_loss(method, losses).backward()
     return losses.get("cl", losses.get("itc"))
 
@@ -42,7 +42,7 @@ def test_a_stored_queue_knows_its_empty_places() -> None:
     method(batch, draws)
     method.after_step()
     resumed.load_state_dict(method.state_dict())
-    losses = [each(batch, draws)["itc"] for each in (method, resumed)]
+    losses = [each(batch, draws)[0]["itc"] for each in (method, resumed)]
     assert torch.equal(*losses)
     assert resumed.first_step_in_words().startswith("12 of the queue's 20 places were empty in the first step")
 

@@ -49,7 +49,7 @@ def test_a_step_waits_for_nothing(config: Config) -> None:
     method = build(with_dropout(config, 0.1))
     batch, draws = make_step(with_dropout(config, 0.1))
     with CountedWaits() as counted:
-        total_loss(method, method(batch, draws)).backward()
+        total_loss(method, method(batch, draws)[0]).backward()
         method.after_step()
     assert counted.calls > 500
     assert counted.names == []
@@ -83,7 +83,7 @@ def test_a_gpu_step_never_blocks(config: Config) -> None:
     for debug in ("default", "error"):  # the first step fills caches and may block
         torch.cuda.set_sync_debug_mode(debug)
         try:
-            total_loss(method, method(batch, draws)).backward()
+            total_loss(method, method(batch, draws)[0]).backward()
             method.after_step()
         finally:
             torch.cuda.set_sync_debug_mode("default")
@@ -94,7 +94,7 @@ def test_a_gpu_step_never_blocks(config: Config) -> None:
 def test_gpu_and_cpu_agree() -> None:
     batch, draws = make_step(MARS)
     draws = with_fixed_choices(batch, draws)
-    on_cpu = build(MARS)(batch, draws)
-    found = build(MARS).cuda()(on_gpu(batch), draws)
+    on_cpu, _ = build(MARS)(batch, draws)
+    found, _ = build(MARS).cuda()(on_gpu(batch), draws)
     for name, value in on_cpu.items():
         assert found[name].item() == pytest.approx(value.item(), rel=5e-3, abs=1e-3), name

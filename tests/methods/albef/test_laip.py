@@ -199,10 +199,10 @@ def test_local_losses_and_gradients_equal_naive_loops(changes: dict[str, Any]) -
     config = replace(DEEP, weights=LOCAL, **changes)
     method, other = build(config), build(config)
     batch, draws = make_step(DEEP)
-    losses, expected = method(batch, draws), naive_local_losses(other, batch, draws, config)
+    (losses, numbers), expected = method(batch, draws), naive_local_losses(other, batch, draws, config)
     for name, value in expected.items():
         assert losses[name].item() == pytest.approx(value.item(), rel=1e-5), name
-    assert losses["phrases"].item() == pytest.approx(len(phrases_of(batch, draws)) / batch.num_pairs)
+    assert numbers["phrases"].item() == pytest.approx(len(phrases_of(batch, draws)) / batch.num_pairs)
     (losses["mpm"] + 2 * losses["bidir"]).backward()
     (expected["mpm"] + 2 * expected["bidir"]).backward()
     for (name, parameter), momentum_encoder in zip(method.named_parameters(), other.parameters()):
@@ -226,7 +226,7 @@ def test_the_triplet_is_on_the_matched_logits_of_the_matching_rows() -> None:
         max(0, 0.6 - matched(row, row) + matched(row, other)) + max(0, 0.6 - matched(row, row) + matched(other, row))
         for row, other in enumerate(draws.recorded["negative_image"].tolist())
     ]
-    assert method(batch, draws)["triplet"].item() == pytest.approx(sum(expected) / len(expected), rel=1e-5)
+    assert method(batch, draws)[0]["triplet"].item() == pytest.approx(sum(expected) / len(expected), rel=1e-5)
 
 
 def test_masked_captions_are_masked_words_with_hard_labels() -> None:
@@ -249,7 +249,7 @@ def test_masked_captions_are_masked_words_with_hard_labels() -> None:
         values[row // GROUP_PAIRS] += [-float(logits[place, ids[place]].detach()) for place in chosen]
     assert all(len(group) > 3 for group in values)
     expected = sum(sum(group) / len(group) for group in values) / 2
-    assert method(batch, draws)["mlm"].item() == pytest.approx(expected, rel=1e-5)
+    assert method(batch, draws)[0]["mlm"].item() == pytest.approx(expected, rel=1e-5)
 
 
 # -- stages and rows ----------------------------------------------------------------------------------------------------
@@ -273,11 +273,11 @@ def test_a_row_has_its_losses_and_trains_all_its_weights(row: str, last_stage: b
     config = replace(DEEP, weights=LaipWeights(**weights), attention=attention)
     method = build(config)
     batch, draws = make_step(config)
-    losses = method(replace(batch, last_stage=last_stage), draws)
+    losses, numbers = method(replace(batch, last_stage=last_stage), draws)
     left_out = {name for name in ("triplet", "bidir", "mpm", "mlm") if not getattr(config.weights, name)}
     expected = {"itc", "itm", "triplet", "bidir", "mpm", "mlm"} - left_out if last_stage else {"itc", "itm"}
-    assert set(losses) - {"phrases"} == expected
-    assert set(losses) <= set(method.weights)
+    assert set(losses) == expected <= set(method.weights)
+    assert set(numbers) == ({"phrases"} if {"bidir", "mpm"} & expected else set())
     total_loss(method, losses).backward()
     assert all(gradient.isfinite().all() for gradient in gradients(method).values())
     if config.weights.bidir and not config.weights.mpm and not config.weights.mlm and attention != "forward":
@@ -288,7 +288,7 @@ def test_before_the_last_stage_it_is_albef() -> None:
     method, albef = build(LAIP), build(ALBEF)
     albef.load_state_dict({name: method.state_dict()[name] for name in albef.state_dict()})
     batch, draws = make_step(LAIP)
-    losses, expected = method(replace(batch, last_stage=False), draws), albef(batch, draws)
+    (losses, _), (expected, _) = method(replace(batch, last_stage=False), draws), albef(batch, draws)
     assert set(losses) == set(expected) == {"itc", "itm"}
     total_loss(method, losses).backward()
     total_loss(albef, expected).backward()
@@ -303,7 +303,7 @@ def test_albef_carries_the_word_head_from_which_laip_goes_on() -> None:
     assert {name for name in method.state_dict() if "word_head" in name} <= set(albef.state_dict())
     before = {name: tensor.clone() for name, tensor in albef.state_dict().items() if "online.word_head" in name}
     batch, draws = make_step(ALBEF)
-    total_loss(albef, albef(batch, draws)).backward()
+    total_loss(albef, albef(batch, draws)[0]).backward()
     gradients(albef)  # DDP would wait for the word head, were it to be trained
     assert before and all(torch.equal(albef.state_dict()[name], tensor) for name, tensor in before.items())
 
@@ -311,20 +311,20 @@ def test_albef_carries_the_word_head_from_which_laip_goes_on() -> None:
 # -- edges ----------------------------------------------------------------------------------------------------
 
 
-def assert_finite(method: Any, batch: Batch, draws: Draws) -> dict[str, Tensor]:
-    losses: dict[str, Tensor] = method(batch, draws)
+def assert_finite(method: Any, batch: Batch, draws: Draws) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    losses, numbers = method(batch, draws)
     total_loss(method, losses).backward()
     assert all(value.isfinite() for value in losses.values())
     assert all(gradient.isfinite().all() for gradient in gradients(method).values())
-    return losses
+    return losses, numbers
 
 
 def test_no_caption_has_a_phrase() -> None:
     method = build(LAIP)
     batch, draws = make_step(LAIP)
     batch.own.chunk_id_BL.zero_()
-    losses = assert_finite(method, batch, draws)
-    assert losses["bidir"].item() == losses["mpm"].item() == losses["phrases"].item() == 0
+    losses, numbers = assert_finite(method, batch, draws)
+    assert losses["bidir"].item() == losses["mpm"].item() == numbers["phrases"].item() == 0
 
 
 def test_captions_of_one_word_and_no_phrase() -> None:
@@ -362,8 +362,8 @@ def test_stop_words_alone_and_a_phrase_cut_by_the_cap(tmp_path: Path) -> None:
     captions = make_captions(encoded)
     batch, draws = make_step(replace(LAIP, bert=bert), identities=(1, 2, 3, 4), longest=max(captions.lengths))
     draws.numbers["phrase_word"] = torch.rand(4, 1, captions.token_ids_BL.shape[1], dtype=torch.float64)
-    losses = assert_finite(method, replace(batch, own=captions, paired=captions), draws)
-    assert losses["phrases"].item() == 1.0 and losses["bidir"] > 0
+    losses, numbers = assert_finite(method, replace(batch, own=captions, paired=captions), draws)
+    assert numbers["phrases"].item() == 1.0 and losses["bidir"] > 0
 
 
 def test_settings_that_cannot_be_are_refused() -> None:

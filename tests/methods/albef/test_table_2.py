@@ -41,7 +41,7 @@ def test_a_row_trains_every_parameter(config: Rasa | Mars, words: int) -> None:
     batch, draws = make_step(config, longest=words)
     if isinstance(config, Mars) and config.attribute_weighting == "frequency":
         batch.paired.chunk_weight_BC = torch.rand(batch.num_pairs, 3)
-    losses = method(batch, draws)
+    losses, _ = method(batch, draws)
     expected = {"cl", "pitm", "mlm", "prd", "mrtd"}
     if isinstance(config, Mars):
         expected |= {name for name in ("mae", "attribute") if getattr(config.weights, name)}
@@ -66,7 +66,7 @@ PARTIAL: dict[str, tuple[Any, set[str]]] = {
 def test_losses_of_weight_0_take_their_passes_with_them(config: Any, names: set[str]) -> None:
     method = build(config)
     batch, draws = make_step(config)
-    losses = method(batch, draws)
+    losses, _ = method(batch, draws)
     assert set(losses) == names
     total_loss(method, losses).backward()
     # Whatever still asks for a gradient gets one: data-parallel training would wait for it for ever.
@@ -101,7 +101,7 @@ def test_an_own_attribute_head_is_there_only_where_it_is_used() -> None:
 def test_the_attribute_loss_is_judged_by_its_head(head: str) -> None:
     method = build(mars_row(mae=False, attribute=True, full=True, attribute_head=head))
     batch, draws = make_step(mars_row(mae=False, attribute=True, full=True, attribute_head=head))
-    method(batch, draws)["attribute"].backward()
+    method(batch, draws)[0]["attribute"].backward()
     assert (method.itm_head.weight.grad is None) == (head == "own")
     if head == "own":
         assert method.attribute_head.weight.grad.abs().max() > 0
@@ -111,7 +111,7 @@ def test_mars_without_its_parts_is_rasa() -> None:
     rasa, mars = build(RASA), build(mars_row(mae=False, attribute=False, full=False))
     mars.load_state_dict(rasa.state_dict())
     batch, draws = make_step(RASA)
-    first, second = rasa(batch, draws), mars(batch, draws)
+    (first, _), (second, _) = rasa(batch, draws), mars(batch, draws)
     assert set(first) == set(second)
     for name, value in first.items():
         assert torch.equal(value, second[name]), name
@@ -123,7 +123,7 @@ def test_chunk_weights_scale_the_attribute_loss_alone() -> None:
     outcomes = []
     for weight in (None, torch.ones(8, 3), torch.full((8, 3), 0.25), torch.zeros(8, 3)):
         batch.paired.chunk_weight_BC = weight
-        outcomes.append(method(batch, draws))
+        outcomes.append(method(batch, draws)[0])
     uniform, ones, quarter, zero = (losses["attribute"].item() for losses in outcomes)
     assert uniform > 0.1
     assert ones == pytest.approx(uniform)
