@@ -177,7 +177,7 @@ def _stack(pairs: Sequence[_Pair], draws: Sequence[Draw], *, epoch: float) -> Ho
         shift_BV2=torch.tensor(corners) if corners else None,
         erase_BV4=torch.tensor(erases) if erases else None,
         own=own,
-        paired=make_captions([pair.paired for pair in pairs]),
+        paired=own if all(pair.paired is pair.own for pair in pairs) else make_captions([pair.paired for pair in pairs]),
         replaced_B=torch.tensor([int(pair.replaced) for pair in pairs]),
         identity_B=torch.tensor([pair.identity for pair in pairs]),
         draws=stack_draws(draws, [pair.draws for pair in pairs], length=own.token_ids_BL.shape[1]),

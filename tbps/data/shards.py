@@ -84,7 +84,7 @@ class ShardPairs:
         """(A,) the image's attributes."""
         if self._table.attribute_IA is None:
             raise ValueError(
-                f"the shards at {shown(self.root)} bring no attributes; make them again from a data set that has them (MALS)"
+                f"the shards at {shown(self.root)} bring no attributes; make them again from MALS, which has them"
             )
         return self._table.attribute_IA[int(self.image_N[index])]
 
