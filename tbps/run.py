@@ -23,11 +23,12 @@ from tbps.data.loader import TrainingLoader, make_loader
 from tbps.data.opening import agree_on_chunker, evaluation_encoder, splits_of, training_encoder
 from tbps.data.pairs import EvaluationSet, PairSource, open_pairs
 from tbps.data.remote import shown
+from tbps.data.shown_pairs import ShownSplit
 from tbps.data.worker_processes import WorkerLost
 from tbps.evaluation.evaluate import evaluate
 from tbps.methods.method import Method
 from tbps.methods.registry import build_method, fields_for, module_of
-from tbps.reporting.examples import write_examples
+from tbps.reporting.exhibits import write_exhibits
 from tbps.reporting.gallery import write_queries
 from tbps.reporting.results import Provenance, Purpose, device_name, final_file, make_results, write_results
 from tbps.reporting.tables import evaluation_table
@@ -361,15 +362,10 @@ def _score(
             chunks=run.needs.report_chunks,
             mark_vacuous=run.needs.report_vacuous_words,
         )
-        write_examples(
-            folder.path,
-            file.stem,
-            method,
-            evaluation_set,
-            marks,
-            image_px=run.data.image_px,
-            pixels=run.data.evaluation_pixels,
+        shows = ShownSplit(
+            evaluation_set=evaluation_set, encoder=marks, image_px=run.data.image_px, pixels=run.data.evaluation_pixels
         )
+        write_exhibits(folder.path, file.stem, method.eval().exhibits(shows))
         return results, file
 
     return on_main(write, doing="writing results and examples")

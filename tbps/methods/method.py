@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from tbps.data.batch import Batch, Draws
+from tbps.data.shown_pairs import ShownSplit
+from tbps.methods.exhibit import Exhibit
 from tbps.nn.packing import Index
 from tbps.text.token_batch import Captions
 
@@ -99,6 +101,10 @@ class Method(nn.Module):
     def matcher(self) -> Matcher | None:
         """How single pairs are scored; None = it ranks by similarity alone, and its `needs` say `matcher=False`."""
         return None
+
+    def exhibits(self, shown: ShownSplit) -> list[Exhibit]:
+        """What it shows of itself in the report, made of pairs of an evaluated split, in evaluation mode; may be empty."""
+        return []
 
     def untrained(self, *, reranks: bool) -> list[str]:
         """Parameters that are read and that no loss with a weight moves: weights to start from must hold them.

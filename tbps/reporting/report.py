@@ -16,10 +16,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from tbps.data.remote import shown
 from tbps.reporting.chart import Chart, make_chart
 from tbps.reporting.curves import Curves, read_curves
+from tbps.reporting.exhibits import FILE as EXHIBITS
 from tbps.reporting.gallery import FOLDER
-from tbps.reporting.masked_words import FILE as MASKED_WORDS
-from tbps.reporting.phrase_maps import FILE as PHRASE_MAPS
-from tbps.reporting.reconstructions import FILE as RECONSTRUCTIONS
 from tbps.reporting.results import PURPOSES, final_metrics, metric_rows, read_results, rule_in_words
 from tbps.reporting.tables import METRICS
 from tbps.runs.atomic_file import write_text
@@ -65,9 +63,7 @@ def write_report(run_folder: Path) -> Path:
         broken_lines=curves.num_broken_lines,
         galleries=_galleries(run_folder),
         group_meaning=GROUP_MEANING,
-        reconstructions=_first(run_folder, RECONSTRUCTIONS),
-        phrase_maps=_first(run_folder, PHRASE_MAPS),
-        masked_words=_first(run_folder, MASKED_WORDS),
+        exhibits=_exhibits(run_folder),
     )
     file = run_folder / FOLDER / FILE
     file.parent.mkdir(exist_ok=True)
@@ -106,9 +102,13 @@ def _galleries(run_folder: Path) -> list[tuple[str, dict[str, Any]]]:
     return [(name, _read_json(file)) for name, file in _of_evaluations(run_folder, "queries")]
 
 
-def _first(run_folder: Path, kind: str) -> Any:
-    """What was written for the final evaluation, or for the first there is; None where there is nothing."""
-    return next((_read_json(file) for _, file in _of_evaluations(run_folder, kind)), None)
+def _exhibits(run_folder: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Each exhibit of the final evaluation, or of the first that has one of its title, with the evaluation's name."""
+    found: dict[str, tuple[str, dict[str, Any]]] = {}
+    for name, file in _of_evaluations(run_folder, EXHIBITS):
+        for exhibit in _read_json(file)["exhibits"]:
+            found.setdefault(exhibit["title"], (name, exhibit))
+    return list(found.values())
 
 
 def _of_evaluations(run_folder: Path, kind: str) -> list[tuple[str, Path]]:

@@ -80,22 +80,28 @@ def test_attention_leaves_vacuous_words_alone(run_folder: Path) -> None:
 
 def test_the_report_shows_masked_words_and_enriched_captions(run_folder: Path) -> None:
     """Of the 48 test captions, from the run folder alone."""
-    found = json.loads((run_folder / "report/masked_words-final-cuhk-pedes-test.json").read_text())
-    assert (found["of"], found["captions"]) == ("final-cuhk-pedes-test", 48)
-    assert 0.05 < found["masked_ratio"] < 0.25 and found["vacuous_share"] < 0.85 * found["random_vacuous_share"]
-    shares = [[row["masked"] / row["occurred"] for row in found[part]] for part in ("most", "least")]
+    found = json.loads((run_folder / "report/exhibits-final-cuhk-pedes-test.json").read_text())
+    (exhibit,) = found["exhibits"]
+    shared, counted, examples = exhibit["parts"]
+    assert found["of"] == "final-cuhk-pedes-test" and exhibit["explanation"].startswith("48 captions")
+    (_, ratio, _), (_, vacuous_share, random_vacuous_share) = [
+        [cell.get("value") for cell in row] for row in shared["tables"][0]["rows"]
+    ]
+    assert 0.05 < ratio < 0.25 and vacuous_share < 0.85 * random_vacuous_share
+    shares = [[row[2]["value"] / row[1]["value"] for row in part["rows"]] for part in counted["tables"]]
     assert shares[0] == sorted(shares[0], reverse=True) and shares[1] == sorted(shares[1])
     assert min(shares[0]) >= max(shares[1])
-    words = [word for example in found["examples"] for word, _ in example["original"]]
-    assert not any("##" in word for word in words)
     captions = {pair: text.lower() for pair, text in _test_captions(run_folder)}
     page = (run_folder / "report/report.html").read_text()
-    for example in found["examples"]:
-        text = re.sub(r"\W+", " ", captions[example["key"]])
-        assert " ".join(word for word, _ in example["original"]) == text.strip()
-        masked = [marked for _, marked in example["original"]]
-        assert any(masked) and masked == [changed for _, changed in example["enriched"]]
-        assert f"<small>enriched</small> {_marked(example['enriched'])}</p>" in page
+    for card in examples["cards"]:
+        picture, original, enriched = card["cells"]
+        pair = picture["pictures"][0]["described"].removeprefix("the image of ")
+        text = re.sub(r"\W+", " ", captions[pair])
+        assert " ".join(word for word, _ in original["words"]) == text.strip()
+        assert not any("##" in word for word, _ in original["words"])
+        masked = [marked for _, marked in original["words"]]
+        assert any(masked) and masked == [changed for _, changed in enriched["words"]]
+        assert f"<small>enriched</small> {_marked(enriched['words'])}</p>" in page
 
 
 def _test_captions(run_folder: Path) -> list[tuple[str, str]]:

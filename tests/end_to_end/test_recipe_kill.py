@@ -60,7 +60,7 @@ def test_aga_killed_at_random_moments(world: World, tmp_path: Path) -> None:
         assert kill_group(process), f"ended before it could be killed after step {step}:\n{log.read_text()}"
     assert finish(words, log, recipe="aga") == 0, log.read_text()
     assert_same_end(run_folder, undisturbed.run_folder)
-    masked = [folder / "report/masked_words-final-cuhk-pedes-test.json" for folder in (run_folder, undisturbed.run_folder)]
+    masked = [folder / "report/exhibits-final-cuhk-pedes-test.json" for folder in (run_folder, undisturbed.run_folder)]
     assert masked[0].read_bytes() == masked[1].read_bytes()
 
 

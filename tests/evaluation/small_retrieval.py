@@ -10,11 +10,13 @@ import numpy as np
 import torch
 from PIL import Image
 
+from tbps.config.data import Pixels
 from tbps.config.encoders import Bert, Vit
 from tbps.config.methods.albef import Albef
 from tbps.config.methods.mars import Mars
 from tbps.data.annotations import read_annotations
 from tbps.data.pairs import EvaluationSet, FolderPairs
+from tbps.data.shown_pairs import ShownSplit
 from tbps.methods.registry import build_method
 from tbps.text.captions import CaptionEncoder
 from tbps.text.word_pieces import open_word_pieces, train_vocabulary
@@ -43,6 +45,11 @@ def write_split(root: Path, *, num_identities: int = 7, images_each: int = 3) ->
     (root / "data_captions.json").write_text(json.dumps(rows), encoding="utf-8")
     split = read_annotations(root, "rstpreid").split("test")
     return EvaluationSet(FolderPairs(root, "rstpreid", split))
+
+
+def shown_split(evaluation_set: EvaluationSet, encoder: CaptionEncoder) -> ShownSplit:
+    """The split as a method reads it for its exhibits."""
+    return ShownSplit(evaluation_set=evaluation_set, encoder=encoder, image_px=IMAGE_PX, pixels=Pixels())
 
 
 def small_encoder(root: Path, *, max_tokens: int = 24) -> CaptionEncoder:

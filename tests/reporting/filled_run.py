@@ -25,8 +25,9 @@ from tbps.evaluation.direction import rank_direction
 from tbps.evaluation.evaluate import Evaluated
 from tbps.evaluation.ranking_order import Rule
 from tbps.evaluation.ranks import Ranks
+from tbps.methods.albef.reconstructions import Reconstruction, show_reconstructions
+from tbps.reporting.exhibits import write_exhibits
 from tbps.reporting.gallery import write_queries
-from tbps.reporting.reconstructions import Reconstruction, write_reconstructions
 from tbps.reporting.results import Provenance, make_results, write_results
 
 HOSTILE = "<script>alert(1)</script> \"double\" 'single' & {{ 7 * 7 }} <img src=x onerror=alert(2)>"
@@ -161,7 +162,7 @@ LOSSES = {"cl": 4.0, "pitm": 0.7, "mlm": 5.0, "prd": 0.6, "mrtd": 0.4, "mae": 1.
 
 
 def fill_run(folder: Path, *, hostile: bool = False) -> Evaluated:
-    """Write config, log, results, queries and reconstructions into `folder`."""
+    """Write config, log, results, queries and exhibits into `folder`."""
     folder.mkdir()
     config = {"hash": "0123456789abcdef", "run": to_json(small_run()), "versions": {"torch": "2.14"}, "machine": {}}
     config["git"] = {"commit": "c0ffee" * 6, "dirty": True}
@@ -186,5 +187,5 @@ def fill_run(folder: Path, *, hostile: bool = False) -> Evaluated:
                 caption=text, original_HWC=original, masked_HWC=masked.astype(np.uint8), reconstruction_HWC=original[::-1]
             )
         )
-    write_reconstructions(folder, file.stem, rows)
+    write_exhibits(folder, file.stem, [show_reconstructions(rows)])
     return evaluated

@@ -9,16 +9,14 @@ from typing import Any
 
 import pytest
 from filled_run import fill_run
-from small_retrieval import IMAGE_PX, small_encoder, small_method, write_split
+from small_retrieval import shown_split, small_encoder, small_method, write_split
 
-from tbps.config.data import Pixels
 from tbps.config.methods.aga import Aga
 from tbps.config.methods.mars import Mars
 from tbps.data.pairs import EvaluationSet
-from tbps.reporting.examples import write_examples
-from tbps.reporting.masked_words import Word, count_words, join_pieces, training_step, words_of_pairs
+from tbps.methods.albef.masked_words import Word, count_words, join_pieces, training_step, words_of_pairs
+from tbps.reporting.exhibits import write_exhibits
 from tbps.reporting.report import write_report
-from tbps.reporting.shown_pairs import read_pairs, spread_queries
 from tbps.text.captions import CaptionEncoder
 
 
@@ -71,9 +69,10 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> tuple[EvaluationSet, Capt
 def test_words_are_those_that_the_training_step_chooses(p_tem: float, split: tuple[EvaluationSet, CaptionEncoder]) -> None:
     evaluation_set, encoder = split
     method: Any = small_method(encoder, kind=Aga, p_tem=p_tem).eval()
-    shown = read_pairs(evaluation_set, encoder, spread_queries(evaluation_set, 12), image_px=IMAGE_PX, pixels=Pixels())
-    captions = list(words_of_pairs(method, shown, encoder.tokeniser))
-    _, numbers = method(*training_step(method, shown))
+    split_shown = shown_split(evaluation_set, encoder)
+    shown = split_shown.read(split_shown.spread(12))
+    captions = list(words_of_pairs(method.chosen_words, shown, encoder.tokeniser))
+    _, numbers = method(*training_step(shown, method.draws, device=method.device))
     pieces = sum(word.pieces for caption in captions for word in caption)
     masked = sum(word.masked_pieces for caption in captions for word in caption)
     vacuous = sum(word.masked_pieces for caption in captions for word in caption if word.vacuous)
@@ -92,30 +91,33 @@ def test_the_page_shows_words_as_text(tmp_path: Path, split: tuple[EvaluationSet
     method = small_method(encoder, kind=Aga)
     fill_run(tmp_path / "run")
     assert "Masked words" not in write_report(tmp_path / "run").read_text()
-    write_examples(tmp_path / "run", "final-here-test", method, evaluation_set, encoder, image_px=IMAGE_PX, pixels=Pixels())
-    file = tmp_path / "run/report/masked_words-final-here-test.json"
+    write_exhibits(tmp_path / "run", "final-here-test", method.eval().exhibits(shown_split(evaluation_set, encoder)))
+    file = tmp_path / "run/report/exhibits-final-here-test.json"
     found = json.loads(file.read_text())
-    assert found["captions"] == 42 and found["most"] and found["least"] and len(found["examples"]) == 8
-    found["examples"][0]["enriched"][0] = ["<b>bold</b>", True]
-    found["most"][0]["word"] = "<i>"
+    (exhibit,) = found["exhibits"]
+    shared, counted, examples = exhibit["parts"]
+    (shares,), (most, least) = shared["tables"], counted["tables"]
+    assert exhibit["explanation"].startswith("42 captions spread over the split, masked once as in training (attention)")
+    assert most["rows"] and least["rows"] and len(examples["cards"]) == 8
+    picture, original, enriched = examples["cards"][0]["cells"]
+    assert [words["title"] for words in (original, enriched)] == ["original", "enriched"]
+    assert [cell["kind"] for cell in (picture, original, enriched)] == ["pictures", "words", "words"]
+    enriched["words"][0] = ["<b>bold</b>", True]
+    most["rows"][0][0]["text"] = "<i>"
     file.write_text(json.dumps(found))
     page = write_report(tmp_path / "run").read_text()
     assert "<mark>&lt;b&gt;bold&lt;/b&gt;</mark>" in page and "<td>&lt;i&gt;" in page and "<b>bold" not in page
     assert page.count('alt="the image of ') == 8 and "final-here-test" in page
-    assert f"{100 * found['random_vacuous_share']:.1f} %" in page
+    assert f"{100 * shares['rows'][1][2]['value']:.1f} %" in page
 
 
 def test_a_run_that_enriches_nothing_says_so(tmp_path: Path, split: tuple[EvaluationSet, CaptionEncoder]) -> None:
     evaluation_set, encoder = split
     fill_run(tmp_path / "run")
-    write_examples(
+    write_exhibits(
         tmp_path / "run",
         "x",
-        small_method(encoder, kind=Aga, p_tem=0.0),
-        evaluation_set,
-        encoder,
-        image_px=IMAGE_PX,
-        pixels=Pixels(),
+        small_method(encoder, kind=Aga, p_tem=0.0).eval().exhibits(shown_split(evaluation_set, encoder)),
     )
     page = write_report(tmp_path / "run").read_text()
     assert "Masked captions" in page and "this run enriches no captions" in page
@@ -126,26 +128,29 @@ def test_captions_without_a_masked_word_are_no_examples(tmp_path: Path, split: t
     evaluation_set, encoder = split
     fill_run(tmp_path / "run")
     nothing = small_method(encoder, kind=Aga, alpha_1=0.0, alpha_2=0.0)
-    write_examples(tmp_path / "run", "x", nothing, evaluation_set, encoder, image_px=IMAGE_PX, pixels=Pixels())
+    write_exhibits(tmp_path / "run", "x", nothing.eval().exhibits(shown_split(evaluation_set, encoder)))
     assert "No word of these captions was masked." in write_report(tmp_path / "run").read_text()
 
 
 def test_mars_shows_pictures_and_no_words(tmp_path: Path, split: tuple[EvaluationSet, CaptionEncoder]) -> None:
     evaluation_set, encoder = split
-    write_examples(
-        tmp_path, "x", small_method(encoder, kind=Mars), evaluation_set, encoder, image_px=IMAGE_PX, pixels=Pixels()
-    )
-    assert [file.name for file in (tmp_path / "report").iterdir()] == ["reconstructions-x.json"]
-    shown = json.loads((tmp_path / "report/reconstructions-x.json").read_text())
-    assert [item["caption"] for item in shown] == [evaluation_set.query_caption(query) for query in (0, 8, 16, 24, 32, 41)]
+    write_exhibits(tmp_path, "x", small_method(encoder, kind=Mars).eval().exhibits(shown_split(evaluation_set, encoder)))
+    assert [file.name for file in (tmp_path / "report").iterdir()] == ["exhibits-x.json"]
+    shown = json.loads((tmp_path / "report/exhibits-x.json").read_text())
+    (exhibit,) = shown["exhibits"]
+    assert exhibit["title"] == "Masked image modelling"
+    assert [card["title"] for card in exhibit["parts"][0]["cards"]] == [
+        evaluation_set.query_caption(query) for query in (0, 8, 16, 24, 32, 41)
+    ]
 
 
 def test_a_method_without_examples_writes_none(tmp_path: Path, split: tuple[EvaluationSet, CaptionEncoder]) -> None:
     evaluation_set, encoder = split
-    write_examples(tmp_path, "x", small_method(encoder), evaluation_set, encoder, image_px=IMAGE_PX, pixels=Pixels())
+    write_exhibits(tmp_path, "x", small_method(encoder).eval().exhibits(shown_split(evaluation_set, encoder)))
     assert not list(tmp_path.iterdir())
 
 
 def test_queries_are_spread_and_different(split: tuple[EvaluationSet, CaptionEncoder]) -> None:
-    assert spread_queries(split[0], 3) == [0, 20, 41]
-    assert spread_queries(split[0], 100) == list(range(42))
+    shown = shown_split(*split)
+    assert shown.spread(3) == [0, 20, 41]
+    assert shown.spread(100) == list(range(42))

@@ -18,14 +18,18 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tbps.config.methods.aga import Aga, AgaWeights
 from tbps.config.needs import Draw
 from tbps.data.batch import Batch, Draws
+from tbps.data.shown_pairs import ShownPairs, ShownSplit
 from tbps.methods.albef.building import family_arguments
 from tbps.methods.albef.cross_calls import PackedCaptions
+from tbps.methods.albef.masked_words import show_masked_words, training_step
 from tbps.methods.albef.rasa import RasaMethod, WordTask
+from tbps.methods.exhibit import Exhibit
 from tbps.methods.host_copy import HostCopy
 from tbps.methods.method import LossesAndNumbers
 from tbps.nn.bert import PAD_ID
@@ -177,6 +181,31 @@ class AgaMethod(RasaMethod):
             never=(PAD_ID, self.cls_id, self.mask_id),
         )
         return replace(paired, token_id_N=paired.token_id_N.index_copy(0, rows, word_K))
+
+    def exhibits(self, shown: ShownSplit) -> list[Exhibit]:
+        """Which words are masked how often, and enriched captions; nothing where no loss needs words."""
+        if self.mrtd_head is None:
+            return []
+        return [
+            show_masked_words(
+                shown,
+                self.chosen_words,
+                masking=self.masking,
+                random_ratio=self.mlm_probability,
+                enriches=self.p_tem > 0,
+            )
+        ]
+
+    def chosen_words(self, shown: ShownPairs) -> tuple[NDArray[np.bool_], Index]:
+        """For reports: which tokens a training step of these pairs masks (B, L), and the enriched captions' ids (B, L)."""
+        batch, draws = training_step(shown, self.draws, device=self.device)
+        prepared = self.prepare_words(batch, draws)
+        layout = prepared.paired.layout
+        enriched_BL = np.zeros(batch.own.token_ids_BL.shape, dtype=np.int64)
+        enriched_BL[layout.sequence_N, layout.position_N] = prepared.paired.token_id_N.cpu().numpy()
+        masked_BL = np.zeros(enriched_BL.shape, dtype=bool)
+        masked_BL[prepared.words.chosen] = True
+        return masked_BL, enriched_BL
 
     def numbers(self, batch: Batch, words: WordTask) -> dict[str, Tensor]:
         """masked_ratio and vacuous_share, means over groups; made on the host, which knows the masks."""

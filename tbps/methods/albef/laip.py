@@ -27,9 +27,12 @@ from torch import Tensor
 
 from tbps.config.methods.laip import Laip, LaipWeights
 from tbps.data.batch import Batch, Draws
+from tbps.data.shown_pairs import ShownSplit
 from tbps.methods.albef.albef import AlbefMethod, Encoded
 from tbps.methods.albef.building import family_arguments
 from tbps.methods.albef.cross_calls import CrossPass, CrossSequences, PackedCaptions, cross_encode, sequences
+from tbps.methods.albef.phrase_maps import NUM_QUERIES, show_phrase_maps
+from tbps.methods.exhibit import Exhibit
 from tbps.methods.method import LossesAndNumbers
 from tbps.nn.attention import mean_attention, split_heads
 from tbps.nn.bert import CrossRecord
@@ -171,6 +174,24 @@ class LaipMethod(AlbefMethod):
                 for name, attention in attentions.items()
             },
         )
+
+    def exhibits(self, shown: ShownSplit) -> list[Exhibit]:
+        """What the phrases of some captions look at; nothing where no loss reads that."""
+        if not self.weights["bidir"]:
+            return []
+        pairs = shown.read(shown.spread(NUM_QUERIES))
+        found = self.phrase_maps(pairs.images(self.device), pairs.captions)
+        return [
+            show_phrase_maps(
+                pairs,
+                shown.encoder.tokeniser,
+                found.table,
+                found.maps_MN,
+                grid=self.online.image_encoder.grid,
+                layer=self.attention_layer,
+                attention=self.attention,
+            )
+        ]
 
     def masked_words(self, phrases: Phrases, crossed: CrossPass, *, first: int) -> Tensor:
         """Word logits (M, V) at the masked words; masked phrases are sequences `first` and on."""

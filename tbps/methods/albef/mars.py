@@ -14,9 +14,12 @@ from torch import Tensor, nn
 
 from tbps.config.methods.mars import Mars, MarsWeights
 from tbps.data.batch import Batch, Draws
+from tbps.data.shown_pairs import ShownPairs, ShownSplit
 from tbps.methods.albef.building import family_arguments
 from tbps.methods.albef.cross_calls import PackedCaptions
 from tbps.methods.albef.rasa import Matched, Online, RasaMethod
+from tbps.methods.albef.reconstructions import reconstruct, show_reconstructions
+from tbps.methods.exhibit import Exhibit
 from tbps.nn.mae_decoder import MaeDecoder
 from tbps.nn.packing import upload
 from tbps.objectives.attribute import ChunkTable, attribute_loss, chunk_table, chunk_vectors
@@ -107,6 +110,17 @@ class MarsMethod(RasaMethod):
             return None
         absent_BL = np.arange(tokens_B.max()) >= tokens_B[:, None]
         return _to((absent_BL * np.float32(-10_000.0))[:, None, None, :], self.device)
+
+    def exhibits(self, shown: ShownSplit) -> list[Exhibit]:
+        """Some images rebuilt from a quarter of their patches and a caption; nothing without the decoder."""
+        if self.mae_decoder is None:
+            return []
+
+        def rebuild(pairs: ShownPairs, noise_BN: Tensor) -> tuple[Tensor, Tensor]:
+            return self.reconstruct(pairs.images(self.device), pairs.captions, noise_BN)
+
+        image = self.online.image_encoder
+        return [show_reconstructions(reconstruct(shown, rebuild, grid=image.grid, patch_px=image.patch_px))]
 
     @torch.no_grad()
     def reconstruct(self, image_BCHW: Tensor, captions: Captions, noise_BN: Tensor) -> tuple[Tensor, Tensor]:
