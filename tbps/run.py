@@ -174,12 +174,12 @@ def _announce_cut_captions(source: PairSource, encoder: CaptionEncoder) -> None:
     cut = sum(encoder.encode(source.caption(pair), source.key(pair)).is_cut for pair in looked_at)
     if cut:
         logger.warning(
-            "about %.1f %% of the training captions (%d of %d looked at) are longer than %d words or %d tokens; their ends"
-            " are not read",
+            "about %.1f %% of the training captions (%d of %d looked at) are longer than %s%d tokens; their ends are"
+            " not read",
             100 * cut / len(looked_at),
             cut,
             len(looked_at),
-            encoder.max_words,
+            f"{encoder.max_words} words or " if encoder.max_words else "",
             encoder.max_tokens,
         )
 
