@@ -11,10 +11,10 @@ from pathlib import Path
 from launch.accelerate_settings import launch_environment
 from tbps.config.data import Data
 from tbps.config.names import check_slurm_path
-from tbps.config.recipe_command import Variants, read_overrides
 from tbps.config.run import Run
 from tbps.data import file_lock
 from tbps.data.sample_order import BatchOrder
+from tbps.recipe_command import Variants, read_overrides
 from tbps.runs.run_folder import RunFolder
 from tbps.training.distributed import as_launched
 

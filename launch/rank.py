@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from launch.accelerate_settings import launch_environment
 from launch.slurm_job import SlurmJob, address_of_first_node
-from tbps.config.recipe_command import read_overrides, recipe_command
+from tbps.recipe_command import read_overrides, recipe_command
 from tbps.training.process_end import end_process
 from tbps.training.stop_signals import LOST_EXIT, TERMINATE_EXIT, StopSignals
 

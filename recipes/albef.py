@@ -16,10 +16,10 @@ from tbps.config.evaluation import Evaluation
 from tbps.config.loop import Loop
 from tbps.config.methods.albef import Albef, AlbefWeights
 from tbps.config.optim import Optimiser
-from tbps.config.recipe_command import recipe_command
 from tbps.config.run import Run
 from tbps.config.schedule import Schedule
 from tbps.config.start import Start
+from tbps.recipe_command import recipe_command
 
 
 def cuhk_pedes() -> Run:

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from tbps.config.data import Captioning, Data
+from tbps.config.evaluation import Evaluation
+from tbps.config.methods.method import MethodConfig
+from tbps.config.needs import Text
+from tbps.config.optim import Optimiser
+from tbps.config.schedule import Schedule
 
-if TYPE_CHECKING:
-    from tbps.config.data import Captioning
-    from tbps.config.needs import Text
-    from tbps.config.run import Run
 
-
-def check_consistency(run: Run) -> None:
+def check_consistency(
+    *, method: MethodConfig, data: Data, optim: Optimiser, schedule: Schedule, evaluation: Evaluation
+) -> None:
     """ValueError names the two settings that do not fit, and which to change."""
-    _check_rates(run)
-    if run.data.num_identities and not run.needs.identities:
+    _check_rates(schedule, optim)
+    needs = method.needs(data.image_px)
+    if data.num_identities and not needs.identities:
         raise ValueError(
-            f"data.num_identities is {run.data.num_identities}, and {type(run.method).__name__} has no classes of"
+            f"data.num_identities is {data.num_identities}, and {type(method).__name__} has no classes of"
             " identities; expected 0"
         )
-    if run.data.weak_positive_probability and not run.needs.weak_positives:
+    if data.weak_positive_probability and not needs.weak_positives:
         raise ValueError(
-            f"data.weak_positive_probability is {run.data.weak_positive_probability:g}, and {type(run.method).__name__}"
+            f"data.weak_positive_probability is {data.weak_positive_probability:g}, and {type(method).__name__}"
             " makes nothing of a caption that was swapped for another; expected 0"
         )
-    check_captioning(run.data.captioning, run.needs.text)
-    run.method.check(run.data, run.evaluation)
+    check_captioning(data.captioning, needs.text)
+    method.check(data, evaluation)
 
 
 CLIP_VOCABULARY = "clip"
@@ -51,8 +54,7 @@ def check_captioning(captioning: Captioning, text: Text) -> None:
             )
 
 
-def _check_rates(run: Run) -> None:
-    schedule, optim = run.schedule, run.optim
+def _check_rates(schedule: Schedule, optim: Optimiser) -> None:
     factors = [(1.0, "optim.lr")]
     factors += [
         (rule.factor, f"optim.lr times optim.rules.{place}.factor")

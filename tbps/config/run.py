@@ -49,7 +49,9 @@ class Run:
             ("start.clip", self.start.clip),
         ):
             check_home(name, path)
-        check_consistency(self)
+        check_consistency(
+            method=self.method, data=self.data, optim=self.optim, schedule=self.schedule, evaluation=self.evaluation
+        )
 
     @property
     def needs(self) -> Needs:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tbps.config.data import Benchmark, Data
 from tbps.data.annotation_cache import mapped_annotations
 from tbps.data.annotations import Split
+from tbps.data.identity_index import IdentityIndex
 from tbps.data.image_files import ImageFiles
 from tbps.data.label_maps import parsing_path
 from tbps.data.remote import PATIENCE_S, is_remote
@@ -54,19 +55,6 @@ class PairSource(Protocol):
 
     def attributes(self, index: int) -> NDArray[np.int8]:
         """(A,) the image's attributes in {0, 1, -1}. ValueError: the data set has none."""
-
-
-class IdentityIndex:
-    """The pairs of each identity."""
-
-    def __init__(self, identity_N: NDArray[np.int64]) -> None:
-        self._pair_N = np.argsort(identity_N, kind="stable")
-        counts = np.bincount(identity_N) if len(identity_N) else np.zeros(0, dtype=np.int64)
-        self._start = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(counts)])
-
-    def pairs(self, identity: int) -> NDArray[np.int64]:
-        """Pair numbers of `identity`, ascending."""
-        return self._pair_N[self._start[identity] : self._start[identity + 1]]
 
 
 class FolderPairs:

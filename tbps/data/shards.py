@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tbps.data.pairs import IdentityIndex
+from tbps.data.identity_index import IdentityIndex
 from tbps.data.remote import PATIENCE_S, fetch, forget_damaged, is_remote, join, sha256_of, shown
 from tbps.data.shard_index import ADVICE, MemberTable, ShardSplit, StoredFile, read_index
 

@@ -6,7 +6,7 @@ import pytest
 
 from recipes import albef, mars
 from tbps.config.help import help_text
-from tbps.config.recipe_command import read_overrides
+from tbps.recipe_command import read_overrides
 
 
 def test_a_rule_of_a_recipe_can_be_changed() -> None:

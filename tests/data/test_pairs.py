@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from tiny_folder import caption, jpeg_bytes, make_data, write_folder
 
-from tbps.data.pairs import EvaluationSet, FolderPairs, IdentityIndex, open_pairs
+from tbps.data.identity_index import IdentityIndex
+from tbps.data.pairs import EvaluationSet, FolderPairs, open_pairs
 from tbps.data.shard_writer import write_shards
 from tbps.data.shards import ShardPairs
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tbps.config.recipe_command import recipe_command
 from tbps.data.annotations import read_annotations
 from tbps.data.shard_writer import write_shards
+from tbps.recipe_command import recipe_command
 from tbps.synthetic.world import write_world
 from tbps.text.word_pieces import train_vocabulary
 

@@ -19,10 +19,10 @@ import torch
 from small_world import LAUNCH_TWO, REPOSITORY, World, call, metrics, run_recipe
 
 from tbps.command import main
-from tbps.config.recipe_command import read_overrides
 from tbps.config.run import Run
 from tbps.convert.weights import read_weights
 from tbps.data.sample_order import BatchOrder
+from tbps.recipe_command import read_overrides
 
 sys.path.append(str(REPOSITORY / "tests" / "parity"))
 

@@ -23,7 +23,7 @@ NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has 
 _FAULTY = """
 import os
 from recipes.mars import tiny
-from tbps.config.recipe_command import recipe_command
+from tbps.recipe_command import recipe_command
 from tbps.training.step import Stepper
 VARIANTS = {"tiny": tiny}
 update = Stepper.update

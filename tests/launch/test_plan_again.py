@@ -17,7 +17,7 @@ from launch.site import Site
 from launch.submit import main as submit
 from launch.sweep import plan_points
 from launch.sweep_points import read_sweep
-from tbps.config.recipe_command import read_overrides
+from tbps.recipe_command import read_overrides
 from tbps.runs.run_folder import OpenRunFolder
 from tbps.training.distributed import as_launched
 

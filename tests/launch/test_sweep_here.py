@@ -291,7 +291,7 @@ HUNGRY = """
 import sys
 import torch
 from recipes.mars import tiny
-from tbps.config.recipe_command import recipe_command
+from tbps.recipe_command import recipe_command
 VARIANTS = {"tiny": tiny}
 if __name__ == "__main__":
     if "--data.micro-batch-pairs" not in sys.argv:
