@@ -266,7 +266,7 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
         "source", type=Path, help="official checkpoint, BERT, ViT or CLIP weights; with --export: a run folder"
     )
     parser.add_argument("out", type=Path, help="safetensors file to write")
-    parser.add_argument("--kind", choices=("auto", "albef", "rasa", "mars", "bert", "vit", "clip"), default="auto")
+    parser.add_argument("--kind", choices=("auto", "albef", "rasa", "mars", "bert", "vit", "clip", "irra"), default="auto")
     parser.add_argument(
         "--grid", type=int, nargs=2, metavar=("ROWS", "COLUMNS"), help="patches of the images, where they are not square"
     )

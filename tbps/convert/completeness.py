@@ -54,7 +54,7 @@ def check_finite(tensors: Mapping[str, Tensor], source: str) -> None:
 def missing_tensors(names: Iterable[str], kind: str) -> list[str]:
     """Essential names of the kind that are not there; every layer up to the last one found must be whole."""
     found = set(names)
-    if kind == "clip":
+    if kind in ("clip", "irra"):  # of IRRA's heads each may be left out with its loss
         return missing_names(found)
     parts, single = _ESSENTIAL[kind]
     expected = [name for part in parts for name in _expected(part, found, crosses=kind not in ("bert", "vit"))]

@@ -10,6 +10,7 @@ from torch import Tensor
 from tbps.convert.clip_names import has_official_name, to_clip
 from tbps.convert.completeness import check_finite
 from tbps.convert.files import sha256_of
+from tbps.convert.irra_names import to_irra
 from tbps.convert.official import to_official, with_duplicates
 from tbps.convert.weights import POSITIONS, Grid, checked_grid, grid_text, read_weights
 from tbps.convert.writing import check_out, write_safetensors, write_torch
@@ -37,7 +38,9 @@ def export(source: Path, out: Path, *, official: bool = False, grid: Grid | None
         metadata["image_grid"] = grid_text(_told_grid(tensors, grid, metadata, file))
     kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(_STATE)}
     lines = [f"{file}: {len(tensors)} tensors, sha256 {metadata['sha256']}"]
-    if official and any(name.startswith("towers.") for name in kept):
+    if official and metadata.get("kind") == "irra":
+        lines += _write_irra(kept, out)
+    elif official and any(name.startswith("towers.") for name in kept):
         lines += _write_clip(kept, out)
     elif official:
         lines += _write_official(kept, tensors, out)
@@ -86,6 +89,13 @@ def _write_clip(kept: dict[str, Tensor], out: Path) -> list[str]:
     ours_alone = [name for name in kept if not has_official_name(name)]
     lines = [f"{out}: {len(state)} tensors under the keys of OpenAI and open_clip"]
     return lines + [f"{name} has no official key and is left out" for name in ours_alone]
+
+
+def _write_irra(kept: dict[str, Tensor], out: Path) -> list[str]:
+    """As the official code of IRRA saves them, which loads a file whatever its precision."""
+    state = {name: tensor.contiguous() for name, tensor in to_irra(kept).items()}
+    write_torch(state, out)
+    return [f"{out}: {len(state)} tensors under the official keys of IRRA"]
 
 
 def _resolve(source: Path) -> tuple[Path, dict[str, str]]:

@@ -27,6 +27,8 @@ POSITIONS = (
 """One row per patch and one for [CLS]; the decoder's and CLIP's have no leading dimension."""
 _WORDS = "online.text_encoder.words.weight"
 _QUEUE = "queue."
+_OF_THE_DATA = ("classifier.weight", "classifier.bias")
+"""What belongs to the identities of the data that it was trained on, and starts anew on others."""
 
 
 @dataclass(kw_only=True)
@@ -63,7 +65,7 @@ def load_weights(method: nn.Module, path: Path, *, keep_queue: bool = False, old
     """
     tensors, metadata = read_weights(path)
     grid = read_grid(metadata.get("image_grid", "")) or old_grid
-    if metadata.get("kind") == "clip" and hasattr(method, "towers"):
+    if metadata.get("kind") in ("clip", "irra") and hasattr(method, "towers"):
         check_fit(method, tensors, Told.of_metadata(metadata), str(path))
     return place(method, tensors, source=str(path), keep_queue=keep_queue, old_grid=grid)
 
@@ -104,6 +106,9 @@ def place(
             continue
         if name not in own:
             report.unplaced.append(name)
+            continue
+        if name in _OF_THE_DATA and tensor.shape != own[name].shape:
+            report.unplaced.append(f"{name} (of {len(tensor)} identities)")
             continue
         fitted[name] = tensor
         if name in POSITIONS and tensor.dim() == own[name].dim() and tensor.shape[-1] == own[name].shape[-1]:
