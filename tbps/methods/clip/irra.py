@@ -1,0 +1,228 @@
+"""IRRA: CLIP's towers, trained by similarity distributions, identities, and words guessed from the image.
+
+    L = a SDM(v, t) + b (CE(c, W v) + CE(c, W t)) / 2 + m mean over masked words w of -log p(w | masked caption, image)
+
+a, b, m: weights of sdm, identity and mlm. v and t are the image's [CLS] and the caption's end token, projected; SDM reads
+them as unit rows. All projected tokens of an image are what its masked caption looks at.
+Source: IRRA (arXiv 2303.12501); anosorae/IRRA model/build.py.
+Differs, unless asked for (`mask_text_for_all_losses`, `padding` = official): SDM and ID read captions without masks, as the
+paper draws it; captions do not attend to padding. Weights stay float32.
+
+Shapes: B pairs, E features, P image tokens, L tokens of the longest caption, N packed tokens, M masked words, C identities,
+V words of the vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tbps.config.methods.irra import Irra
+from tbps.data.batch import Batch, Draws
+from tbps.methods.clip.towers import build_towers
+from tbps.methods.method import EmbeddedCaptions, EmbeddedImages, LossesAndNumbers, Method
+from tbps.nn.clip_text import PackedText, pack_captions
+from tbps.nn.clip_towers import ClipTowers
+from tbps.nn.cross_former import CrossFormer, WordHead
+from tbps.nn.packing import upload
+from tbps.objectives.guessed_words import guessed_words_loss
+from tbps.objectives.identity_classification import identity_classification
+from tbps.objectives.irra_masking import mask_words
+from tbps.objectives.sdm import similarity_distribution_matching
+from tbps.text.token_batch import Captions
+
+
+@dataclass(kw_only=True)
+class WordTask:
+    """Words of a batch that are to be guessed, on the device."""
+
+    text: PackedText
+    """The masked captions."""
+    row_M: Tensor
+    """Packed row of each masked word."""
+    word_M: Tensor
+    """What stood there: its id."""
+    count_B: Tensor
+    """Masked words of each caption, as a float: a row for each pair."""
+
+
+@dataclass(kw_only=True)
+class Encoded:
+    """A batch after both towers."""
+
+    image_BE: Tensor
+    """Features before they are normalised."""
+    caption_BE: Tensor
+    image_BPE: Tensor | None
+    """All tokens of the images; None where no word is guessed."""
+    masked_NE: Tensor | None
+    """All tokens of the masked captions, packed."""
+
+
+class IrraMethod(Method):
+    """Losses: sdm, identity, mlm; each only where it has a weight."""
+
+    def __init__(
+        self,
+        *,
+        towers: ClipTowers,
+        features: int,
+        weights: Mapping[str, float],
+        num_identities: int,
+        vocabulary_size: int,
+        cross_layers: int,
+        cross_heads: int,
+        logit_scale: float,
+        mask_id: int,
+        mlm_probability: float,
+        mask_text_for_all_losses: bool,
+        padded_to: int,
+        quick_gelu: bool,
+    ) -> None:
+        """padded_to: tokens to which captions are filled up where words are guessed (official); 0 = none are."""
+        super().__init__(weights=weights)
+        self.logit_scale, self.mask_id, self.mlm_probability = logit_scale, mask_id, mlm_probability
+        self.mask_text_for_all_losses, self.padded_to = mask_text_for_all_losses, padded_to
+        self.towers = towers
+        self.classifier: nn.Linear | None = None
+        self.cross_former: CrossFormer | None = None
+        self.word_head: WordHead | None = None
+        if "identity" in weights:
+            self.classifier = nn.Linear(features, num_identities)
+            nn.init.normal_(self.classifier.weight, std=0.001)
+            nn.init.zeros_(self.classifier.bias)
+        if "mlm" in weights:
+            self.cross_former = CrossFormer(width=features, layers=cross_layers, heads=cross_heads, quick_gelu=quick_gelu)
+            self.word_head = WordHead(width=features, vocabulary_size=vocabulary_size, layers=cross_layers)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.towers.image.cls_token.device
+
+    def forward(self, batch: Batch, draws: Draws) -> LossesAndNumbers:
+        """Named losses, and numbers for the log; see tbps/methods/method.py."""
+        task = self.word_task(batch.own, draws)
+        encoded = self.encode(batch, task)
+        whole = batch.scope.whole(_rows(encoded, task))
+        losses: dict[str, Tensor] = {}
+        numbers: dict[str, Tensor] = {}
+        if "sdm" in self.weights:
+            losses["sdm"] = similarity_distribution_matching(
+                whole["image"], whole["caption"], batch.scope.identity_G, logit_scale=self.logit_scale
+            )
+        if self.classifier is not None:
+            image_BC, caption_BC = self.classifier(encoded.image_BE), self.classifier(encoded.caption_BE)
+            losses["identity"] = identity_classification(image_BC, caption_BC, batch.identity_B)
+            for name, logit_BC in (("image", image_BC), ("caption", caption_BC)):
+                numbers[f"identity_of_{name}"] = _percent_right(logit_BC, batch.identity_B).mean()
+        if task is not None:
+            logit_MV = self.guess(encoded, task)
+            # The loop averages over the shares of a batch, each of which adds its own words.
+            mean_over = whole["masked_words"].sum() / batch.scope.shares
+            losses["mlm"] = guessed_words_loss(logit_MV, task.word_M, mean_over=mean_over)
+            numbers["words_guessed"] = _percent_right(logit_MV, task.word_M).sum() / mean_over
+        return losses, numbers
+
+    def contrast_rows(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
+        """What `forward` gives to the scope, without what else it computes."""
+        task = self.word_task(batch.own, draws)
+        captions = task.text if task is not None and self.mask_text_for_all_losses else self._pack(batch.own)
+        encoded = Encoded(
+            image_BE=self.towers.image(batch.image_BCHW, pooled=True),
+            caption_BE=self.towers.text(captions, pooled=True),
+            image_BPE=None,
+            masked_NE=None,
+        )
+        return _rows(encoded, task)
+
+    def word_task(self, captions: Captions, draws: Draws) -> WordTask | None:
+        """The captions with masks; None where no word is guessed."""
+        if self.word_head is None:
+            return None
+        ids_BL = captions.token_ids_BL
+        masked = mask_words(ids_BL, draws["mlm"], mask_id=self.mask_id, probability=self.mlm_probability)
+        text = pack_captions(masked.token_ids_BL, captions.lengths, device=self.device, padded_to=self.padded_to)
+        caption_M, place_M = masked.chosen_BL.numpy().nonzero()
+        row_M, word_M, count_B = upload(
+            [text.layout.rows(caption_M, place_M), ids_BL.numpy()[caption_M, place_M], masked.chosen_BL.numpy().sum(1)],
+            self.device,
+        )
+        return WordTask(text=text, row_M=row_M, word_M=word_M, count_B=count_B.float())
+
+    def encode(self, batch: Batch, task: WordTask | None) -> Encoded:
+        """Both towers. One pass of the text tower serves all losses where all of them see masked captions."""
+        if task is None:
+            image_BE = self.towers.image(batch.image_BCHW, pooled=True)
+            caption_BE = self.towers.text(self._pack(batch.own), pooled=True)
+            return Encoded(image_BE=image_BE, caption_BE=caption_BE, image_BPE=None, masked_NE=None)
+        image_BPE = self.towers.image(batch.image_BCHW)
+        masked_NE = self.towers.text(task.text)
+        if self.mask_text_for_all_losses:
+            caption_BE = masked_NE.index_select(0, task.text.end_B)
+        else:
+            caption_BE = self.towers.text(self._pack(batch.own), pooled=True)
+        return Encoded(image_BE=image_BPE[:, 0], caption_BE=caption_BE, image_BPE=image_BPE, masked_NE=masked_NE)
+
+    def guess(self, encoded: Encoded, task: WordTask) -> Tensor:
+        """(M, V) logits of the masked words: nothing else is computed behind the last block's attention."""
+        assert self.cross_former is not None and self.word_head is not None
+        assert encoded.masked_NE is not None and encoded.image_BPE is not None
+        hidden_ME = self.cross_former(encoded.masked_NE, task.text.packing, encoded.image_BPE, rows_M=task.row_M)
+        return self.word_head(hidden_ME)
+
+    def embed_images(self, image_BCHW: Tensor) -> EmbeddedImages:
+        """See tbps/methods/method.py."""
+        return EmbeddedImages(feature_IE=_unit(self.towers.image(image_BCHW, pooled=True)))
+
+    def embed_captions(self, captions: Captions) -> EmbeddedCaptions:
+        """See tbps/methods/method.py."""
+        return EmbeddedCaptions(feature_QE=_unit(self.towers.text(self._pack(captions), pooled=True)))
+
+    def _pack(self, captions: Captions) -> PackedText:
+        return pack_captions(captions.token_ids_BL, captions.lengths, device=self.device)
+
+
+def build(config: Irra, *, image_px: tuple[int, int], num_identities: int = 0) -> IrraMethod:
+    """The method with random weights. ValueError: identities are classified, and nobody said how many there are."""
+    if config.weights.identity and not num_identities:
+        raise ValueError(
+            "the number of training identities is 0, expected at least 1: method.weights.identity trains a classifier of"
+            " them; set data.num_identities, or that weight to 0"
+        )
+    towers = config.towers
+    return IrraMethod(
+        towers=build_towers(towers, image_px=image_px),
+        features=towers.features,
+        weights=config.weights.by_name(),
+        num_identities=num_identities,
+        vocabulary_size=towers.text.vocabulary_size,
+        cross_layers=config.cross_layers,
+        cross_heads=config.cross_heads,
+        logit_scale=config.logit_scale,
+        mask_id=config.mask_id,
+        mlm_probability=config.mlm_probability,
+        mask_text_for_all_losses=config.mask_text_for_all_losses,
+        padded_to=towers.text.max_positions if config.padding == "official" else 0,
+        quick_gelu=towers.quick_gelu,
+    )
+
+
+def _rows(encoded: Encoded, task: WordTask | None) -> dict[str, Tensor]:
+    """A row for each pair: unit features, and how many words are to be guessed."""
+    rows = {"image": _unit(encoded.image_BE), "caption": _unit(encoded.caption_BE)}
+    return rows if task is None else rows | {"masked_words": task.count_B}
+
+
+def _unit(feature_BE: Tensor) -> Tensor:
+    return F.normalize(feature_BE.float(), dim=-1)
+
+
+@torch.no_grad()
+def _percent_right(logit_RC: Tensor, class_R: Tensor) -> Tensor:
+    """100 where the largest logit is that of the class, else 0."""
+    return (logit_RC.argmax(1) == class_R) * 100.0
