@@ -30,10 +30,10 @@ from tbps.config.evaluation import Evaluation
 from tbps.config.loop import Loop
 from tbps.config.methods.irra import Irra, IrraWeights
 from tbps.config.optim import Optimiser, Rule
-from tbps.config.recipe_command import recipe_command
 from tbps.config.run import Run
 from tbps.config.schedule import Schedule
 from tbps.config.start import Start
+from tbps.recipe_command import recipe_command
 
 RULES = (  # official code, solver/build.py: of several that fit a name the later one counts
     Rule(pattern="cross_former.cross_attention", factor=5.0, optional=True),  # names with cross: five times the rate
