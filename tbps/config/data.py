@@ -75,11 +75,13 @@ class Data:
     """Training pairs and how a batch is made of them."""
 
     benchmark: Benchmark
+    """The data set, by the name of its format."""
     root: str = field(default="", metadata=PLACE)
     """Folder with the annotation file and images as published, or a folder / http(s) / s3 URL of shards with an index."""
     cache: str = field(default="~/.cache/tbps/shards", metadata=PLACE)
     """Where remote shards are kept; the annotations of large data sets, read once, lie in `annotations` beside it."""
     captioning: Captioning
+    """How captions become tokens."""
     image_px: Annotated[tuple[int, int], Range(1)]
     """Height and width an image is resized to."""
     pixels: Pixels = Pixels()

@@ -45,6 +45,7 @@ class Needs:
     """What a method wants of a batch, of its data and of the machines."""
 
     text: Text
+    """What the text encoder reads."""
     chunks: bool = False
     """Attribute chunks of the training captions: which tokens are a noun with its adjectives."""
     chunk_weights: bool = False

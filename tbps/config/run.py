@@ -28,12 +28,19 @@ class Run:
     runs: str = field(default="runs", metadata=PLACE)
     """Folder of all runs."""
     method: MethodConfig
+    """The system that is trained; its kind decides what settings it has."""
     data: Data
+    """Training pairs, and how a batch is made of them."""
     optim: Optimiser
+    """Optimiser: rates, weight decay, clipping."""
     schedule: Schedule
+    """Length of training, and the learning rate over it."""
     start: Start = Start()
+    """Weights that training starts from."""
     loop: Loop = Loop()
+    """Seed, precision, checkpoints, logs."""
     evaluation: Evaluation = Evaluation()
+    """When and how retrieval is scored."""
 
     def __post_init__(self) -> None:
         check_name("the recipe's name", self.recipe)

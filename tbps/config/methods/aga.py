@@ -20,10 +20,15 @@ class AgaWeights:
     """
 
     cl: NotNegative = 0.5
+    """Contrast of an image with captions, and of each with its own kind, over the group and the queue."""
     pitm: NotNegative = 1.0
+    """Matching: whether an image and a caption belong together, with hard negatives and weak positives."""
     mlm: NotNegative = 1.0
+    """Masked words, told from the rest of the caption and the image; which, `masking` says."""
     prd: NotNegative = 0.5
+    """Relation detection: whether a caption is the image's own or another one of the same identity."""
     mrtd: NotNegative = 0.5
+    """Replaced words: which words of a caption the momentum encoder has filled in."""
 
     def __post_init__(self) -> None:
         check_weights(self)
@@ -35,6 +40,7 @@ class Aga(AlbefFamily):
 
     MODULE: ClassVar[str] = "tbps.methods.albef.aga"
     weights: AgaWeights = AgaWeights()
+    """How much each loss counts."""
     masking: Literal["attention", "random", "picked"] = "attention"
     """Which words MLM masks: those that the momentum encoder's [CLS] attends to, RaSa's random ones, or only semantically
     vacuous ones (Table I)."""

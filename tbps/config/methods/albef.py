@@ -16,7 +16,9 @@ class AlbefWeights:
     """Weights of ALBEF's losses."""
 
     itc: NotNegative = 1.0
+    """Contrast of images and captions, over the group and the queue."""
     itm: NotNegative = 1.0
+    """Matching: whether an image and a caption belong together, with hard negatives."""
 
     def __post_init__(self) -> None:
         check_weights(self)
@@ -28,6 +30,7 @@ class Albef(AlbefFamily):
 
     MODULE: ClassVar[str] = "tbps.methods.albef.albef"
     weights: AlbefWeights = AlbefWeights()
+    """How much each loss counts."""
     keep_word_head: bool = False
     """Carry BERT's word head along, untrained, for a method that goes on from here (LAIP)."""
 

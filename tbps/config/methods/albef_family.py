@@ -46,7 +46,9 @@ class AlbefFamily(MethodConfig):
     """Settings that ALBEF and the methods built on it share."""
 
     vit: Vit = Vit()
+    """Sizes of the image encoder."""
     bert: Bert = Bert()
+    """Sizes of the text and cross encoder."""
     projection: Count = 256
     """Width E of the contrastive features."""
     temperature: Positive = 0.07

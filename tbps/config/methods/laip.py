@@ -16,10 +16,15 @@ class LaipWeights:
     """Weights of LAIP's losses (Eq. 1 and 12: each counts once). 0 leaves a loss out, with its passes."""
 
     itc: NotNegative = 1.0
+    """Contrast of images and captions, over the group and the queue; in both stages."""
     itm: NotNegative = 1.0
+    """Matching: whether an image and a caption belong together, with hard negatives; in both stages."""
     triplet: NotNegative = 1.0
+    """A matching pair's logit above those of hard negatives, by `margin` (Eq. 20); from here on in the second stage only."""
     bidir: NotNegative = 1.0
+    """Contrast of phrases with the patches that forward and backward attention find for them."""
     mpm: NotNegative = 1.0
+    """Masked phrases, told from the rest of the caption and the image."""
     mlm: NotNegative = 0.0
     """Masked words of the whole caption in place of phrases (Table V)."""
 
@@ -38,6 +43,7 @@ class Laip(AlbefFamily):
 
     MODULE: ClassVar[str] = "tbps.methods.albef.laip"
     weights: LaipWeights = LaipWeights()
+    """How much each loss counts."""
     margin: NotNegative = 0.6
     """By how much the logit of a matching pair must exceed that of each hard negative in the fusion triplet (Eq. 20,
     Fig. 6)."""

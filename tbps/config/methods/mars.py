@@ -22,12 +22,19 @@ class MarsWeights:
     """
 
     cl: NotNegative = 0.5
+    """Contrast of an image with captions, and of each with its own kind, over the group and the queue."""
     pitm: NotNegative = 1.0
+    """Matching: whether an image and a caption belong together, with hard negatives and weak positives."""
     mlm: NotNegative = 1.0
+    """Masked words, told from the rest of the caption and the image."""
     prd: NotNegative = 0.5
+    """Relation detection: whether a caption is the image's own or another one of the same identity."""
     mrtd: NotNegative = 0.5
+    """Replaced words: which words of a caption the momentum encoder has filled in."""
     mae: NotNegative = 1.0
+    """Rebuilt pixels of removed patches, with the caption's help (Eq. 16)."""
     attribute: NotNegative = 2.0
+    """Whether a caption's chunks, an adjective with its noun, describe the image (Eq. 13)."""
 
     def __post_init__(self) -> None:
         check_weights(self)
@@ -39,8 +46,11 @@ class Mars(AlbefFamily):
 
     MODULE: ClassVar[str] = "tbps.methods.albef.mars"
     bert: Bert = Bert(full_cross_attention=True)
+    """The text and cross encoder: all of its layers see the image (Sec. 3.1)."""
     weights: MarsWeights = MarsWeights()
+    """How much each loss counts (Eq. 17)."""
     mae: MaeDecoder = MaeDecoder()
+    """The decoder that rebuilds images."""
     mlm_probability: PositiveShare = 0.15
     """Share of words that MLM masks."""
     mrtd_probability: PositiveShare = 0.3

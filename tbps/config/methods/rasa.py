@@ -15,10 +15,15 @@ class RasaWeights:
     """Weights of RaSa's losses (RaSa configs; MARS paper, Eq. 17)."""
 
     cl: NotNegative = 0.5
+    """Contrast of an image with captions, and of each with its own kind, over the group and the queue."""
     pitm: NotNegative = 1.0
+    """Matching: whether an image and a caption belong together, with hard negatives and weak positives."""
     mlm: NotNegative = 1.0
+    """Masked words, told from the rest of the caption and the image."""
     prd: NotNegative = 0.5
+    """Relation detection: whether a caption is the image's own or another one of the same identity."""
     mrtd: NotNegative = 0.5
+    """Replaced words: which words of a caption the momentum encoder has filled in."""
 
     def __post_init__(self) -> None:
         check_weights(self)
@@ -30,6 +35,7 @@ class Rasa(AlbefFamily):
 
     MODULE: ClassVar[str] = "tbps.methods.albef.rasa"
     weights: RasaWeights = RasaWeights()
+    """How much each loss counts."""
     mlm_probability: PositiveShare = 0.15
     """Share of words that MLM masks."""
     mrtd_probability: PositiveShare = 0.3
