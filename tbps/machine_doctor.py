@@ -244,11 +244,12 @@ def _shared_memory(run_folder: Path | None) -> Finding:
     if run_folder is None or not (folder := RunFolder(run_folder)).config.exists():
         return Finding(good=True, text=f"{text}; name a run to compare it with its batches")
     run = folder.read_run()
-    data = run.data
-    pairs = data.micro_batch_pairs or data.batch_pairs // int(os.environ.get("WORLD_SIZE", "1"))
+    data, share = run.data, run.data.batch_pairs // int(os.environ.get("WORLD_SIZE", "1"))
+    pairs = data.micro_batch_pairs or share
+    held = share // pairs if run.needs.contrast == "batch" else 1  # all micro-batches of a step, for its second pass
     height, width = data.image_px
     batch = pairs * 3 * height * width * (2 if data.changes_on_host and run.needs.second_view else 1)
-    needed = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) * (data.workers * PREFETCH_BATCHES + 1) * batch
+    needed = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) * (data.workers * PREFETCH_BATCHES + held) * batch
     text += f"; batches of {run_folder} take {needed / 2**20:.0f} MiB ({data.workers} workers a process)"
     if not data.workers or needed <= free:
         return Finding(good=True, text=text)

@@ -184,4 +184,4 @@ class Stepper:
 def _stack(numbers: Mapping[str, Tensor], device: torch.device) -> Tensor:
     if not numbers:
         return torch.zeros(0, device=device)
-    return torch.stack([value.detach().float() for value in numbers.values()])
+    return torch.stack([value.detach().float().reshape(()) for value in numbers.values()])

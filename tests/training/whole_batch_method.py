@@ -88,7 +88,8 @@ def is_item(batch: Batch) -> Tensor:
 def whole_batch_run(runs: Path, **changes: Any) -> Run:
     """20 steps of 16 pairs."""
     values = {"steps": 20, "batch_pairs": 16, "workers": 2, "lr": 3e-3, "eps": 1e-2, "every_epochs": 0.0, **changes}
-    return replace(small_run(runs, **values), method=WholeBatch())
+    run = small_run(runs, **values)
+    return replace(run, method=WholeBatch(), optim=replace(run.optim, rules=()))
 
 
 def train_whole_batch(runs: Path, **changes: Any) -> None:

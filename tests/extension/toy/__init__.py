@@ -1,0 +1,1 @@
+"""A method outside of the toolkit: see tbps/methods/README.md."""
