@@ -24,7 +24,7 @@ def identity_distribution(identity_G: Tensor) -> Tensor:
 
 
 def similarity_distribution_matching(
-    image_GE: Tensor, caption_GE: Tensor, identity_G: Tensor, *, logit_scale: float = LOGIT_SCALE, eps: float = EPS
+    image_GE: Tensor, caption_GE: Tensor, identity_G: Tensor, *, logit_scale: float | Tensor = LOGIT_SCALE, eps: float = EPS
 ) -> Tensor:
     """KL of predicted similarities from the distribution of identities, image to caption plus caption to image.
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 
-from recipes import aga, albef, irra, laip, mars, pretrain_coco, pretrain_mals, rasa
+from recipes import aga, albef, clip, irra, laip, mars, pretrain_coco, pretrain_mals, rasa
 from tbps.config.data import Captioning
 from tbps.config.encoders import Bert, MaeDecoder, Vit
 from tbps.config.methods.aga import Aga
@@ -23,7 +23,7 @@ from tbps.config.ranges import Range, ranges_of
 from tbps.config.run import Run
 from tbps.config.schedule import Schedule
 
-RECIPES = {recipe.__name__: recipe for recipe in (aga, albef, irra, laip, mars, pretrain_coco, pretrain_mals, rasa)}
+RECIPES = {recipe.__name__: recipe for recipe in (aga, albef, clip, irra, laip, mars, pretrain_coco, pretrain_mals, rasa)}
 
 
 def parts_of(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -65,7 +65,7 @@ def outside(allowed: Range, *, whole: bool) -> list[float]:
 
 def test_there_are_as_many_numbers_as_there_should_be() -> None:
     assert len(NUMERIC) > 90
-    assert {"Aga", "Albef", "Laip", "Mars", "Rasa"} <= {kind.__name__ for _, kind, _ in NUMERIC}
+    assert {"Aga", "Albef", "Clip", "Laip", "Mars", "Rasa"} <= {kind.__name__ for _, kind, _ in NUMERIC}
 
 
 @pytest.mark.parametrize(("path", "kind", "name"), NUMERIC, ids=lambda value: getattr(value, "__name__", str(value)))
