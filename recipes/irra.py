@@ -22,8 +22,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tbps.config.recipe_command import recipe_command
-
 from recipes import tiny as small
 from recipes.benchmarks import on_icfg_pedes, on_rstpreid
 from tbps.config.clip_sizes import ClipSizes, ImageTowerSizes, TextTowerSizes
