@@ -19,9 +19,9 @@ from typing import Any
 from launch.planned_run import PlannedRun, plan_run, read_variants
 from tbps.config.run import Run
 from tbps.config.serialise import to_json
+from tbps.reporting.published import PUBLISHED_METRICS
 from tbps.reporting.table_rows import TableRow
 
-METRICS = ("rank_1", "rank_5", "rank_10", "mAP")
 _LONGEST_NAME = 120
 
 
@@ -34,8 +34,8 @@ class Row:
     """rank-1, rank-5, rank-10 and mAP, or nothing."""
 
     def __post_init__(self) -> None:
-        if len(self.published) not in (0, len(METRICS)):
-            raise ValueError(f"published figures are {self.published}, expected {', '.join(METRICS)} or none")
+        if len(self.published) not in (0, len(PUBLISHED_METRICS)):
+            raise ValueError(f"published figures are {self.published}, expected {', '.join(PUBLISHED_METRICS)} or none")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,7 +68,7 @@ def grid(
             seed=seed,
             row=name,
             overrides=tuple(shlex.split(row.overrides)),
-            published=dict(zip(METRICS, row.published)),
+            published=dict(zip(PUBLISHED_METRICS, row.published)),
             also_on=dict(also_on or {}),
         )
         for name, row in rows.items()

@@ -26,11 +26,20 @@ from tbps.data.remote import shown
 from tbps.data.shown_pairs import ShownSplit
 from tbps.data.worker_processes import WorkerLost
 from tbps.evaluation.evaluate import evaluate
+from tbps.evaluation.metrics import METRICS
 from tbps.methods.method import Method
 from tbps.methods.registry import build_method, fields_for, module_of
 from tbps.reporting.exhibits import write_exhibits
 from tbps.reporting.gallery import write_queries
-from tbps.reporting.results import Provenance, Purpose, device_name, final_file, make_results, write_results
+from tbps.reporting.results import (
+    Provenance,
+    Purpose,
+    device_name,
+    final_file,
+    final_metrics,
+    make_results,
+    write_results,
+)
 from tbps.reporting.tables import evaluation_table
 from tbps.runs import checkpoint
 from tbps.runs.config_hash import config_hash
@@ -303,8 +312,8 @@ def _test(run: Run, tokeniser: Tokeniser, splits: tuple[str, ...]) -> Evaluate |
     def test(method: Method, step: int) -> dict[str, float]:
         weights = checkpoint.folder_of(folder.checkpoints, step)
         results, _ = _score(run, method, tokeniser, folder=folder, weights=weights, split="test", purpose="final")
-        final: Mapping[str, Any] = results["text_to_image"]["reranked"] or results["text_to_image"]["coarse"]
-        return {name: float(final[name]) for name in ("rank_1", "rank_5", "rank_10", "mAP", "mINP")}
+        final = final_metrics(results)
+        return {name: float(final[name]) for name in METRICS}
 
     return test
 

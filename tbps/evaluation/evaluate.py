@@ -23,6 +23,7 @@ from tbps.data.pairs import EvaluationSet
 from tbps.evaluation.candidates import candidate_scores
 from tbps.evaluation.direction import Direction, rank_direction
 from tbps.evaluation.embedding import Gallery, embed_gallery, embed_queries
+from tbps.evaluation.metrics import METRICS
 from tbps.evaluation.ranking_order import Rule
 from tbps.evaluation.ranks import Ranks
 from tbps.methods.method import EmbeddedCaptions, Matcher, Method
@@ -54,13 +55,7 @@ class Evaluated:
     def values(self) -> dict[str, float]:
         """Final metrics of text to image by name, 0-100: what a checkpoint is chosen by."""
         final = self.text_to_image.final
-        return {
-            "rank_1": final.rank_1,
-            "rank_5": final.rank_5,
-            "rank_10": final.rank_10,
-            "mAP": final.mAP,
-            "mINP": final.mINP,
-        }
+        return {name: float(getattr(final, name)) for name in METRICS}
 
 
 def evaluate(

@@ -7,7 +7,7 @@ For one query with n relevant gallery entries (those of its identity) at places 
     INP            n / r_n
 
 rank_k, mAP and mINP are means over queries. Worked example: an order with identities [7, 3, 7] for a query of identity 7
-gives a hit at 1, AP = (1/1 + 2/3) / 2 = 83.3 and INP = 2/3 = 66.7. Ties: see `order.py`.
+gives a hit at 1, AP = (1/1 + 2/3) / 2 = 83.3 and INP = 2/3 = 66.7. Ties: see `ranking_order.py`.
 
 A query without any relevant entry counts as a miss in rank_k and is left out of mAP and mINP; the result says how many
 there are. (RaSa's code gives NaN for mAP there, IRRA's raises in mINP.)
@@ -26,6 +26,8 @@ from torch import Tensor
 from tbps.evaluation.ranking_order import similarity_order
 
 RANKS = (1, 5, 10)
+METRICS = ("rank_1", "rank_5", "rank_10", "mAP", "mINP")
+"""By name, in the order in which tables show them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+PUBLISHED_METRICS = ("rank_1", "rank_5", "rank_10", "mAP")
+"""What papers report."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Published:
@@ -144,9 +147,9 @@ _FIGURES: tuple[tuple[str, str, Mapping[str, tuple[float, float, float, float]]]
 )
 
 PUBLISHED: tuple[Published, ...] = tuple(
-    Published(system=system, benchmark=benchmark, rank_1=rank_1, rank_5=rank_5, rank_10=rank_10, mAP=mean_ap, source=source)
+    Published(system=system, benchmark=benchmark, source=source, **dict(zip(PUBLISHED_METRICS, values, strict=True)))
     for system, source, figures in _FIGURES
-    for benchmark, (rank_1, rank_5, rank_10, mean_ap) in figures.items()
+    for benchmark, values in figures.items()
 )
 
 

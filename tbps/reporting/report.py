@@ -14,17 +14,16 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from tbps.data.remote import shown
+from tbps.evaluation.metrics import METRICS
 from tbps.reporting.chart import Chart, make_chart
 from tbps.reporting.curves import Curves, read_curves
 from tbps.reporting.exhibits import FILE as EXHIBITS
 from tbps.reporting.gallery import FOLDER
-from tbps.reporting.results import PURPOSES, final_metrics, metric_rows, read_results, rule_in_words
-from tbps.reporting.tables import METRICS
+from tbps.reporting.results import PURPOSES, final_metrics, metric_rows, notes, read_results, rule_in_words
 from tbps.runs.atomic_file import write_text
 from tbps.runs.run_folder import RunFolder
 
 FILE = "report.html"
-RANKING = ("rank_1", "rank_5", "rank_10", "mAP", "mINP")
 GROUP_MEANING = {
     "typical": "average precision nearest to the median",
     "hard": "first right image at rank 2 to 10",
@@ -56,6 +55,7 @@ def write_report(run_folder: Path) -> Path:
         others=[found for found in results if found is not main],
         metric_names=METRICS,
         metric_rows=metric_rows,
+        notes=notes,
         final_metrics=final_metrics,
         rule_in_words=rule_in_words,
         loss_charts=_loss_charts(curves),
@@ -91,7 +91,7 @@ def _evaluation_charts(curves: Curves) -> list[Chart]:
     """Ranking metrics of each split that was evaluated more than once during training."""
     charts = []
     for split, values in curves.evaluation.items():
-        shown = {name: values[name] for name in RANKING if len(values.get(name, ())) > 1}
+        shown = {name: values[name] for name in METRICS if len(values.get(name, ())) > 1}
         if shown:
             charts.append(make_chart(split, shown, width=660, height=260))
     return charts

@@ -17,6 +17,7 @@ import torch
 
 from tbps.evaluation.direction import Direction
 from tbps.evaluation.evaluate import Evaluated
+from tbps.evaluation.metrics import METRICS
 from tbps.evaluation.ranking_order import Rule
 from tbps.reporting.published import published_for
 from tbps.runs.atomic_file import write_json
@@ -24,7 +25,6 @@ from tbps.runs.atomic_file import write_json
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
-METRICS = ("rank_1", "rank_5", "rank_10", "mAP", "mINP")
 FOLDER = "results"
 """Folder of results inside a run folder."""
 LIBRARIES = ("tbps", "torch", "numpy", "tokenizers")
@@ -215,6 +215,20 @@ def rule_in_words(metrics: dict[str, Any]) -> str:
         return "similarity"
     added = f", matching + {rule['itc_weight']:g} similarity" if rule["itc_weight"] else ""
     return f"re-ranked k={rule['rerank_k']}{added}, tail by {rule['tail']}"
+
+
+def notes(results: Mapping[str, Any]) -> list[str]:
+    """What a reader must know beside the numbers, a clause each."""
+    found = []
+    missing, cut = results["text_to_image"]["coarse"]["num_without_match"], results["size"]["cut_captions"]
+    if missing:
+        counted = results["queries_without_match"]
+        found.append(f"{missing} captions have no image of their identity in the gallery: {counted}")
+    if cut:
+        found.append(f"{cut} captions were cut at the cap of words or tokens")
+    if results["no_published_because"]:
+        found.append(f"no published figures beside these: {results['no_published_because']}")
+    return found
 
 
 def metric_rows(results: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from tbps.config.run import Run
-from tbps.reporting.results import METRICS, PURPOSES, final_metrics, read_file, result_files, rule_in_words
+from tbps.evaluation.metrics import METRICS
+from tbps.reporting.published import PUBLISHED_METRICS
+from tbps.reporting.results import PURPOSES, final_metrics, read_file, result_files, rule_in_words
 from tbps.reporting.table_rows import TableRow, read_rows
 from tbps.runs.config_hash import config_hash
 from tbps.runs.metrics_log import late_mean
 from tbps.runs.run_folder import RunFolder
 
-PUBLISHED = ("rank_1", "rank_5", "rank_10", "mAP")
 OTHER_RUNS = "runs"
 """Heading of runs that no sweep has asked for."""
 
@@ -46,7 +47,7 @@ class Line:
     metrics: Mapping[str, Spread]
     """By METRICS; empty where there is a problem."""
     published: Mapping[str, float]
-    """Of PUBLISHED; empty where nothing is, or where it is about another test split than the one scored here."""
+    """Of PUBLISHED_METRICS; empty where nothing is, or where it is about another test split than the one scored here."""
     published_by: str
     masked_ratio: Spread | None = None
     """Share of words, 0-100, that MLM masked in the last steps; None where the method does not log it (AGA does)."""
@@ -146,7 +147,7 @@ def _lines(group: Sequence[_Scored]) -> list[tuple[int, Line]]:
         figures = {figure["system"].lower(): figure for figure in results["published"]}
         # A recipe is named after its system; scored on a benchmark it was not trained on, it is not what the paper reports.
         figure = figures.get(first.recipe, {}) if results["purpose"] == "final" else {}
-        published = {name: float(figure[name]) for name in PUBLISHED if name in figure}
+        published = {name: float(figure[name]) for name in PUBLISHED_METRICS if name in figure}
         own = Line(table=OTHER_RUNS, label=label, published=published, published_by=figure.get("source", ""), **common)
         return [(0, own)]
     comparable = not results["no_published_because"]

@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tbps.reporting.results import METRICS
-from tbps.reporting.summary import PUBLISHED, Line
+from tbps.evaluation.metrics import METRICS
+from tbps.reporting.published import PUBLISHED_METRICS
+from tbps.reporting.summary import Line
 
 _LEGEND = "rank_k, mAP, mINP: mean +- sample standard deviation over seeds; published: rank_1 / mAP on the same test split"
 _COLUMNS = ("run", "test split", "seeds", *METRICS, "ranking", "published", "source")
@@ -91,7 +92,7 @@ def as_csv(lines: Sequence[Line]) -> str:
             "ranking",
             "seeds",
             *spreads,
-            *(f"published_{name}" for name in PUBLISHED),
+            *(f"published_{name}" for name in PUBLISHED_METRICS),
             "source",
             "masked_words_percent",
             "problem",
@@ -103,7 +104,7 @@ def as_csv(lines: Sequence[Line]) -> str:
             value = line.metrics.get(name)
             numbers += [f"{value.mean:.4f}" if value else "", f"{value.std:.4f}" if value and value.std is not None else ""]
         seeds = " ".join(map(str, line.seeds))
-        figures = [line.published.get(name, "") for name in PUBLISHED]
+        figures = [line.published.get(name, "") for name in PUBLISHED_METRICS]
         masked = "" if line.masked_ratio is None else f"{line.masked_ratio.mean:.2f}"
         writer.writerow(
             [

@@ -7,9 +7,8 @@ from typing import Any
 
 from rich.table import Table
 
-from tbps.reporting.results import metric_rows
-
-METRICS = ("rank_1", "rank_5", "rank_10", "mAP", "mINP")
+from tbps.evaluation.metrics import METRICS
+from tbps.reporting.results import metric_rows, notes
 
 
 def evaluation_table(results: dict[str, Any]) -> Table:
@@ -17,7 +16,7 @@ def evaluation_table(results: dict[str, Any]) -> Table:
     size = results["size"]
     table = Table(
         title=f"{results['benchmark']} {results['split']}: {size['captions']} captions, {size['images']} images",
-        caption=_notes(results),
+        caption="; ".join(notes(results)) or None,
     )
     table.add_column("ranking")
     for name in METRICS:
@@ -50,16 +49,3 @@ def results_table(rows: Sequence[tuple[str, dict[str, Any]]], *, title: str = ""
 
 def _pair(metrics: dict[str, Any] | None) -> str:
     return "-" if metrics is None else f"{metrics['rank_1']:.2f} / {metrics['mAP']:.2f}"
-
-
-def _notes(results: dict[str, Any]) -> str | None:
-    """What a reader must know beside the numbers."""
-    notes = []
-    missing = results["text_to_image"]["coarse"]["num_without_match"]
-    if missing:
-        notes.append(f"{missing} captions have no image of their identity: {results['queries_without_match']}")
-    if results["size"]["cut_captions"]:
-        notes.append(f"{results['size']['cut_captions']} captions were cut at the cap of words or tokens")
-    if results["no_published_because"]:
-        notes.append(results["no_published_because"])
-    return "; ".join(notes) or None
