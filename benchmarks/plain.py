@@ -62,7 +62,7 @@ class PlainStep:
     def _contrast(
         self, batch: Batch, image_BPD: Tensor, text_BLD: Tensor, momentum_BPD: Tensor, momentum_BLD: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        queue, temperature, alpha = self.method.queue, self.weights("temperature"), self.method.alpha(batch)
+        queue, temperature, alpha = self.method.queue, self.weights("temperature"), self.method.past.alpha(batch)
         online = self.online.feature("image", image_BPD[:, 0]), self.online.feature("text", text_BLD[:, 0])
         with torch.no_grad():
             twin = (
@@ -154,7 +154,7 @@ class PlainStep:
         logit_BLV = self.online.word_logits(self.online.encode_cross(masked_BL, None, mask_BL, image_BPD))
         hard = F.cross_entropy(logit_BLV.flatten(0, 1), label_BL.flatten(), ignore_index=-100)
         soft_BL = -torch.sum(F.log_softmax(logit_BLV, dim=2) * F.softmax(momentum_BLV, dim=2), dim=2)
-        alpha = self.method.alpha(batch)
+        alpha = self.method.past.alpha(batch)
         return (1 - alpha) * hard + alpha * soft_BL[label_BL != -100].mean()
 
     def _mrtd(self, batch: Batch, draws: Draws, image_BPD: Tensor, momentum_BPD: Tensor) -> Tensor:
@@ -179,7 +179,7 @@ class PlainStep:
         return F.cross_entropy(self._head("mrtd_head", hidden_BLD).flatten(0, 1), label_BL.flatten(), ignore_index=-100)
 
     def _token_mask(self, draws: Draws, name: str) -> TokenMask:
-        probability = {"mlm": self.method.mlm_probability, "mrtd": self.method.mrtd_probability}[name]
+        probability = {"mlm": self.method.tasks.mlm_probability, "mrtd": self.method.tasks.mrtd_probability}[name]
         words = range(self.method.online.text_encoder.vocabulary_size)
         return token_mask(draws[name], probability=probability, words=words)
 

@@ -84,7 +84,7 @@ class Bench:
     def clear(self) -> None:
         """Drop gradients and the features that wait for the queue."""
         self.method.zero_grad(set_to_none=True)
-        self.method._pending.clear()
+        self.method.past.pending.clear()
         for leaf in self.plain.weights.leaves():
             leaf.grad = None
 
@@ -126,9 +126,9 @@ class Bench:
             start = time.process_time()
             optimiser.step()
             if ours:
-                self.method.advance_momentum()
+                self.method.past.advance()
             else:
-                plain_momentum(self.method.momentum_encoder, self.method.online, self.method.momentum)
+                plain_momentum(self.method.momentum_encoder, self.method.online, self.method.past.momentum)
             times.append(time.process_time() - start)
         return statistics.median(times[1:])
 

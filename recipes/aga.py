@@ -1,4 +1,4 @@
-"""AGA: RaSa with attention-guided masking and text enrichment (papers: aga).
+"""AGA: RaSa with attention-guided masking and text enrichment (arXiv 2412.15106).
 
 Run      accelerate launch recipes/aga.py cuhk-pedes --data.root CUHK-PEDES --start.weights weights/albef.safetensors
 Paper    Table II: CUHK-PEDES rank-1 78.36 / mAP 70.72; ICFG-PEDES 67.31 / 42.31; RSTPReid 67.40 / 52.49

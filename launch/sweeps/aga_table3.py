@@ -1,4 +1,4 @@
-"""AGA, Table III: each component on CUHK-PEDES, and the paper's figures (papers: aga).
+"""AGA, Table III: each component on CUHK-PEDES, and the paper's figures (arXiv 2412.15106).
 
 Run      python -m launch.sweep launch/sweeps/aga_table3.py --cluster NAME --at-most 8 --data.root DIR --start.weights FILE
 Then     tbps results runs

@@ -1,4 +1,4 @@
-"""AGA, Table VII: the lower bound of the masking probability on CUHK-PEDES, and the paper's figures (papers: aga).
+"""AGA, Table VII: the lower bound of the masking probability on CUHK-PEDES, and the paper's figures (arXiv 2412.15106).
 
 Run      python -m launch.sweep launch/sweeps/aga_table7.py --cluster NAME --at-most 8 --data.root DIR --start.weights FILE
 Then     tbps results runs

@@ -1,4 +1,4 @@
-"""LAIP, Table V: masked phrases against masked captions on CUHK-PEDES, and the paper's figures (papers: laip).
+"""LAIP, Table V: masked phrases against masked captions on CUHK-PEDES, and the paper's figures (arXiv 2406.10845).
 
 Run      python -m launch.sweep launch/sweeps/laip_table5.py --cluster NAME --at-most 8 --data.root DIR
 Then     tbps results runs

@@ -1,4 +1,4 @@
-"""LAIP, Table VI: fine-tuning on COCO first, and the paper's figures on CUHK-PEDES (papers: laip).
+"""LAIP, Table VI: fine-tuning on COCO first, and the paper's figures on CUHK-PEDES (arXiv 2406.10845).
 
 Run      python -m launch.sweep launch/sweeps/laip_table6.py --cluster NAME --at-most 8 --data.root DIR
 Then     tbps results runs

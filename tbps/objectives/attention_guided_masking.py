@@ -1,4 +1,4 @@
-"""Attention-guided masking: words that [CLS] attends to are masked more often. Source: AGA, Sec. III-B (papers: aga).
+"""Attention-guided masking: words that [CLS] attends to are masked more often. Source: AGA, Sec. III-B (arXiv 2412.15106).
 
 Shapes: K text layers, B captions, L tokens of the longest.
 """

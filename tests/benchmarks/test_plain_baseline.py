@@ -52,7 +52,7 @@ def test_the_baseline_reproduces_the_recorded_official_step(name: str) -> None:
     recorded = Recorded(name)
     method: Any = recorded_method(recorded, mlm_soft="vocabulary", padding="packed")
     batch, draws = inputs(recorded)
-    method.advance_momentum()  # the official forward moves the momentum encoder first
+    method.past.advance()  # the official forward moves the momentum encoder first
     losses = PlainStep(method)(batch, draws)
     for loss in ("cl", "pitm", "prd", "mrtd") + (("attribute",) if name == "mars" else ()):
         assert_close(losses[loss], recorded.tensors[f"expected.loss.{loss}"], loss)
@@ -84,6 +84,6 @@ def test_momentum() -> None:
     other = build("mars", quick=True)
     other.load_state_dict(method.state_dict())
     plain_momentum(other.momentum_encoder, other.online, 0.995)
-    method.advance_momentum()
+    method.past.advance()
     for found, expected in zip(method.momentum_encoder.parameters(), other.momentum_encoder.parameters()):
         assert_close(found, expected, "momentum_encoder", tolerance=1e-6)

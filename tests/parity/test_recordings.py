@@ -34,7 +34,7 @@ def test_settings_come_from_the_recording(other: Path) -> None:
     config = recorded.about["config"]
     assert method.weights == dict(zip(config["loss_order"], config["loss_weights"], strict=True))
     assert sorted(method.weights.values()) == [0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75]
-    assert method.momentum == 0.9
+    assert method.past.momentum == 0.9
     optimiser = optimiser_settings(recorded.about[recordings.TABLES])
     assert (optimiser.lr, optimiser.weight_decay) == (2e-5, 0.1)
     assert [(rule.pattern, rule.factor) for rule in optimiser.rules] == [

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from tbps.convert.official import to_official
 from tbps.data.batch import Batch, Draws
-from tbps.methods.albef.cross_calls import PackedCaptions
-from tbps.methods.albef.pending_negatives import PendingNegatives
+from tbps.methods.albef.cross_calls import PackedCaptions, encode_text
+from tbps.methods.albef.rasa_step import RasaStep
 from tbps.objectives.hard_negatives import negative_weights
 from tbps.objectives.itc import Contrast, Features
 
@@ -29,7 +29,7 @@ def test_losses_gradients_and_state(name: str) -> None:
     recorded = Recorded(name)
     method = build(recorded)
     batch, draws = inputs(recorded)
-    method.advance_momentum()  # the official forward moves the momentum encoder first
+    method.past.advance()  # the official forward moves the momentum encoder first
     losses, _ = method(batch, draws)
     for loss, value in losses.items():
         close(value, recorded.tensors[f"expected.loss.{OFFICIAL_LOSS.get(loss, loss)}"], loss)
@@ -46,10 +46,10 @@ def test_losses_gradients_and_state(name: str) -> None:
     close(norms, recorded.tensors["expected.grad_norms"], "gradient norms")
     close(norms.norm(), recorded.tensors["expected.grad_norm_total"].reshape(()), "gradient norm")
     assert set(names) == set(gradients)
-    momentum = method.momentum
-    method.momentum = 1.0  # the recorded state was taken before the next move of the momentum encoder
+    momentum = method.past.momentum
+    method.past.momentum = 1.0  # the recorded state was taken before the next move of the momentum encoder
     method.after_step()
-    method.momentum = momentum
+    method.past.momentum = momentum
     state = to_official(method.state_dict(), bert_level=name != "albef")
     for key, expected in recorded.part("expected.after.").items():
         close(state[key], expected, f"{key} after the step")
@@ -61,7 +61,7 @@ class Stepped:
     def __init__(self, recorded: Recorded, method: Any, batch: Batch, draws: Draws) -> None:
         self.tensors, self.method, self.batch = recorded.tensors, method, batch
         self.paired = method.pack_captions(batch.paired, padded=True, group=batch.group_B)
-        self.momentum, self.momentum_token_BPD = method.momentum_features(batch, self.paired)
+        self.momentum, self.momentum_token_BPD = method.past.features(batch, self.paired)
         self.draws = draws
 
     def expect(self, name: str, found: Tensor) -> None:
@@ -89,14 +89,9 @@ class Stepped:
             weight, _ = negative_weights(logit[:, :size], self.batch.identity_B)
             close(weight, expected / expected.sum(1, keepdim=True), f"neg_weights_{name}")
 
-    def pending(self, contrast: Contrast) -> PendingNegatives:
-        return PendingNegatives(
-            i2t_BC=contrast.i2t_BC,
-            t2i_BC=contrast.t2i_BC,
-            identity_B=self.batch.identity_B,
-            group_pairs=self.batch.group_pairs,
-            draws=self.draws,
-        )
+    @property
+    def rasa(self) -> RasaStep:
+        return RasaStep(self.method, self.method.tasks, self.batch, self.draws)
 
 
 @pytest.mark.parametrize("name", ["rasa", "mars"])
@@ -104,17 +99,17 @@ def test_every_tensor_inside_the_step(name: str) -> None:
     recorded = Recorded(name)
     method: Any = build(recorded)
     batch, draws = inputs(recorded)
-    method.advance_momentum()
+    method.past.advance()
     step = Stepped(recorded, method, batch, draws)
-    step.expect("text_embeds_m", step.padded(method.encode_text(method.momentum_encoder, step.paired), step.paired))
+    step.expect("text_embeds_m", step.padded(encode_text(method.momentum_encoder.text_encoder, step.paired), step.paired))
     online = method.encode_online(batch, step.paired)
     step.expect("image_embeds", online.token_BPD)
     step.expect("text_embeds", step.padded(online.hidden_ND, step.paired))
-    contrast = method.contrast(batch, online.features, step.momentum, intra=True)
+    _, contrast, pending = step.rasa.contrast(online, step.momentum)
     step.check_contrast(contrast, online.features)
-    words = method.word_task(batch, draws, method.mlm_mask(draws), step.momentum_token_BPD)
+    words = step.rasa.word_task(step.rasa.mlm_mask(), step.momentum_token_BPD)
     check_words(step, words)
-    matched = method.match_step(batch, online, words, step.pending(contrast))
+    matched = step.rasa.match(online, words, pending)
     check_matching(step, words, matched)
     if name == "mars":
         predicted, removed = method.rebuild(online.patch_BND, online.paired, online.hidden_ND, draws["mae"])
@@ -130,8 +125,8 @@ def check_words(step: Stepped, words: Any) -> None:
     close(label, step.tensors["draws.mlm.labels"], "labels")
     close(words.momentum_logit_MV, step.tensors["expected.mlm_logits_m"][words.chosen], "mlm_logits_m")
     step.expect("mrtd.input_ids", step.padded(words.corrupted.token_id_N, own))
-    momentum_encoder = step.method.cross_captions(
-        step.method.momentum_encoder, [words.masked, words.generator], step.momentum_token_BPD, group_B=step.batch.group_B
+    momentum_encoder = step.rasa.cross_captions(
+        step.method.momentum_encoder, [words.masked, words.generator], step.momentum_token_BPD
     )
     rows = momentum_encoder.layout.rows(step.batch.num_pairs + own.layout.sequence_N, own.layout.position_N)
     step.expect(
@@ -155,26 +150,22 @@ def check_matching(step: Stepped, words: Any, matched: Any) -> None:
     step.expect("mrtd.labels", label)
     step.expect("itm_labels", (torch.arange(3 * pairs) < pairs).long())
     for alpha, half in ((0.0, "hard"), (1.0, "soft")):
-        method.max_alpha = alpha
-        step.expect(f"loss.mlm_{half}", method.word_losses(step.batch, words, matched)["mlm"])
+        method.past.max_alpha = alpha
+        step.expect(f"loss.mlm_{half}", step.rasa.word_losses(words, matched)["mlm"])
 
 
 def test_every_tensor_inside_albefs_step() -> None:
     recorded = Recorded("albef")
     method: Any = build(recorded)
     batch, draws = inputs(recorded)
-    method.advance_momentum()
+    method.past.advance()
     step = Stepped(recorded, method, batch, draws)
-    token_BPD = method.online.image_encoder(batch.image_BCHW)
-    hidden_ND = method.encode_text(method.online, step.paired)
-    step.expect("image_embeds", token_BPD)
-    step.expect("text_embeds", step.padded(hidden_ND, step.paired))
-    online = Features(
-        image_BE=method.online.image_feature(token_BPD),
-        caption_BE=method.online.caption_feature(hidden_ND[step.paired.packing.first_S]),
-    )
-    step.check_contrast(method.contrast(batch, online, step.momentum, intra=False), online)
-    method.max_alpha = 0.0
+    online = method.encode_online(batch, step.paired)
+    step.expect("image_embeds", online.token_BPD)
+    step.expect("text_embeds", step.padded(online.hidden_ND, step.paired))
+    contrast, _ = method.contrast(batch, draws, online, step.momentum, intra=False)
+    step.check_contrast(contrast, online.features)
+    method.past.max_alpha = 0.0
     step.expect("loss.ita_distill_false", method(batch, draws)[0]["itc"])
 
 
@@ -186,7 +177,7 @@ def test_the_vocabulary_term_differs_from_the_official_typo_as_recorded() -> Non
         pytest.skip("the recording does not say what the other reading gives")
     method = build(recorded, mlm_soft="vocabulary", padding="packed")
     batch, draws = inputs(recorded)
-    method.advance_momentum()
+    method.past.advance()
     losses, _ = method(batch, draws)
     assert losses["mlm"].item() == pytest.approx(misreadings[misread]["mlm"], rel=1e-5)
     for name in ("cl", "pitm", "prd", "mrtd", "attribute"):  # padding does not reach these

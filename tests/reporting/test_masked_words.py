@@ -83,7 +83,7 @@ def test_words_are_those_that_the_training_step_chooses(p_tem: float, split: tup
         assert " ".join(word.text for word in caption) == encoder.clean(text)
         for word in caption:
             assert (word.enriched != word.text) == (word.masked_pieces > 0 and p_tem > 0)
-    assert not method._pending
+    assert not method.past.pending
 
 
 def test_the_page_shows_words_as_text(tmp_path: Path, split: tuple[EvaluationSet, CaptionEncoder]) -> None:

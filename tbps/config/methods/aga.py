@@ -36,7 +36,7 @@ class AgaWeights:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Aga(AlbefFamily):
-    """AGA: RaSa with attention-guided masking and text enrichment (papers: aga)."""
+    """AGA: RaSa with attention-guided masking and text enrichment (arXiv 2412.15106)."""
 
     MODULE: ClassVar[str] = "tbps.methods.albef.aga"
     weights: AgaWeights = AgaWeights()

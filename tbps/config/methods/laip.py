@@ -39,7 +39,7 @@ class LaipWeights:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Laip(AlbefFamily):
-    """LAIP: ALBEF with a fusion triplet, attention-weighted phrases and masked phrases (papers: laip)."""
+    """LAIP: ALBEF with a fusion triplet, attention-weighted phrases and masked phrases (arXiv 2406.10845)."""
 
     MODULE: ClassVar[str] = "tbps.methods.albef.laip"
     weights: LaipWeights = LaipWeights()

@@ -42,7 +42,7 @@ class MarsWeights:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Mars(AlbefFamily):
-    """MARS: RaSa with full cross-attention, attribute loss and text-aware MAE (papers: mars)."""
+    """MARS: RaSa with full cross-attention, attribute loss and text-aware MAE (arXiv 2407.04287)."""
 
     MODULE: ClassVar[str] = "tbps.methods.albef.mars"
     bert: Bert = Bert(full_cross_attention=True)

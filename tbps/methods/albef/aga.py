@@ -1,4 +1,7 @@
-"""AGA: RaSa with attention-guided masking (AGM) and text enrichment (TEM). Papers: aga; no official code is public.
+"""AGA: RaSa with attention-guided masking (AGM) and text enrichment (TEM).
+
+Knowing Where to Focus: Attention-Guided Alignment for Text-based Person Search (arXiv 2412.15106).
+No official code is public.
 
 Shapes: B pairs, R pairs whose caption is a weak positive, L tokens of the longest, N packed tokens, M masked positions.
 
@@ -7,28 +10,31 @@ What the paper leaves open, and what is done here (ours):
   own captions of weak pairs ride along in that one packed call.
 - MLM keeps BERT's 80 / 10 / 10; enrichment replaces every chosen position, whatever stood there.
 - An enriched caption stands for the own one as the online view: contrast, matching and relation detection see it, while the
-  twin's features, m-RTD and MLM are made of the caption as written. A weak positive is not enriched: the own caption is not
-  shown in such a pair.
+  momentum encoder's features, m-RTD and MLM are made of the caption as written. A weak positive is not enriched: the own
+  caption is not shown in such a pair.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from tbps.config.methods.aga import Aga, AgaWeights
+from tbps.config.methods.aga import Aga
 from tbps.config.needs import Draw
 from tbps.data.batch import Batch, Draws
 from tbps.data.shown_pairs import ShownPairs, ShownSplit
-from tbps.methods.albef.building import family_arguments
-from tbps.methods.albef.cross_calls import PackedCaptions
+from tbps.methods.albef.building import Backbone, build_backbone
+from tbps.methods.albef.cross_calls import PackedCaptions, encode_text
+from tbps.methods.albef.family import AlbefFamily
 from tbps.methods.albef.masked_words import show_masked_words, training_step
-from tbps.methods.albef.rasa import RasaMethod, WordTask
+from tbps.methods.albef.rasa import RasaMethod
+from tbps.methods.albef.rasa_step import RasaStep, RasaTasks, WordTask
 from tbps.methods.exhibit import Exhibit
 from tbps.methods.host_copy import HostCopy
 from tbps.methods.method import LossesAndNumbers
@@ -66,14 +72,19 @@ class PreparedWords:
     """The paired captions as the online encoders see them, some of them enriched."""
 
 
-class AgaMethod(RasaMethod):
+class AgaMethod(AlbefFamily):
     """Losses: RaSa's. Numbers: masked_ratio, the share of words that MLM masks, and vacuous_share, the share of semantically
     vacuous words among them (0 where the captions do not mark them); means over groups."""
 
+    TRAINERS: ClassVar[Mapping[str, tuple[str, ...]]] = RasaMethod.TRAINERS
+    MATCHING: ClassVar[tuple[str, ...]] = RasaMethod.MATCHING
+    UNREAD: ClassVar[tuple[str, ...]] = RasaMethod.UNREAD
+
     def __init__(
         self,
+        backbone: Backbone,
         *,
-        weights: AgaWeights,
+        weights: Mapping[str, float],
         masking: Literal["attention", "random", "picked"],
         aggregation: Aggregation,
         beta: float,
@@ -83,23 +94,45 @@ class AgaMethod(RasaMethod):
         masked_share: float,
         p_tem: float,
         candidates: int,
+        mlm_probability: float,
+        mrtd_probability: float,
         draws: tuple[Draw, ...],
-        **rasa: Any,
     ) -> None:
-        super().__init__(weights=weights, mlm_soft="vocabulary", **rasa)
+        predicts_words = bool(weights["mlm"] or weights["mrtd"])
+        super().__init__(backbone, weights=weights, word_head=predicts_words)
+        width = self.online.text_encoder.width
+        self.prd_head = nn.Linear(width, 2)
+        self.mrtd_head = nn.Linear(width, 2) if predicts_words else None
+        self.mlm_probability = mlm_probability
+        self.tasks = RasaTasks(
+            prd_head=self.prd_head,
+            mrtd_head=self.mrtd_head,
+            mlm_probability=mlm_probability,
+            mrtd_probability=mrtd_probability,
+        )
+        self.rest_unused(self.prd_head)
         self.masking, self.aggregation, self.beta = masking, aggregation, beta
         self.attention_temperature, self.alpha_1, self.alpha_2 = attention_temperature, alpha_1, alpha_2
         self.masked_share, self.p_tem, self.candidates, self.draws = masked_share, p_tem, candidates, draws
 
     def forward(self, batch: Batch, draws: Draws) -> LossesAndNumbers:
-        """Losses and numbers. The wait for the masks is hidden behind the momentum encoder's image encoder."""
-        if self.mrtd_head is None:
-            return super().forward(batch, draws)
-        prepared = self.prepare_words(batch, draws)
-        words = prepared.words
-        online = self.encode_online(batch, prepared.paired)
-        contrast, pending = self.contrast_step(batch, draws, online, prepared.momentum)
-        return self.losses(batch, draws, online, contrast, pending, words), self.numbers(batch, words)
+        """See the base class. The wait for the masks is hidden behind the momentum encoder's image encoder."""
+        step = RasaStep(self, self.tasks, batch, draws)
+        prepared = None if self.mrtd_head is None else self.prepare_words(batch, draws)
+        if prepared is None:
+            paired, words = step.pack(), None
+            momentum, _ = self.past.features(batch, paired)
+        else:
+            paired, words, momentum = prepared.paired, prepared.words, prepared.momentum
+        online = self.encode_online(batch, paired)
+        cl, _, pending = step.contrast(online, momentum)
+        losses = {"cl": cl}
+        if pending is not None:
+            matched = step.match(online, words, pending)
+            losses |= step.matching_losses(matched)
+            if words is not None:
+                losses |= step.word_losses(words, matched)
+        return losses, {} if words is None else self.numbers(batch, words)
 
     @torch.no_grad()
     def prepare_words(self, batch: Batch, draws: Draws) -> PreparedWords:
@@ -107,11 +140,12 @@ class AgaMethod(RasaMethod):
 
         Only where a loss needs words: `mrtd_head` is None elsewhere.
         """
-        paired = self.pack_captions(batch.paired, group=batch.group_B)
+        step = RasaStep(self, self.tasks, batch, draws)
+        paired = step.pack()
         differs_R = differing(batch)
         text = self.read_captions(batch, differs_R)
-        momentum, momentum_token_BPD = self.momentum_features(batch, paired, cls_BD=text.cls_BD)
-        words = self.word_task(batch, draws, self.choose_words(batch, draws, text.probability), momentum_token_BPD)
+        momentum, momentum_token_BPD = self.past.features(batch, paired, cls_BD=text.cls_BD)
+        words = step.word_task(self.choose_words(step, text.probability), momentum_token_BPD)
         enriched = self.enrich(paired, words, draws, differs_R)
         return PreparedWords(momentum=momentum, words=words, paired=enriched)
 
@@ -120,7 +154,7 @@ class AgaMethod(RasaMethod):
         """One packed text pass of the momentum encoder; what its [CLS] tokens attend to starts its way to the host."""
         if self.masking != "attention":
             paired = self.pack_captions(batch.paired, group=batch.group_B)
-            hidden_ND = self.encode_text(self.momentum_encoder, paired)
+            hidden_ND = encode_text(self.momentum_encoder.text_encoder, paired)
             return MomentumText(cls_BD=hidden_ND.index_select(0, paired.packing.first_S), probability=None)
         group_S = np.concatenate([batch.group_B, batch.group_B[differs_R]])
         shown = self.pack_captions(_join(batch.paired, batch.own, differs_R), group=group_S)
@@ -142,9 +176,10 @@ class AgaMethod(RasaMethod):
         cls_BD = hidden_ND.index_select(0, shown.packing.first_S[: batch.num_pairs])
         return MomentumText(cls_BD=cls_BD, probability=HostCopy(probability_BL))
 
-    def choose_words(self, batch: Batch, draws: Draws, probability: HostCopy | None) -> TokenMask:
+    def choose_words(self, step: RasaStep, probability: HostCopy | None) -> TokenMask:
         """What MLM masks: words chosen by attention, or among vacuous ones; as RaSa does where both are off."""
-        ids_BL, mask = batch.own.token_ids_BL, self.mlm_mask(draws)
+        batch, draws = step.batch, step.draws
+        ids_BL, mask = batch.own.token_ids_BL, step.mlm_mask()
         if self.masking == "random":
             return mask
         if probability is not None:
@@ -249,8 +284,8 @@ def _join(first: Captions, second: Captions, rows: Index) -> Captions:
 def build(config: Aga, *, image_px: tuple[int, int]) -> AgaMethod:
     """The method with random weights."""
     return AgaMethod(
-        **family_arguments(config, image_px=image_px),
-        weights=config.weights,
+        build_backbone(config, image_px=image_px),
+        weights=asdict(config.weights),
         masking=config.masking,
         aggregation=config.aggregation,
         beta=config.beta,

@@ -1,6 +1,6 @@
 """Which captions are shown to which images in one packed cross-encoder call.
 
-Shapes: S sequences of N tokens in all, I images of P tokens, D width.
+Shapes: B captions in groups G, S sequences of N tokens in all, I images of P tokens, D width.
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from tbps.nn.bert import Bert, CrossRecord
 from tbps.nn.packing import Index, Layout, Packing, lay_out, upload
+from tbps.text.token_batch import Captions
 
 
 @dataclass(kw_only=True)
@@ -23,6 +25,31 @@ class PackedCaptions:
     packing: Packing
     token_id_N: Tensor
     """On the device."""
+
+
+def pack_captions(
+    captions: Captions, device: torch.device, *, group: Index | None = None, padded: bool = False
+) -> PackedCaptions:
+    """Lay captions out; group: of each caption; `padded` also computes padding up to the longest of each group."""
+    keys_B = np.asarray(captions.lengths, np.int64)
+    tokens_B = _longest_of_group(keys_B, group) if padded else keys_B
+    layout = lay_out(tokens_B, keys=keys_B, group=group)
+    ids_N = captions.token_ids_BL.numpy()[layout.sequence_N, layout.position_N]
+    return PackedCaptions(layout=layout, packing=layout.to(device), token_id_N=upload([ids_N], device)[0])
+
+
+def encode_text(text: Bert, captions: PackedCaptions) -> Tensor:
+    """Captions through the text layers alone: (N, D)."""
+    return text.encode_text(text.embed(captions.token_id_N, captions.packing), captions.packing)
+
+
+def _longest_of_group(length_B: Index, group_B: Index | None) -> Index:
+    if group_B is None:
+        return np.full_like(length_B, length_B.max())
+    _, place_B = np.unique(group_B, return_inverse=True)
+    longest_G = np.zeros(place_B.max() + 1, np.int64)
+    np.maximum.at(longest_G, place_B, length_B)
+    return longest_G[place_B]
 
 
 @dataclass(kw_only=True)
@@ -60,7 +87,7 @@ def sequences(captions: PackedCaptions, *, offset: int, image: Index, caption: I
 
 @dataclass(kw_only=True)
 class CrossPass:
-    """A packed cross-encoder call that was made."""
+    """Output of `cross_encode`: states of all tokens of all sequences, and where each of them lies."""
 
     layout: Layout
     packing: Packing

@@ -1,10 +1,13 @@
-"""LAIP: ALBEF with a fusion triplet, attention-weighted phrases and masked phrases. Papers: laip; no public official code.
+"""LAIP: ALBEF with a fusion triplet, attention-weighted phrases and masked phrases.
+
+Learning Local Alignment from Image-Phrase Modeling for Text-based Person Search (arXiv 2406.10845).
+No official code is public.
 
 Shapes: B pairs, R = 3B matching rows, N packed tokens, M phrases, I images (= B), Q phrases of the image with the most,
 P image tokens, D width, E features, V words.
 
 Two stages (Sec. II-C): contrast and matching alone before the schedule's last stage, everything in it. The schedule starts
-anew there, with a new optimiser state; twin, queue and the weight of soft targets go on.
+anew there, with a new optimiser state; momentum encoder, queue and the weight of soft targets go on.
 
 What the paper leaves open, and what is done here (ours):
 - A phrase is an attribute chunk (tbps/text/chunks.py): nouns with their adjectives, without articles; its masked word is one
@@ -17,20 +20,23 @@ What the paper leaves open, and what is done here (ours):
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tbps.config.methods.laip import Laip, LaipWeights
+from tbps.config.methods.laip import Laip
 from tbps.data.batch import Batch, Draws
 from tbps.data.shown_pairs import ShownSplit
-from tbps.methods.albef.albef import AlbefMethod, Encoded
-from tbps.methods.albef.building import family_arguments
-from tbps.methods.albef.cross_calls import CrossPass, CrossSequences, PackedCaptions, cross_encode, sequences
+from tbps.methods.albef.building import Backbone, build_backbone
+from tbps.methods.albef.cross_calls import CrossPass, PackedCaptions, cross_encode, encode_text, sequences
+from tbps.methods.albef.family import AlbefFamily
+from tbps.methods.albef.matching import Further, Online, whole_batch
+from tbps.methods.albef.pending_negatives import PendingNegatives
 from tbps.methods.albef.phrase_maps import NUM_QUERIES, show_phrase_maps
 from tbps.methods.exhibit import Exhibit
 from tbps.methods.method import LossesAndNumbers
@@ -40,7 +46,6 @@ from tbps.nn.packing import Index, Packing, lay_out, upload
 from tbps.objectives.bidirectional_attention import Attention, Combination, backward_attention, patch_weights
 from tbps.objectives.fusion_triplet import fusion_triplet_loss
 from tbps.objectives.group_mean import group_mean
-from tbps.objectives.itm import matching_loss
 from tbps.objectives.masking import mask_tokens, token_mask
 from tbps.objectives.phrase_contrast import phrase_candidates, phrase_contrast_loss
 from tbps.objectives.phrases import PhraseTable, phrase_table
@@ -58,6 +63,11 @@ class Phrases:
     per_image: Packing
     """M sequences of one token: their places in the (I, Q) grid of images and their phrases."""
 
+    def masked_rows(self) -> Index:
+        """Which of `packed` are masked."""
+        count = len(self.table.caption_M)
+        return np.arange(count, 2 * count)
+
 
 @dataclass(kw_only=True)
 class PhraseMaps:
@@ -70,48 +80,65 @@ class PhraseMaps:
 
 @dataclass(kw_only=True)
 class Looks:
-    """What phrases attend to."""
+    """Attention of each phrase's [CLS] to the image tokens, mean over heads, (I, Q, P)."""
 
     forward_IQP: Tensor
+    """Weights of the softmax."""
     backward_IQP: Tensor
+    """By the gradient of the true word's score."""
 
 
-class LaipMethod(AlbefMethod):
+class LaipMethod(AlbefFamily):
     """Losses: itc, itm, and in the last stage triplet, bidir, mpm, mlm where they have a weight. Number: phrases, how many a
     caption has, on average."""
 
+    TRAINERS: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "itm_head.": ("itm", "triplet"),
+        "online.word_head.": ("mpm", "mlm"),
+        "online.image_projection.": ("itc", "bidir"),
+        "online.text_projection.": ("itc", "bidir"),
+    }
+    MATCHING: ClassVar[tuple[str, ...]] = ("itm",)
+
     def __init__(
         self,
+        backbone: Backbone,
         *,
-        weights: LaipWeights,
+        weights: Mapping[str, float],
         margin: float,
         attention: Attention,
         combination: Combination,
         attention_layer: int,
         mlm_probability: float,
-        **family: Any,
     ) -> None:
-        learns_words = bool(weights.mpm or weights.mlm)
-        scores_words = bool(weights.bidir) and attention != "forward"
-        super().__init__(weights=weights, word_head=learns_words or scores_words, **family)
-        self.margin, self.attention, self.combination, self.attention_layer = margin, attention, combination, attention_layer
+        learns_words = bool(weights["mpm"] or weights["mlm"])
+        scores_words = bool(weights["bidir"]) and attention != "forward"
+        super().__init__(backbone, weights=weights, word_head=learns_words or scores_words)
         self.learns_words = learns_words
-        if learns_words:
-            self.online.word_head.requires_grad_(True)  # type: ignore[union-attr]
+        self.margin, self.attention, self.combination, self.attention_layer = margin, attention, combination, attention_layer
         self.mlm_probability = mlm_probability
+        if self.online.word_head is not None:
+            self.online.word_head.requires_grad_(self.learns_words)
 
     def forward(self, batch: Batch, draws: Draws) -> LossesAndNumbers:
         """See the base class."""
-        encoded = self.encode(batch, draws)
+        paired = self.pack_captions(batch.paired, group=batch.group_B)
+        momentum, _ = self.past.features(batch, paired)
+        online = self.encode_online(batch, paired)
+        contrast, pending = self.contrast(batch, draws, online, momentum, intra=False)
+        assert pending is not None, "matching always has a weight in LAIP"
+        losses = {"itc": (contrast.loss["i2t"] + contrast.loss["t2i"]) / 2}
+        numbers: dict[str, Tensor] = {}
         if not batch.last_stage:
-            return {"itc": encoded.itc, "itm": self.match(batch, encoded) + self._idle_word_head(encoded)}, {}
+            cls_RD = self.matching.cls_states(batch, self.matching.cross(batch, online, pending.wait()))
+            losses["itm"] = self.matching.loss(batch, self.itm_head(cls_RD), pending) + self._idle_word_head(online)
+            return losses, numbers
         phrases = self.read_phrases(batch, draws) if self.weights["bidir"] or self.weights["mpm"] else None
         masked = self._mask_captions(batch, draws) if self.weights["mlm"] else None
-        crossed = self._cross(batch, encoded, phrases, None if masked is None else masked[0])
-        losses = {"itc": encoded.itc} | self._global_losses(batch, encoded, crossed)
-        numbers: dict[str, Tensor] = {}
+        crossed = self._cross(batch, online, pending, phrases, None if masked is None else masked[0])
+        losses |= self._global_losses(batch, crossed, pending)
         if phrases is not None:
-            losses |= self._phrase_losses(batch, encoded, phrases, crossed)
+            losses |= self._phrase_losses(batch, online, phrases, crossed)
             # full() is a fill on the device; tensor() would be a copy that waits for it
             numbers["phrases"] = torch.full((), phrases.table.num_phrases / batch.num_pairs, device=self.device)
         if masked is not None:
@@ -137,15 +164,9 @@ class LaipMethod(AlbefMethod):
         return Phrases(
             table=table,
             packed=packed,
-            hidden_ND=self.encode_text(self.online, packed),
+            hidden_ND=encode_text(self.online.text_encoder, packed),
             per_image=one_token.to(self.device),
         )
-
-    def _shown(self, phrases: Phrases, *, offset: int) -> CrossSequences:
-        """Masked phrases, each with the image of its caption."""
-        count = len(phrases.table.caption_M)
-        masked = np.arange(count, 2 * count)
-        return sequences(phrases.packed, offset=offset, image=phrases.table.caption_M, caption=masked)
 
     @torch.no_grad()
     def phrase_maps(self, image_BCHW: Tensor, captions: Captions) -> PhraseMaps:
@@ -158,7 +179,7 @@ class LaipMethod(AlbefMethod):
                 ids_N=phrases.packed.token_id_N,
                 hidden_ND=phrases.hidden_ND,
                 image_IPD=self.online.image_encoder(image_BCHW),
-                shown=self._shown(phrases, offset=0),
+                shown=sequences(phrases.packed, offset=0, image=phrases.table.caption_M, caption=phrases.masked_rows()),
                 record_layer=self.attention_layer,
             )
             looks = self.look(phrases, crossed, first=0)
@@ -245,38 +266,36 @@ class LaipMethod(AlbefMethod):
 
     # -- losses ------------------------------------------------------------------------------------------------------------
 
-    def _cross(self, batch: Batch, encoded: Encoded, phrases: Phrases | None, masked: PackedCaptions | None) -> CrossPass:
+    def _cross(
+        self,
+        batch: Batch,
+        online: Online,
+        pending: PendingNegatives,
+        phrases: Phrases | None,
+        masked: PackedCaptions | None,
+    ) -> CrossPass:
         """The one packed call: 3B matching rows, then masked phrases, then masked captions."""
-        ids, hidden = [encoded.captions.token_id_N], [encoded.hidden_ND]
-        assert encoded.pending is not None, "matching always has a weight in LAIP"
-        negatives = encoded.pending.wait()
-        shown = [sequences(encoded.captions, offset=0, image=negatives.images(), caption=negatives.captions())]
+        negatives = pending.wait()
+        further = []
         if phrases is not None:
-            shown.append(self._shown(phrases, offset=len(ids[0])))
-            ids, hidden = [*ids, phrases.packed.token_id_N], [*hidden, phrases.hidden_ND]
+            caption_M, rows = phrases.table.caption_M, phrases.masked_rows()
+            further.append(Further(captions=phrases.packed, hidden_ND=phrases.hidden_ND, image=caption_M, rows=rows))
         if masked is not None:
-            shown.append(sequences(masked, offset=sum(map(len, ids)), image=np.arange(batch.num_pairs)))
-            ids, hidden = [*ids, masked.token_id_N], [*hidden, self.encode_text(self.online, masked)]
-        return cross_encode(
-            self.online.text_encoder,
-            ids_N=torch.cat(ids),
-            hidden_ND=torch.cat(hidden),
-            image_IPD=encoded.token_BPD,
-            shown=CrossSequences.join(shown),
-            group_I=batch.group_B,
-            record_layer=self.attention_layer if self.weights["bidir"] else None,
-        )
+            hidden_ND = encode_text(self.online.text_encoder, masked)
+            further.append(Further(captions=masked, hidden_ND=hidden_ND, image=whole_batch(batch)))
+        record_layer = self.attention_layer if self.weights["bidir"] else None
+        return self.matching.cross(batch, online, negatives, further=further, record_layer=record_layer)
 
-    def _global_losses(self, batch: Batch, encoded: Encoded, crossed: CrossPass) -> dict[str, Tensor]:
-        logit_R2 = self.itm_head(crossed.hidden_ND.index_select(0, crossed.packing.first_S[: 3 * batch.num_pairs]))
-        assert encoded.pending is not None
-        rows: dict[str, Any] = {"has_negative_B": encoded.pending.has_B, "group_pairs": batch.group_pairs}
-        losses = {"itm": matching_loss(logit_R2, **rows)}
+    def _global_losses(self, batch: Batch, crossed: CrossPass, pending: PendingNegatives) -> dict[str, Tensor]:
+        logit_R2 = self.itm_head(self.matching.cls_states(batch, crossed))
+        losses = {"itm": self.matching.loss(batch, logit_R2, pending)}
         if self.weights["triplet"]:
-            losses["triplet"] = fusion_triplet_loss(logit_R2[:, 1], margin=self.margin, **rows)
+            losses["triplet"] = fusion_triplet_loss(
+                logit_R2[:, 1], margin=self.margin, has_negative_B=pending.has_B, group_pairs=batch.group_pairs
+            )
         return losses
 
-    def _phrase_losses(self, batch: Batch, encoded: Encoded, phrases: Phrases, crossed: CrossPass) -> dict[str, Tensor]:
+    def _phrase_losses(self, batch: Batch, online: Online, phrases: Phrases, crossed: CrossPass) -> dict[str, Tensor]:
         table, first = phrases.table, 3 * batch.num_pairs
         weight_M = torch.from_numpy(table.weight_M).to(self.device, non_blocking=True)
         losses: dict[str, Tensor] = {}
@@ -287,19 +306,17 @@ class LaipMethod(AlbefMethod):
             losses["mpm"] = (weight_M * F.cross_entropy(logit_MV.float(), label_M, reduction="none")).sum()
         if self.weights["bidir"]:
             looks = self.look(phrases, crossed, first=first, logit_MV=logit_MV)
-            losses["bidir"] = self._bidirectional_loss(batch, encoded, phrases, looks, weight_M)
+            losses["bidir"] = self._bidirectional_loss(batch, online, phrases, looks, weight_M)
         return losses
 
-    def _bidirectional_loss(
-        self, batch: Batch, encoded: Encoded, phrases: Phrases, looks: Looks, weight_M: Tensor
-    ) -> Tensor:
+    def _bidirectional_loss(self, batch: Batch, online: Online, phrases: Phrases, looks: Looks, weight_M: Tensor) -> Tensor:
         table = phrases.table
         caption_M, words_M = upload([table.caption_M, table.words_M], self.device)
         whole_M = phrases.packed.packing.first_S[: len(table.caption_M)]
         candidate_MM = phrase_candidates(
             batch.identity_B.index_select(0, caption_M), caption_M // batch.group_pairs, words_M
         )
-        image_ME = self.guided_features(looks, phrases, encoded.token_BPD)
+        image_ME = self.guided_features(looks, phrases, online.token_BPD)
         phrase_ME = self.online.caption_feature(phrases.hidden_ND.index_select(0, whole_M))
         with torch.autocast(self.device.type, enabled=False):
             return phrase_contrast_loss(
@@ -325,16 +342,16 @@ class LaipMethod(AlbefMethod):
         value_K = F.cross_entropy(logit_KV.float(), label_K, reduction="none")
         return group_mean(value_K, group_K, num_groups=batch.num_groups)
 
-    def _idle_word_head(self, encoded: Encoded) -> Tensor | float:
+    def _idle_word_head(self, online: Online) -> Tensor | float:
         """0 times the word head: data-parallel training waits for a gradient of every weight."""
-        return 0.0 * self.online.word_logits(encoded.hidden_ND[:1]).sum() if self.learns_words else 0.0
+        return 0.0 * self.online.word_logits(online.hidden_ND[:1]).sum() if self.learns_words else 0.0
 
 
 def build(config: Laip, *, image_px: tuple[int, int]) -> LaipMethod:
     """The method with random weights."""
     return LaipMethod(
-        **family_arguments(config, image_px=image_px),
-        weights=config.weights,
+        build_backbone(config, image_px=image_px),
+        weights=asdict(config.weights),
         margin=config.margin,
         attention=config.attention,
         combination=config.combination,

@@ -1,25 +1,33 @@
-"""MARS: RaSa with full cross-attention, an attribute loss and a text-aware masked autoencoder (ErgastiAlex/MARS).
+"""MARS: RaSa with full cross-attention, an attribute loss and a text-aware masked autoencoder.
+
+MARS: Paying more attention to visual attributes for text-based person search (arXiv 2407.04287; ErgastiAlex/MARS).
 
 Shapes: B pairs, N patches, M chunks, T tokens of the longest chunk.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tbps.config.methods.mars import Mars, MarsWeights
+from tbps.config.methods.mars import Mars
 from tbps.data.batch import Batch, Draws
 from tbps.data.shown_pairs import ShownPairs, ShownSplit
-from tbps.methods.albef.building import family_arguments
-from tbps.methods.albef.cross_calls import PackedCaptions
-from tbps.methods.albef.rasa import Matched, Online, RasaMethod
+from tbps.methods.albef.building import Backbone, build_backbone
+from tbps.methods.albef.cross_calls import PackedCaptions, encode_text
+from tbps.methods.albef.family import AlbefFamily
+from tbps.methods.albef.matching import Online
+from tbps.methods.albef.rasa import RasaMethod
+from tbps.methods.albef.rasa_step import Matched, RasaStep, RasaTasks
 from tbps.methods.albef.reconstructions import reconstruct, show_reconstructions
 from tbps.methods.exhibit import Exhibit
+from tbps.methods.method import LossesAndNumbers
 from tbps.nn.mae_decoder import MaeDecoder
 from tbps.nn.packing import upload
 from tbps.objectives.attribute import ChunkTable, attribute_loss, chunk_table, chunk_vectors
@@ -27,21 +35,39 @@ from tbps.objectives.mae import keep_patches, patch_pixels, reconstruction_loss
 from tbps.text.token_batch import Captions
 
 
-class MarsMethod(RasaMethod):
+class MarsMethod(AlbefFamily):
     """Losses: RaSa's and mae, attribute. A weight of 0 leaves the loss and its passes out."""
+
+    TRAINERS: ClassVar[Mapping[str, tuple[str, ...]]] = {**RasaMethod.TRAINERS, "itm_head.": ("pitm", "attribute")}
+    MATCHING: ClassVar[tuple[str, ...]] = (*RasaMethod.MATCHING, "attribute")
+    UNREAD: ClassVar[tuple[str, ...]] = RasaMethod.UNREAD
 
     def __init__(
         self,
+        backbone: Backbone,
         *,
-        weights: MarsWeights,
+        weights: Mapping[str, float],
+        mlm_probability: float,
+        mrtd_probability: float,
+        mlm_soft: Literal["vocabulary", "sequence"],
         mae_depth: int,
         mae_heads: int,
         mae_mask_ratio: float,
         attribute_head: Literal["shared", "own"],
-        **rasa: Any,
     ) -> None:
-        super().__init__(weights=weights, **rasa)
+        predicts_words = bool(weights["mlm"] or weights["mrtd"])
+        super().__init__(backbone, weights=weights, word_head=predicts_words)
         image, text = self.online.image_encoder, self.online.text_encoder
+        self.prd_head = nn.Linear(text.width, 2)
+        self.mrtd_head = nn.Linear(text.width, 2) if predicts_words else None
+        self.tasks = RasaTasks(
+            prd_head=self.prd_head,
+            mrtd_head=self.mrtd_head,
+            mlm_probability=mlm_probability,
+            mrtd_probability=mrtd_probability,
+            mlm_soft=mlm_soft,
+        )
+        self.rest_unused(self.prd_head)
         self.mae_mask_ratio = mae_mask_ratio
         self.mae_decoder: MaeDecoder | None = None
         if self.weights["mae"]:
@@ -57,13 +83,32 @@ class MarsMethod(RasaMethod):
         if attribute_head == "own" and self.weights["attribute"]:
             self.attribute_head = nn.Linear(text.width, 2)
 
-    def extra_losses(self, batch: Batch, draws: Draws, online: Online) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, draws: Draws) -> LossesAndNumbers:
+        """See the base class. RaSa's order; the image is rebuilt while the hard negatives are on their way."""
+        step = RasaStep(self, self.tasks, batch, draws)
+        paired = step.pack()
+        momentum, momentum_token_BPD = self.past.features(batch, paired)
+        online = self.encode_online(batch, paired)
+        cl, _, pending = step.contrast(online, momentum)
+        words = None if self.mrtd_head is None else step.word_task(step.mlm_mask(), momentum_token_BPD)
+        losses = {"cl": cl}
+        if self.mae_decoder is not None:
+            losses["mae"] = self.reconstruction_loss(batch, draws, online)
+        if pending is not None:
+            matched = step.match(online, words, pending)
+            losses |= step.matching_losses(matched)
+            if self.weights["attribute"]:
+                losses["attribute"] = self.attribute_loss(batch, matched)
+            if words is not None:
+                losses |= step.word_losses(words, matched)
+        return losses, {}
+
+    def reconstruction_loss(self, batch: Batch, draws: Draws, online: Online) -> Tensor:
         """mae: the image rebuilt from a quarter of its patches and the paired caption."""
-        if self.mae_decoder is None:
-            return {}
-        predicted_BNX, removed_BN = self.rebuild(online.patch_BND, online.paired, online.hidden_ND, draws["mae"].float())
+        noise_BN = draws["mae"].float()
+        predicted_BNX, removed_BN = self.rebuild(online.patch_BND, online.paired, online.hidden_ND, noise_BN)
         pixel_BNX = patch_pixels(batch.image_BCHW, patch_px=self.online.image_encoder.patch_px)
-        return {"mae": reconstruction_loss(predicted_BNX, pixel_BNX, removed_BN)}
+        return reconstruction_loss(predicted_BNX, pixel_BNX, removed_BN)
 
     def rebuild(
         self, patch_BND: Tensor, paired: PackedCaptions, hidden_ND: Tensor, noise_BN: Tensor
@@ -79,11 +124,8 @@ class MarsMethod(RasaMethod):
         bias = self._context_bias(paired)
         return self.mae_decoder(kept_BPD, restore, text_BLD, text_bias=bias), (restore >= keep.shape[1]).float()
 
-    def matching_losses(self, batch: Batch, matched: Matched) -> dict[str, Tensor]:
-        """RaSa's, and attribute: every chunk of the 3B rows through the matching head (or a head of its own)."""
-        losses = super().matching_losses(batch, matched)
-        if not self.weights["attribute"]:
-            return losses
+    def attribute_loss(self, batch: Batch, matched: Matched) -> Tensor:
+        """attribute: every chunk of the 3B rows through the matching head (or a head of its own)."""
         table = chunk_table(
             batch.paired.chunk_id_BL.numpy(),
             matched.negatives.captions(),
@@ -91,7 +133,7 @@ class MarsMethod(RasaMethod):
             group_pairs=batch.group_pairs,
             chunk_weight_BC=None if batch.paired.chunk_weight_BC is None else batch.paired.chunk_weight_BC.numpy(),
         )
-        return losses | {"attribute": self._attribute_loss(table, matched, batch.num_pairs)}
+        return self._attribute_loss(table, matched, batch.num_pairs)
 
     def _attribute_loss(self, table: ChunkTable, matched: Matched, num_pairs: int) -> Tensor:
         rows_MT = matched.crossed.layout.rows(table.row_M[:, None], table.position_MT)
@@ -127,7 +169,7 @@ class MarsMethod(RasaMethod):
         """For reports: predicted pixels (B, N, p * p * 3), normalised as the input, and removed patches (B, N)."""
         patch_BND = self.online.image_encoder.patches(image_BCHW)
         paired = self.pack_captions(captions)
-        hidden_ND = self.encode_text(self.online, paired)
+        hidden_ND = encode_text(self.online.text_encoder, paired)
         return self.rebuild(patch_BND, paired, hidden_ND, noise_BN)
 
 
@@ -141,8 +183,8 @@ def _to(array: NDArray[np.float32], device: torch.device) -> Tensor:
 def build(config: Mars, *, image_px: tuple[int, int]) -> MarsMethod:
     """The method with random weights."""
     return MarsMethod(
-        **family_arguments(config, image_px=image_px),
-        weights=config.weights,
+        build_backbone(config, image_px=image_px),
+        weights=asdict(config.weights),
         mae_depth=config.mae.depth,
         mae_heads=config.mae.heads,
         mae_mask_ratio=config.mae.mask_ratio,

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tbps.config.methods.aga import Aga, AgaWeights
 from tbps.data.batch import Batch, Draws
+from tbps.methods.albef.rasa_step import RasaStep
 from tbps.nn.packing import lay_out
 from tbps.text.token_batch import Captions
 
@@ -87,7 +88,7 @@ def test_attention_masks_equal_a_naive_implementation(config: Aga) -> None:
     method = build(config)
     batch, draws = make_step(config, longest=20)
     select = naive_masks(method, batch, draws, config)
-    assert not torch.equal(select, method.mlm_mask(draws).select_BL)
+    assert not torch.equal(select, RasaStep(method, method.tasks, batch, draws).mlm_mask().select_BL)
     rasa = rasa_like(method, config)
     (losses, numbers), (expected, _) = method(batch, draws), rasa(batch, with_chosen_words(draws, select))
     assert_same(losses, expected)
@@ -156,15 +157,18 @@ def test_enriched_captions_are_the_online_view_of_contrast_and_matching(p_tem: f
     method = build(config)
     rasa = rasa_like(method, config)
     batch, draws = make_step(config, longest=20)
-    momentum, momentum_token_BPD = rasa.momentum_features(batch, rasa.pack_captions(batch.paired))
-    words = rasa.word_task(batch, draws, rasa.mlm_mask(draws), momentum_token_BPD)
+    step = RasaStep(rasa, rasa.tasks, batch, draws)
+    momentum, momentum_token_BPD = rasa.past.features(batch, step.pack())
+    words = step.word_task(step.mlm_mask(), momentum_token_BPD)
     enriched = replace(batch, paired=naive_enrichment(batch, draws, words, config))
     changed = (enriched.paired.token_ids_BL != batch.paired.token_ids_BL).any(1)
     assert changed.any() and not changed[batch.replaced_B.bool()].any()
     assert p_tem == 1.0 or not changed[~batch.replaced_B.bool()].all()
-    online = rasa.encode_online(enriched, rasa.pack_captions(enriched.paired))
-    contrast, pending = rasa.contrast_step(enriched, draws, online, momentum)
-    expected = rasa.losses(enriched, draws, online, contrast, pending, words)
+    step = RasaStep(rasa, rasa.tasks, enriched, draws)
+    online = rasa.encode_online(enriched, step.pack())
+    cl, _, pending = step.contrast(online, momentum)
+    matched = step.match(online, words, pending)
+    expected = {"cl": cl} | step.matching_losses(matched) | step.word_losses(words, matched)
     losses, _ = method(batch, draws)
     assert_same(losses, expected)
     assert_same_gradients(method, losses, rasa, expected)

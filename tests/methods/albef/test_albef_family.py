@@ -84,7 +84,7 @@ def _remember(kept: dict[int, int], tensor: Tensor) -> Tensor:
 def test_soft_targets_rise_over_the_first_epoch(epoch: float, alpha: float) -> None:
     method = build(RASA)
     batch, _ = make_step(RASA, epoch=epoch)
-    assert method.alpha(batch) == pytest.approx(alpha)
+    assert method.past.alpha(batch) == pytest.approx(alpha)
 
 
 @pytest.mark.parametrize("momentum_dropout", [True, False])
@@ -142,14 +142,14 @@ def test_albefs_loss_is_half_of_both_contrasts() -> None:
     method = build(CONFIGS["albef"])
     batch, draws = make_step(CONFIGS["albef"])
     seen: dict[str, Tensor] = {}
-    contrast = method.contrast
+    contrast = method.past.contrast
 
     def remembered(*arguments: Any, **options: Any) -> Any:
         found = contrast(*arguments, **options)
         seen.update(found.loss)
         return found
 
-    method.contrast = remembered
+    method.past.contrast = remembered
     losses, _ = method(batch, draws)
     assert set(seen) == {"i2t", "t2i"}
     assert losses["itc"].item() == pytest.approx((seen["i2t"].item() + seen["t2i"].item()) / 2)

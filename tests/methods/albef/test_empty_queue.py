@@ -67,6 +67,6 @@ def test_the_share_is_told() -> None:
         "10 of the queue's 10 places were empty in the first step: left out of the contrast until they are filled"
     )
     method.queue.identity_K.fill_(3)
-    method._first_empty = None
+    method.past.first_empty = None
     method(batch, draws)
     assert method.first_step_in_words() == ""
