@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -17,7 +17,8 @@ from tbps.config.encoders import Bert, MaeDecoder, Vit
 from tbps.config.methods.aga import Aga
 from tbps.config.methods.albef import AlbefWeights
 from tbps.config.methods.laip import LaipWeights
-from tbps.config.methods.mars import MarsWeights
+from tbps.config.methods.mars import Mars, MarsWeights
+from tbps.config.needs import Needs
 from tbps.config.optim import Optimiser, Rule
 from tbps.config.ranges import Range, ranges_of
 from tbps.config.run import Run
@@ -118,6 +119,21 @@ def aga_without_words() -> Run:
     return replace(run, method=replace(run.method, candidates=601))
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Unpaired(Mars):
+    """MARS, if it made nothing of weak positives."""
+
+    def needs(self, image_px: tuple[int, int]) -> Needs:
+        """As MARS's without them."""
+        return replace(Mars.needs(self, image_px), weak_positives=False)
+
+
+def unpaired() -> Run:
+    """MARS's tiny, which swaps a tenth of all captions."""
+    method = mars.tiny().method
+    return tiny_mars(method=Unpaired(**{field.name: getattr(method, field.name) for field in fields(method)}))
+
+
 UNFIT = {
     "width and heads": (
         lambda: Vit(width=64, heads=3),
@@ -190,6 +206,10 @@ UNFIT = {
     "a warm-up in epochs from above": (
         lambda: tiny_mars(schedule=Schedule(epochs=2, warmup_epochs=1, warmup_lr=0.1)),
         "schedule.warmup_lr is 0.1, expected at most optim.lr (0.002): the rate would fall in the warm-up",
+    ),
+    "weak positives that the method makes nothing of": (
+        unpaired,
+        "data.weak_positive_probability is 0.1, and Unpaired makes nothing of a caption that was swapped for another;",
     ),
     "re-ranking by a head that nothing trains": (
         lambda: mars_with(weights=MarsWeights(pitm=0)),
