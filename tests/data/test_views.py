@@ -9,7 +9,7 @@ from tbps.config.data import Augmentation, Interpolation, Pixels
 from tbps.data.augmentation import OPERATIONS, ViewDraws, change_on_host, draw_views, uniforms
 from tbps.data.batch import Draws, HostBatch
 from tbps.data.draws import generator_of
-from tbps.data.views import crop_padding_px, make_views, normalise_pixels
+from tbps.data.views import _channels, crop_padding_px, make_views, normalise_pixels
 from tbps.text.token_batch import Captions
 
 HEIGHT, WIDTH = 77, 39
@@ -86,12 +86,13 @@ def test_normalise_is_torchvision_to_the_bit(pixels: Pixels) -> None:
 
 def test_what_evaluation_asked_for_first_can_be_used_in_training() -> None:
     pixels = Pixels(mean=(0.1, 0.2, 0.3))
-    bytes_BCHW = torch.full((1, 3, 2, 2), 128, dtype=torch.uint8)
     with torch.inference_mode():
-        seen = normalise_pixels(bytes_BCHW, pixels)
+        normalise_pixels(torch.zeros(1, 3, 2, 2, dtype=torch.uint8), pixels)
+    mean = _channels(pixels.mean, CPU)
+    assert not mean.is_inference() and mean is _channels(pixels.mean, CPU), "made once, for every step"
     weight = torch.ones(1, requires_grad=True)
-    (normalise_pixels(bytes_BCHW, pixels) * weight).sum().backward()
-    assert weight.grad is not None and torch.allclose(weight.grad, seen.sum())
+    (mean * weight).sum().backward()
+    assert weight.grad is not None and torch.allclose(weight.grad, torch.tensor(0.6))
 
 
 def test_border_is_in_proportion() -> None:
