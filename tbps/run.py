@@ -329,7 +329,7 @@ def _score(
     purpose: Purpose,
     rerank_image_to_text: bool = False,
 ) -> tuple[dict[str, Any], Path]:
-    """Evaluate on every process; the first one writes results, gallery and examples. Returns results and their file."""
+    """Evaluate on every process; the first one writes results, gallery and exhibits. Returns results and their file."""
     device = next(method.parameters()).device
     evaluation_set = EvaluationSet(open_pairs(run.data, split, patience_s=run.loop.timeout_s))
     encoder = evaluation_encoder(run.data.captioning, tokeniser)
@@ -377,7 +377,7 @@ def _score(
         write_exhibits(folder.path, file.stem, method.eval().exhibits(shows))
         return results, file
 
-    return on_main(write, doing="writing results and examples")
+    return on_main(write, doing="writing results and exhibits")
 
 
 def _tokeniser(run: Run) -> Tokeniser:

@@ -40,6 +40,21 @@ def test_no_recipe_is_built_on_another() -> None:
     assert found == []
 
 
+SEAM = ("tbps.methods.method", "tbps.methods.registry", "tbps.methods.exhibit")
+"""What everybody may know of methods. A method itself is known to its own room alone."""
+
+
+def test_nobody_outside_of_their_room_knows_a_method() -> None:
+    found = [
+        f"{module}:{line} imports {name}"
+        for module, path in modules().items()
+        for line, name in imports(ast.parse(path.read_text()), module)
+        if inside(name, "tbps.methods") and not inside(module, "tbps.methods")
+        if not any(inside(name, seam) for seam in SEAM)
+    ]
+    assert found == []
+
+
 def test_a_circle_is_seen() -> None:
     assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
     assert circle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
