@@ -53,6 +53,18 @@ def test_methods() -> None:
         assert float(memory_ratio) == pytest.approx(float(mib) / float(table[0][3]), abs=0.02)
 
 
+@pytest.mark.slow
+def test_irra() -> None:
+    printed = run("irra_step.py", "--pairs", "3", "--rounds", "1")
+    for padding in ("official", "masked"):
+        table = printed[printed.index(f"padding {padding} ") :].splitlines()[1:4]
+        plain, ours = (row.split() for row in table[:2])
+        assert (plain[0], plain[2], ours[0]) == ("plain", "1.00x", "ours")
+        assert float(ours[2].rstrip("x")) == pytest.approx(float(plain[1]) / float(ours[1]), rel=0.2)
+        assert float(ours[3]) > 100
+        assert float(table[2].split("relative difference ")[1].split()[0]) <= 1e-5
+
+
 def test_fewer_than_two_pairs_are_refused() -> None:
     done = subprocess.run([sys.executable, BENCHMARKS / "method_steps.py", "--pairs", "1"], capture_output=True, text=True)
     assert done.returncode == 2

@@ -193,6 +193,7 @@ def _benchmark(command: str, trial: Trial) -> None:
     small = {
         "step.py": ["--quick", "--rounds", "2", "--only", "time", "--variants", "1"],
         "method_steps.py": ["--quick", "--rounds", "1", "--image-px", "64", "64", "--methods", "rasa"],
+        "irra_step.py": ["--quick", "--rounds", "1", "--padding", "masked"],
         "rerank.py": ["--quick", "--rounds", "1", "--variants", "1"],
         "loader.py": ["--images", "8", "--rounds", "2", "--source-px", "64", "32", "--image-px", "64", "64"],
     }
@@ -300,6 +301,7 @@ HOW: dict[str, Callable[[str, Trial], None]] = {
     "python benchmarks/methods.py": _compare_methods,
     "python benchmarks/step.py": _benchmark,
     "python benchmarks/method_steps.py": _benchmark,
+    "python benchmarks/irra_step.py": _benchmark,
     "python benchmarks/rerank.py": _benchmark,
     "python benchmarks/loader.py": _benchmark,
 }
