@@ -87,6 +87,12 @@ def _chaos(command: str, trial: Trial) -> None:
     assert done.returncode == 0 and "--times TIMES" in done.stdout
 
 
+def _arrows(command: str, trial: Trial) -> None:
+    """What it finds is tested in test_arrows.py."""
+    done = call(sys.executable, *command.split()[1:])
+    assert done.returncode == 0 and "recipes -> tbps.config, " in done.stdout, done.stdout
+
+
 def _install(command: str, trial: Trial) -> None:
     """Every package that setup.cfg asks for is pinned in the file that README names."""
     pinned = {line.split("==")[0].lower() for line in (REPOSITORY / "constraints.txt").read_text().splitlines()}
@@ -263,6 +269,7 @@ HOW: dict[str, Callable[[str, Trial], None]] = {
     "make demo": _make,
     "make test": _make,
     "python -m tests.chaos --times 200": _chaos,
+    "python -m tests.arrows": _arrows,
     "python3 -m venv .venv && .venv/bin/pip install -c constraints.txt -e .": _install,
     "source .venv/bin/activate": _activate,
     "tbps data doctor data/CUHK-PEDES --benchmark cuhk-pedes": lambda command, trial: trial.tbps(command),
