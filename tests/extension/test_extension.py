@@ -121,7 +121,8 @@ def test_it_trains_and_is_evaluated_reported_and_listed(lab: Lab) -> None:
     assert evaluated.returncode == 0 and "rank_1" in evaluated.stdout.lower().replace("-", "_"), evaluated.stderr
     reported = lab.call("tbps report runs/toy/tiny")
     assert reported.returncode == 0, reported.stderr
-    assert "hidden_letters" in (lab.run_folder / "report/report.html").read_text()
+    report = (lab.run_folder / "report/report.html").read_text()
+    assert "hidden_letters" in report and "Where two persons part" in report
     listed = lab.call("tbps results runs")
     assert listed.returncode == 0 and "toy" in listed.stdout, listed.stderr
 

@@ -10,6 +10,8 @@ from tbps.config.data import Captioning
 from tbps.data.batch import Batch, Draws
 from tbps.data.fields import Field
 from tbps.data.pairs import PairSource
+from tbps.data.shown_pairs import ShownSplit
+from tbps.methods.exhibit import Exhibit, Number, Part, Table
 from tbps.methods.method import EmbeddedCaptions, EmbeddedImages, LossesAndNumbers, Method
 from tbps.nn.dropout import Groups, Site, drop
 from tbps.text.token_batch import Captions
@@ -92,6 +94,12 @@ class ToyMethod(Method):
     def embed_captions(self, captions: Captions) -> EmbeddedCaptions:
         """For ranking."""
         return EmbeddedCaptions(feature_QE=self.text_feature(captions))
+
+    def exhibits(self, shown: ShownSplit) -> list[Exhibit]:
+        """For the report: at which similarity a pair is as likely one person's as not."""
+        even = -self.bias.item() / self.log_scale.exp().item()
+        table = Table(columns=("similarity",), rows=((Number(value=even),),))
+        return [Exhibit(title="Where two persons part", parts=(Part(tables=(table,)),))]
 
 
 def groups_of(batch: Batch) -> Groups:
