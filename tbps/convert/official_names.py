@@ -48,7 +48,7 @@ ENCODER_PARTS: tuple[Row, ...] = (
     ("text_encoder.layers.#.fc2.*", (f"{_LAYER}.output.dense.*",)),
     ("text_encoder.layers.#.norm.*", (f"{_LAYER}.output.LayerNorm.*",)),
 )
-"""Parts of an encoder pair, online or twin; the level `bert.` left out."""
+"""Parts of an encoder pair, online or momentum; the level `bert.` left out."""
 _DECODER_ATTENTION: tuple[Row, ...] = tuple(
     (f"mae_decoder.blocks.#.{ours}_attention.{part}.*", (f"visual_decoder.blocks.#.{official}.{official_part}.*",))
     for ours, official in (("self", "attn1"), ("cross", "attn2"))

@@ -75,11 +75,14 @@ class SelfAttention(nn.Module):
 
 @dataclass(kw_only=True)
 class CrossRecord:
-    """What a cross-attention layer held, inside the graph: for losses that look at what it attended to."""
+    """Tensors of one cross-attention layer, part of the graph: losses can read its attention, or differentiate by it."""
 
     query_ND: Tensor
+    """Of the text tokens, heads side by side."""
     key_IHPd: Tensor
+    """Of the image tokens."""
     value_IHPd: Tensor
+    """Of the image tokens."""
     context_ND: Tensor
     """Sum of the values that each token attended to, heads side by side."""
 

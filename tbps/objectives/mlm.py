@@ -22,9 +22,9 @@ def masked_word_loss(
     num_groups: int,
     soft_log_MV: Tensor | None = None,
 ) -> Tensor:
-    """(1 - alpha) CE(label, p) - alpha sum_v softmax(twin)_v log p_v, mean over a group's positions, then over groups.
+    """(1 - alpha) CE(label, p) - alpha sum_v softmax(m)_v log p_v, mean over a group's positions, then over groups.
 
-    logit_MV, momentum_logit_MV (M, V): online and momentum word logits at masked positions; label_M (M,) int64;
+    logit_MV, momentum_logit_MV (M, V): online and momentum word logits (m) at masked positions; label_M (M,) int64;
     soft_log_MV: the log p of the second term, default log_softmax(logit) over words. A group without a masked position
     counts as 0. Source: ALBEF, Eq. 3 and 7.
     """

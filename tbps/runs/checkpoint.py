@@ -163,7 +163,7 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
 
 
 def load_model(method: nn.Module, folder: Path) -> None:
-    """Copy a checkpoint's weights, twin and queue into `method`. ValueError names the first tensors that differ."""
+    """Copy all tensors of a checkpoint's model into `method`. ValueError names the first tensors that differ."""
     found = read_tensors(folder / MODEL_FILE)
     expected = method.state_dict()
     names = [*expected, *(name for name in found if name not in expected)]

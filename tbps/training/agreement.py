@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
+from tbps.nn.host_copy import HostCopy
 from tbps.training.stop_signals import INTERRUPT_EXIT, TERMINATE_EXIT
 
 EXITS = (INTERRUPT_EXIT, TERMINATE_EXIT)
@@ -35,16 +35,13 @@ class Agreement:
     """Of what the method tells the log beside its losses."""
     not_finite: Tensor
     """On the device: 1.0 if a loss or the gradient norm is not finite, else 0.0."""
-    host_X: Tensor
+    sum_X: HostCopy
     """Sums over the processes: values of `names`, counts for `EXITS`, values of `number_names`."""
-    copied: torch.cuda.Event | None
     num_processes: int
 
     def read(self) -> Read:
         """Wait for the copy."""
-        if self.copied is not None:
-            self.copied.synchronize()
-        values: list[float] = self.host_X.tolist()
+        values: list[float] = self.sum_X.wait().tolist()
         asked_from = len(self.names)
         numbers_from = asked_from + len(EXITS)
         asked = [exit_status for exit_status, count in zip(EXITS, values[asked_from:numbers_from]) if count > 0]

@@ -16,6 +16,7 @@ from tbps.config.run import Run
 from tbps.data.batch import Batch, Draws, HostBatch
 from tbps.data.contrast_scope import Rows
 from tbps.data.views import make_views
+from tbps.nn.host_copy import HostCopy
 from tbps.training.agreement import EXITS, Agreement
 from tbps.training.contrast import gathered_scope, made_scope, make_rows
 from tbps.training.data_parallel import Parallel
@@ -165,18 +166,11 @@ class Stepper:
         asked = [torch.full((1,), float(exit_status == known), device=device) for known in EXITS]
         vector_X = sum_over_processes(torch.cat([losses.mean_X, norm[None].float(), *asked, losses.number_N]))
         not_finite = (~torch.isfinite(vector_X[: len(losses.names) + 1])).any().float()
-        host_X, copied = vector_X, None
-        if device.type == "cuda":
-            host_X = torch.empty(vector_X.shape, pin_memory=True)
-            host_X.copy_(vector_X, non_blocking=True)
-            copied = torch.cuda.Event()
-            copied.record()
         return Agreement(
             names=(*losses.names, "grad_norm"),
             number_names=losses.number_names,
             not_finite=not_finite,
-            host_X=host_X,
-            copied=copied,
+            sum_X=HostCopy(vector_X),
             num_processes=self.accelerator.num_processes,
         )
 

@@ -49,7 +49,7 @@ class Aga(AlbefFamily):
     beta: Annotated[float, Range(0, below=1)] = 0.95
     """Share of the layers below in the moving average over layers (Eq. 7, Table VIII)."""
     attention_temperature: Positive = 0.02
-    """Of the softmax over words (Eq. 8)."""
+    """Temperature of the softmax over words (Eq. 8)."""
     alpha_1: Annotated[float, Range(-1, 1)] = 0.05
     """Lower bound of a word's probability of being masked (Eq. 9, Table VII); may be negative, the sum is cut at 0."""
     alpha_2: Share = 0.15

@@ -36,9 +36,9 @@ from tbps.methods.albef.masked_words import show_masked_words, training_step
 from tbps.methods.albef.rasa import RasaMethod
 from tbps.methods.albef.rasa_step import RasaStep, RasaTasks, WordTask
 from tbps.methods.exhibit import Exhibit
-from tbps.methods.host_copy import HostCopy
 from tbps.methods.method import LossesAndNumbers
 from tbps.nn.bert import PAD_ID
+from tbps.nn.host_copy import HostCopy
 from tbps.nn.packing import Index, upload
 from tbps.objectives.attention_guided_masking import (
     Aggregation,

@@ -1,4 +1,4 @@
-"""Hard negatives of a step: drawn on the device, known to the host once other work has been queued behind them.
+"""Hard negatives of a step: drawn on the device, and copied to the CPU while the device goes on.
 
 Shapes: B pairs.
 """
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tbps.data.batch import Draws
-from tbps.methods.host_copy import HostCopy
+from tbps.nn.host_copy import HostCopy
 from tbps.objectives.hard_negatives import draw_negatives, negative_weights
 
 
@@ -40,9 +40,10 @@ class Negatives:
 
 
 class PendingNegatives:
-    """The copy to the host is started here and waited for in `wait`: the step's one host sync, hidden behind queued work.
+    """Hard negatives on their way to the CPU. Call `wait()` late, so that the device never idles: it is the step's one sync.
 
-    `draws.recorded` may hold "negative_image" and "negative_caption", rows of the batch (B,), in place of drawn ones.
+    They are drawn by inverting the cumulated probabilities at the uniform numbers `draws["negatives"]`; `draws.recorded` may
+    hold "negative_image" and "negative_caption", rows of the batch (B,), in place of drawn ones.
     """
 
     def __init__(self, *, i2t_BC: Tensor, t2i_BC: Tensor, identity_B: Tensor, group_pairs: int, draws: Draws) -> None:

@@ -23,6 +23,8 @@ from tiny_methods import (
 )
 from torch import Tensor
 
+from tbps.methods.albef.family import AlbefFamily
+from tbps.methods.method import Method
 from tbps.text.token_batch import Captions
 
 
@@ -153,3 +155,13 @@ def test_albefs_loss_is_half_of_both_contrasts() -> None:
     losses, _ = method(batch, draws)
     assert set(seen) == {"i2t", "t2i"}
     assert losses["itc"].item() == pytest.approx((seen["i2t"].item() + seen["t2i"].item()) / 2)
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_a_method_holds_parts_and_derives_from_no_other_method(config: Config) -> None:
+    method = build(config)
+    assert type(method).__bases__ == (AlbefFamily,) and AlbefFamily.__bases__ == (Method,)
+    assert method.past.online is method.online and method.past.momentum_encoder is method.momentum_encoder
+    assert method.past.queue is method.queue and method.matching.head is method.itm_head
+    names = {name for part in (method.TRAINERS.values()) for name in part} | set(method.MATCHING)
+    assert names <= set(method.weights), "losses of other methods are named"

@@ -1,4 +1,7 @@
-"""A small tensor on its way from the device to the host: waited for only once other work has been queued behind it."""
+"""A small tensor is copied from the device to the CPU while the device goes on.
+
+Call `wait()` as late as possible: what was queued until then keeps the device busy while the CPU waits.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from torch import Tensor
 
 
 class HostCopy:
-    """The copy starts when this is made; `wait` blocks on an event, never on an operator."""
+    """The copy starts when this is made; `wait` blocks until it is there, and for nothing that was queued after it."""
 
     def __init__(self, on_device: Tensor) -> None:
         self._event: torch.cuda.Event | None = None
