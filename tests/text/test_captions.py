@@ -1,6 +1,7 @@
 import pickle
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from itertools import starmap
 from pathlib import Path
 
@@ -192,6 +193,13 @@ def test_make_captions(vocabulary: WordPieces) -> None:
         assert not captions.chunk_id_BL[row, length:].any()
     assert captions.chunk_weight_BC is None
     assert make_captions(encoder.encode_many(["a red shirt with a blue man"], ["1"])).token_ids_BL.shape == (1, 8)
+
+
+def test_rows_are_filled_with_the_tokenisers_padding(vocabulary: WordPieces) -> None:
+    encoded = encoder_of(vocabulary).encode_many(["the man", "a red shirt"], ["1", "2"])
+    captions = make_captions([replace(caption, pad_id=7) for caption in encoded])
+    assert captions.real_BL.tolist() == [[True] * 3 + [False] * 5, [True] * 4 + [False] * 4]
+    assert (captions.token_ids_BL[~captions.real_BL] == 7).all() and not captions.chunk_id_BL.any()
 
 
 def test_make_captions_with_weights(vocabulary: WordPieces) -> None:
