@@ -80,8 +80,3 @@ class ShownSplit:
 
     def _image(self, image: int) -> NDArray[np.uint8]:
         return decode(self.evaluation_set.gallery_bytes(image), key=self.evaluation_set.gallery_key(image))
-
-
-def text_of(pieces: Sequence[str]) -> str:
-    """Word pieces as words."""
-    return "".join(piece[2:] if piece.startswith("##") else f" {piece}" for piece in pieces).strip()

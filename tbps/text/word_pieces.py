@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from tbps.text.pieces import Pieces
 
@@ -133,7 +133,7 @@ class WordPieces:
     def decode(self, token_ids: Iterable[int]) -> str:
         """Text of ids, special tokens left out."""
         pieces = [self.word_of(token_id) for token_id in token_ids if token_id not in self.special_ids]
-        return decoders.WordPiece(cleanup=False).decode(pieces)
+        return "".join(piece[2:] if piece.startswith("##") else f" {piece}" for piece in pieces).strip()
 
 
 def open_word_pieces(vocabulary: str) -> WordPieces:

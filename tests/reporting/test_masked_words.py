@@ -18,16 +18,21 @@ from tbps.methods.albef.masked_words import Word, count_words, join_pieces, trai
 from tbps.reporting.exhibits import write_exhibits
 from tbps.reporting.report import write_report
 from tbps.text.captions import CaptionEncoder
+from tbps.text.clip_tokens import ClipTokens
+from tbps.text.word_pieces import SPECIAL_TOKENS, open_word_pieces
 
 
 def word(text: str, *, pieces: int = 1, masked: int = 0, vacuous: bool = False) -> Word:
     return Word(text=text, enriched=text, pieces=pieces, masked_pieces=masked, vacuous=vacuous)
 
 
-def test_pieces_of_a_word_are_joined_and_keep_their_place_when_they_are_replaced() -> None:
+def test_pieces_of_a_word_are_joined_and_keep_their_place_when_they_are_replaced(tmp_path: Path) -> None:
+    entries = [*SPECIAL_TOKENS, "a", "pur", "##p", "##le", "coat", "hat", "black", "##s"]
+    (tmp_path / "vocab.txt").write_text("\n".join(entries))
     words = join_pieces(
-        ["a", "pur", "##p", "##le", "coat", "hat"],
-        ["a", "pur", "black", "##le", "coat", "##s"],
+        open_word_pieces(str(tmp_path / "vocab.txt")),
+        [entries.index(piece) for piece in ("a", "pur", "##p", "##le", "coat", "hat")],
+        [entries.index(piece) for piece in ("a", "pur", "black", "##le", "coat", "##s")],
         masked=[False, False, True, False, False, True],
         vacuous=[True, False, False, False, False, False],
     )
@@ -36,6 +41,18 @@ def test_pieces_of_a_word_are_joined_and_keep_their_place_when_they_are_replaced
         Word(text="purple", enriched="pur blackle", pieces=3, masked_pieces=1, vacuous=False),
         Word(text="coat", enriched="coat", pieces=1, masked_pieces=0, vacuous=False),
         Word(text="hat", enriched="s", pieces=1, masked_pieces=1, vacuous=False),
+    ]
+
+
+def test_pieces_are_joined_as_their_tokeniser_does() -> None:
+    clip = ClipTokens(with_mask=True)
+    ids, other = clip.encode("a bagpack, red").ids, clip.encode("a bagman, blue").ids
+    words = join_pieces(clip, ids, other, masked=[False, False, True, False, True], vacuous=[True] + [False] * 4)
+    assert [(word.text, word.enriched, word.pieces) for word in words] == [
+        ("a", "a", 1),
+        ("bagpack", "bagman", 2),
+        (",", ",", 1),
+        ("red", "blue", 1),
     ]
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tbps.config.needs import Draw
 from tbps.data.batch import Batch, Draws
 from tbps.data.draws import draw_pair, generator_of, stack_draws
-from tbps.data.shown_pairs import ShownPairs, ShownSplit, text_of
+from tbps.data.shown_pairs import ShownPairs, ShownSplit
 from tbps.methods.exhibit import Card, Exhibit, Number, Part, Picture, Pictures, Table, Text, Words
 from tbps.nn.packing import Index
 from tbps.text.tokeniser import Tokeniser
@@ -123,32 +123,38 @@ def words_of_pairs(choose: ChosenWords, shown: ShownPairs, tokeniser: Tokeniser)
     captions = shown.captions
     assert captions.vacuous_BL is not None, "the encoder marks vacuous words for AGA"
     for row, length in enumerate(captions.lengths):
-        pieces = slice(1, length)  # without [CLS]
+        pieces = slice(1, length - (tokeniser.end_id is not None))
         yield join_pieces(
-            [tokeniser.word_of(token) for token in captions.token_ids_BL[row, pieces].tolist()],
-            [tokeniser.word_of(token) for token in enriched_BL[row, pieces].tolist()],
+            tokeniser,
+            captions.token_ids_BL[row, pieces].tolist(),
+            enriched_BL[row, pieces].tolist(),
             masked=masked_BL[row, pieces].tolist(),
             vacuous=captions.vacuous_BL[row, pieces].tolist(),
         )
 
 
 def join_pieces(
-    pieces: Sequence[str], enriched: Sequence[str], *, masked: Sequence[bool], vacuous: Sequence[bool]
+    tokeniser: Tokeniser,
+    token_ids: Sequence[int],
+    enriched_ids: Sequence[int],
+    *,
+    masked: Sequence[bool],
+    vacuous: Sequence[bool],
 ) -> list[Word]:
     """Words of the pieces of one caption, and of what stands in their places.
 
     Example: "a", "pur", "##ple" beside "a", "pur", "##se" gives the words "a" and "purple", enriched "a" and "purse".
     """
-    starts = [place for place, piece in enumerate(pieces) if place == 0 or not piece.startswith("##")]
+    starts = [place for place, begins in enumerate(tokeniser.starts_words(token_ids)) if begins]
     return [
         Word(
-            text=text_of(pieces[start:end]),
-            enriched=text_of(enriched[start:end]),
+            text=tokeniser.decode(token_ids[start:end]),
+            enriched=tokeniser.decode(enriched_ids[start:end]),
             pieces=end - start,
             masked_pieces=sum(masked[start:end]),
             vacuous=vacuous[start],
         )
-        for start, end in zip(starts, [*starts[1:], len(pieces)], strict=True)
+        for start, end in zip(starts, [*starts[1:], len(token_ids)], strict=True)
     ]
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from tbps.data.shown_pairs import ShownPairs, text_of
+from tbps.data.shown_pairs import ShownPairs
 from tbps.methods.exhibit import Card, Exhibit, Part, Picture, Pictures
 from tbps.objectives.phrases import PhraseTable
 from tbps.text.tokeniser import Tokeniser
@@ -64,7 +64,7 @@ def _phrase(
     maps: Mapping[str, NDArray[np.float32]],
 ) -> Pictures:
     ids = table.captions.token_ids_BL[phrase, 1 : table.captions.lengths[phrase]].tolist()
-    words = text_of([tokeniser.word_of(token) for token in ids])
+    words = tokeniser.decode(ids)
     return Pictures(
         title=words,
         remark=f"masked: {tokeniser.word_of(int(table.label_M[phrase]))}",
