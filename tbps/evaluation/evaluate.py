@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tbps.config.data import Pixels
 from tbps.config.evaluation import Evaluation
@@ -223,7 +223,6 @@ def _autocast(device: torch.device, precision: Literal["fp32", "bf16"]) -> torch
 @contextmanager
 def _evaluating(method: Method) -> Iterator[None]:
     """Evaluation mode without gradients; afterwards the method is in the mode it was in."""
-    assert isinstance(method, nn.Module)
     was_training = method.training
     method.eval()
     try:
