@@ -67,7 +67,7 @@ class Lab:
 
     def call(self, command: str, *more: str) -> subprocess.CompletedProcess[str]:
         """To its end."""
-        return call(*self.words(command, *more), **self.environment)
+        return call(*self.words(command, *more), timeout_s=600, **self.environment)
 
     @property
     def run_folder(self) -> Path:
@@ -158,7 +158,7 @@ def test_its_loss_is_of_the_whole_batch_however_it_is_shared_out(lab: Lab, tmp_p
     assert alone.call(recipe, *alone.small, *same).returncode == 0
     shared = make_lab(tmp_path / "shared", lab.world)
     words = shared.words(recipe, *shared.small, *same, "--data.micro-batch-pairs", "8")[1:]
-    done = call(*launch(2), *words, **shared.environment)
+    done = call(*launch(2), *words, timeout_s=600, **shared.environment)
     assert done.returncode == 0, done.stderr
     for ours, theirs in zip(metrics(shared.run_folder), metrics(alone.run_folder), strict=True):
         if "split" not in ours:
