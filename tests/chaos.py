@@ -28,13 +28,15 @@ def main() -> int:
     parser.add_argument("--times", type=int, default=200, help="interruptions")
     parser.add_argument("--minutes", type=float, default=60.0, help="stop earlier, with what was made until then")
     parser.add_argument("--seed", type=int, help="of signals, targets and moments (default: a new one)")
+    parser.add_argument("--recipe", default="mars", help="its tiny is run")
+    parser.add_argument("--zero", type=int, default=0, help="stage of DeepSpeed's ZeRO (default: DDP)")
     given = parser.parse_args()
     seed = random.randrange(1_000_000) if given.seed is None else given.seed
     _say(f"seed {seed}")
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
         world = make_world(Path(folder) / "world")
-        chaos = Chaos(world, Path(folder), seed=seed, say=_say)
+        chaos = Chaos(world, Path(folder), seed=seed, say=_say, recipe=given.recipe, stage=given.zero)
         _say(f"left alone, the run takes {chaos.starting_s:.0f} s to begin and {chaos.training_s:.0f} s to its end")
         try:
             chaos.interrupt(given.times, until=began + 60 * given.minutes)

@@ -16,7 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from small_world import AS_RECIPES_TRAIN, LAUNCH_TWO, REPOSITORY, World, environment, metrics
+from small_world import (
+    AS_RECIPES_TRAIN,
+    CLIP_AS_RECIPES_TRAIN,
+    CLIP_FAMILY,
+    LAUNCH_TWO,
+    REPOSITORY,
+    World,
+    environment,
+    metrics,
+    spread,
+)
 
 STEPS = 12
 END_S = 120.0
@@ -29,7 +39,8 @@ EARLY = 0.25
 
 def arguments(world: World, runs: Path, *, recipe: str = "mars") -> list[str]:
     """Validations after steps 4 or 5, 9 and 12, checkpoints every 4 steps as well, the test at the end."""
-    changes = ["--schedule.epochs", "3", "--loop.save-steps", "4", "--loop.log-steps", "1", *AS_RECIPES_TRAIN]
+    real = CLIP_AS_RECIPES_TRAIN if recipe in CLIP_FAMILY else AS_RECIPES_TRAIN
+    changes = ["--schedule.epochs", "3", "--loop.save-steps", "4", "--loop.log-steps", "1", *real]
     return ["tiny", *world.overrides(runs, recipe=recipe, max_steps=STEPS), *changes]
 
 
@@ -69,10 +80,11 @@ def use_the_same_library(run_folder: Path, undisturbed: Path) -> None:
 class Launch:
     """One start of a command: a launcher, its ranks, their loader workers."""
 
-    def __init__(self, words: list[str], log: Path) -> None:
+    def __init__(self, words: list[str], log: Path, *, stage: int = 0) -> None:
         self.log = log
         with log.open("wb") as file:
-            self.launcher = subprocess.Popen(words, cwd=REPOSITORY, env=environment(), stdout=file, stderr=file)
+            around = environment(**spread(stage))
+            self.launcher = subprocess.Popen(words, cwd=REPOSITORY, env=around, stdout=file, stderr=file)
 
     def ranks(self) -> list[int]:
         """Those that live now."""
@@ -175,15 +187,25 @@ class Interruption:
 class Chaos:
     """Runs that are interrupted and started again by the same command, one after another, each compared at its end.
 
-    say: takes a line about each interruption.
+    say: takes a line about each interruption. stage: of ZeRO; 0 = DDP.
     """
 
-    def __init__(self, world: World, folder: Path, *, seed: int, say: Callable[[str], object]) -> None:
+    def __init__(
+        self,
+        world: World,
+        folder: Path,
+        *,
+        seed: int,
+        say: Callable[[str], object],
+        recipe: str = "mars",
+        stage: int = 0,
+    ) -> None:
         self.world, self.folder, self.say = world, folder, say
+        self.recipe, self.stage = recipe, stage
         self.draws = random.Random(seed)
         self.made = {signal.SIGKILL: 0, signal.SIGTERM: 0}
         self.runs = 0
-        self.undisturbed = folder / "undisturbed/mars/tiny"
+        self.undisturbed = folder / f"undisturbed/{recipe}/tiny"
         self.starting_s, self.training_s = self._leave_undisturbed()
 
     def interrupt(self, times: int, *, until: float = float("inf")) -> None:
@@ -192,7 +214,7 @@ class Chaos:
         while sum(self.made.values()) < goal and time.monotonic() < until:
             self.runs += 1
             runs = self.folder / f"run-{self.runs}"
-            run_folder = runs / "mars/tiny"
+            run_folder = runs / self.recipe / "tiny"
             use_the_same_library(run_folder, self.undisturbed)
             while not self._start(runs, goal, until):
                 pass
@@ -217,7 +239,7 @@ class Chaos:
                     f" {time.monotonic() - began:.1f} s, step {launch.step()}"
                 )
                 if must_end:
-                    self._check_end(launch, what, runs / "mars/tiny")
+                    self._check_end(launch, what, runs / self.recipe / "tiny")
             assert launch.ended_within(2 * END_S), f"still running:\n{launch.log.read_text()}"
         finally:
             launch.kill()
@@ -250,4 +272,5 @@ class Chaos:
         return trains - began, time.monotonic() - trains
 
     def _launch(self, runs: Path, log: Path) -> Launch:
-        return Launch([*LAUNCH_TWO, "recipes/mars.py", *arguments(self.world, runs)], log)
+        words = [*LAUNCH_TWO, f"recipes/{self.recipe}.py", *arguments(self.world, runs, recipe=self.recipe)]
+        return Launch(words, log, stage=self.stage)

@@ -22,7 +22,11 @@ IMAGE_PX = (64, 32)
 VOCABULARY_SIZE = 500
 """Fewer than in `tiny`: so few captions do not hold 600 word pieces."""
 RECIPES = ("albef", "rasa", "mars", "aga", "laip", "pretrain_mals", "pretrain_coco")
+"""Those of ALBEF's family."""
+CLIP_FAMILY = ("clip", "irra")
+"""Those with CLIP's towers and byte pairs, which rank by similarity alone."""
 
+CLIP_AS_RECIPES_TRAIN = ("--data.workers", "2")
 AS_RECIPES_TRAIN = ("--data.workers", "2", "--method.bert.dropout", "0.1")
 """What every test has that kills, stops or hangs a run: loader workers hear signals too, and dropout draws."""
 
@@ -77,17 +81,18 @@ class World:
 
     def overrides(self, runs: Path, *, recipe: str = "mars", max_steps: int = 3) -> list[str]:
         """What makes a `tiny` run read this world and write to `runs`; later overrides win."""
+        words = ("--data.captioning.vocabulary", str(self.vocabulary), "--method.bert.vocabulary-size", str(VOCABULARY_SIZE))
+        matching = ("--evaluation.rerank-k", "16")
         return [
             *("--runs", str(runs)),
             *("--data.root", str(self.root(recipe))),
             *("--data.cache", str(self.folder / "cache" / "shards")),
-            *("--data.captioning.vocabulary", str(self.vocabulary)),
             *("--data.workers", "0"),
-            *("--method.bert.vocabulary-size", str(VOCABULARY_SIZE)),
             *("--schedule.max-steps", str(max_steps)),
             *("--loop.tensorboard", "False"),
             # What the tests count on, whatever `tiny` is tuned to.
-            *("--schedule.epochs", "3", "--evaluation.rerank-k", "16"),
+            *("--schedule.epochs", "3"),
+            *(() if recipe in CLIP_FAMILY else (*words, *matching)),
             *(() if recipe == "pretrain_mals" else ("--evaluation.every-epochs", "1")),
             # A step of the first stage, then all losses.
             *(("--schedule.second-stage-epoch", "0.2") if recipe == "laip" else ()),
@@ -133,6 +138,11 @@ def call(*words: str, timeout_s: float = 180, **changes: str) -> subprocess.Comp
     return subprocess.run(
         words, cwd=REPOSITORY, env=environment(**changes), capture_output=True, text=True, timeout=timeout_s, check=False
     )
+
+
+def spread(stage: int) -> dict[str, str]:
+    """The environment in which `accelerate launch --config_file launch/accelerate/zeroN.yaml` starts a process; 0 = DDP."""
+    return {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": str(stage)} if stage else {}
 
 
 def metrics(run_folder: Path) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_world import LAUNCH_TWO, REPOSITORY, World, call, environment, launch, metrics, run_recipe
+from small_world import LAUNCH_TWO, REPOSITORY, World, call, environment, launch, metrics, run_recipe, spread
 
 from tbps.runs.checkpoint import read_tensors
 
@@ -86,15 +86,10 @@ def test_two_processes(world: World, one_process: Alone, tmp_path: Path) -> None
     _assert_same(tmp_path, one_process)
 
 
-def _spread(stage: int) -> dict[str, str]:
-    """The environment in which `accelerate launch --config_file launch/accelerate/zeroN.yaml` starts a process."""
-    return {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": str(stage)} if stage else {}
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_zero(world: World, one_process: Alone, tmp_path: Path, stage: int) -> None:
-    done = call(*LAUNCH_TWO, f"recipes/{one_process.recipe}.py", *_arguments(world, tmp_path), **_spread(stage))
+    done = call(*LAUNCH_TWO, f"recipes/{one_process.recipe}.py", *_arguments(world, tmp_path), **spread(stage))
     if (one_process.recipe, stage) == ("laip", 3):
         assert done.returncode != 0 and not (tmp_path / "laip").exists()
         assert "laip: Laip cannot train under ZeRO-3, expected DDP or a stage of 1, 2: change the launch" in done.stderr
@@ -112,7 +107,7 @@ def test_zero_3_of_the_other_methods(world: World, tmp_path: Path, recipe: str) 
     alone = Alone(recipe=recipe, runs=tmp_path / "one")
     changes = HALF_EMPTY if recipe == "albef" else []
     assert run_recipe(recipe, *_arguments(world, alone.runs), *changes) == 0
-    done = call(*LAUNCH_TWO, f"recipes/{recipe}.py", *_arguments(world, tmp_path / "two"), *changes, **_spread(3))
+    done = call(*LAUNCH_TWO, f"recipes/{recipe}.py", *_arguments(world, tmp_path / "two"), *changes, **spread(3))
     assert done.returncode == 0, done.stderr
     _assert_same(tmp_path / "two", alone)
 
@@ -131,7 +126,7 @@ def test_a_run_goes_on_with_other_processes_and_another_stage(world: World, tmp_
     for number, (processes, stage, micro) in enumerate(WORLDS, start=1):
         last = number == len(WORLDS)
         words = [*launch(processes), "recipes/mars.py", *parts, "--data.micro-batch-pairs", str(micro)]
-        log = _run_until(words, run_folder, step=STEPS if last else 4 * number, **_spread(stage))
+        log = _run_until(words, run_folder, step=STEPS if last else 4 * number, **spread(stage))
         assert number == 1 or "going on from" in log, log
     ours, theirs = metrics(run_folder)[:STEPS], metrics(tmp_path / "whole" / "mars" / "tiny")[:STEPS]
     assert [line["step"] for line in ours] == list(range(1, STEPS + 1))  # every step, so every pair, once
