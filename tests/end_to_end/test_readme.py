@@ -352,12 +352,13 @@ def test_every_setting_of_readme_is_read(override: str) -> None:
 def test_the_table_of_stages_is_what_the_methods_say() -> None:
     from tbps.config.methods.aga import Aga
     from tbps.config.methods.albef import Albef
+    from tbps.config.methods.clip import Clip
     from tbps.config.methods.laip import Laip
     from tbps.config.methods.mars import Mars
     from tbps.config.methods.rasa import Rasa
 
     rows = ["| method | DDP | ZeRO-1 | ZeRO-2 | ZeRO-3 |", "|---|---|---|---|---|"]
-    for name, method in (("ALBEF", Albef), ("RaSa", Rasa), ("MARS", Mars), ("AGA", Aga), ("LAIP", Laip)):
+    for name, method in (("ALBEF", Albef), ("RaSa", Rasa), ("MARS", Mars), ("AGA", Aga), ("LAIP", Laip), ("CLIP", Clip)):
         cells = ["yes", *("yes" if stage in method().needs((384, 384)).zero_stages else "no" for stage in (1, 2, 3))]
         rows.append(f"| {name} | {' | '.join(cells)} |")
     assert "\n".join(rows) in README
