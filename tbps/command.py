@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from tbps.training.stop_signals import StoppedBySignal, StopSignals
@@ -272,6 +273,7 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--export", action="store_true", help="strip a run or its checkpoint to what inference needs")
     parser.add_argument("--official", action="store_true", help="with --export: write official key names")
+    parser.add_argument("--merge", action="store_true", help="with --export, of a run with adapters: merge them in")
     parser.add_argument("--force", action="store_true", help="overwrite")
     parser.set_defaults(run=_convert)
 
@@ -281,7 +283,12 @@ def _convert(given: argparse.Namespace) -> None:
     if given.export:
         from tbps.convert.export import export
 
-        text = export(given.source, given.out, official=given.official, grid=grid, force=given.force)
+        merged = None
+        if given.merge:
+            from tbps.run import merged_weights
+
+            merged = partial(merged_weights, given.source)
+        text = export(given.source, given.out, official=given.official, grid=grid, merged=merged, force=given.force)
     else:
         from tbps.convert.foreign import convert
 

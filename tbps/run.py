@@ -29,6 +29,7 @@ from tbps.evaluation.evaluate import evaluate
 from tbps.evaluation.metrics import METRICS
 from tbps.methods.method import Method
 from tbps.methods.registry import build_method, fields_for, module_of
+from tbps.nn.lora import merge_adapters
 from tbps.reporting.exhibits import write_exhibits
 from tbps.reporting.gallery import write_queries
 from tbps.reporting.results import (
@@ -52,6 +53,7 @@ from tbps.training.devices import choose_device
 from tbps.training.distributed import Team, announce_devices, as_launched, leave_processes, on_main, start_processes
 from tbps.training.loop import train
 from tbps.training.parts import Evaluate, Parts
+from tbps.training.start import load_finished
 from tbps.training.stop_signals import LOST_EXIT, StopSignals
 
 logger = logging.getLogger(__name__)
@@ -226,7 +228,7 @@ def evaluate_run(
     device = torch.device(choose_device().kind)
     weights = best_checkpoint(path)
     method = _build(run)
-    checkpoint.load_model(method, weights)
+    load_finished(method, run, weights)
     as_the_run = run.evaluation == own.evaluation and not rerank_image_to_text
     purpose = _purpose(folder, own, run.data.benchmark, split) if as_the_run else "trial"
     results, file = _score(
@@ -243,6 +245,20 @@ def evaluate_run(
     with console.capture() as captured:
         console.print(evaluation_table(results))
     return f"{captured.get().rstrip()}\n{_where(file, results, folder)}"
+
+
+def merged_weights(path: Path) -> dict[str, torch.Tensor]:
+    """State of a run's best checkpoint with its adapters merged into the weights they sit on, under the names without them.
+
+    ValueError: the run has no adapters, or its base is not the one that they were trained on.
+    """
+    run = RunFolder(path).read_run()
+    if not run.lora.on:
+        raise ValueError(f"{path} has no adapters to merge; leave out --merge")
+    method = _build(run)
+    load_finished(method, run, best_checkpoint(path))
+    merge_adapters(method)
+    return method.state_dict()
 
 
 def _purpose(folder: RunFolder, run: Run, benchmark: str, split: str) -> Purpose:

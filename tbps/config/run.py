@@ -8,6 +8,7 @@ from tbps.config.consistency import check_consistency
 from tbps.config.data import Data
 from tbps.config.evaluation import Evaluation
 from tbps.config.loop import Loop
+from tbps.config.lora import Lora
 from tbps.config.methods.method import MethodConfig
 from tbps.config.names import check_folder, check_home, check_name
 from tbps.config.needs import Needs
@@ -37,6 +38,8 @@ class Run:
     """Length of training, and the learning rate over it."""
     start: Start = Start()
     """Weights that training starts from."""
+    lora: Lora = Lora()
+    """Low-rank adapters on frozen encoders."""
     loop: Loop = Loop()
     """Seed, precision, checkpoints, logs."""
     evaluation: Evaluation = Evaluation()
@@ -53,6 +56,7 @@ class Run:
             ("start.weights", self.start.weights),
             ("start.bert", self.start.bert),
             ("start.vit", self.start.vit),
+            ("lora.adapters", self.lora.adapters),
             ("start.clip", self.start.clip),
         ):
             check_home(name, path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from torch import Tensor
@@ -14,26 +14,43 @@ from tbps.convert.irra_names import to_irra
 from tbps.convert.official import to_official, with_duplicates
 from tbps.convert.weights import POSITIONS, Grid, checked_grid, grid_text, read_weights
 from tbps.convert.writing import check_out, write_safetensors, write_torch
-from tbps.runs.checkpoint import MODEL_FILE, why_broken
+from tbps.runs.checkpoint import BASE, MODEL_FILE, read_progress, why_broken
 from tbps.runs.run_folder import RunFolder
 from tbps.runs.selection import best_checkpoint
 
 _STATE = ("momentum_encoder.", "queue.")
 
 
-def export(source: Path, out: Path, *, official: bool = False, grid: Grid | None = None, force: bool = False) -> str:
+def export(
+    source: Path,
+    out: Path,
+    *,
+    official: bool = False,
+    grid: Grid | None = None,
+    merged: Callable[[], dict[str, Tensor]] | None = None,
+    force: bool = False,
+) -> str:
     """Write the online encoder and heads, without momentum encoder, queue and optimiser; returns the report.
 
     source: a run folder (its best checkpoint, else its newest), a checkpoint folder, or a file under our names.
     official: write a torch file with official keys under `model` instead, momentum copies included: the official code
     reads those before anything else. grid: rows and columns of patches, where neither the source nor a run says it.
-    ValueError: not such a source, a number that is not finite, another grid than the source's, `out` exists.
+    merged: gives the source's weights with adapters merged into them; without it, a run with adapters is written as adapters
+    and heads, with the sha256 of their base.
+    ValueError: not such a source, adapters under official keys, a number that is not finite, another grid than the
+    source's, `out` exists.
     """
     check_out(out, force=force)
     file, metadata = _resolve(source)
     tensors, stored = _read(file, of_a_run="run" in metadata)
     metadata = stored | metadata | {"source": str(source.name), "sha256": sha256_of(file)}
     metadata.pop("format", None)
+    adapters = any(".lora_" in name for name in tensors)
+    if merged is not None:
+        tensors, adapters = merged(), False
+        metadata.pop(BASE, None)
+    if adapters and official:
+        raise ValueError(f"{source}: holds adapters, for which official code has no keys; add --merge")
     if grid:
         metadata["image_grid"] = grid_text(_told_grid(tensors, grid, metadata, file))
     kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(_STATE)}
@@ -46,6 +63,7 @@ def export(source: Path, out: Path, *, official: bool = False, grid: Grid | None
         lines += _write_official(kept, tensors, out)
     else:
         write_safetensors(kept, out, metadata)
+        lines += [f"adapters and heads alone, for encoders with sha256 {metadata.get(BASE)}"] if adapters else []
         lines += [f"{out}: {len(kept)} tensors; left out {len(tensors) - len(kept)} of momentum encoder and queue"]
     return "\n".join(lines)
 
@@ -111,7 +129,10 @@ def _resolve(source: Path) -> tuple[Path, dict[str, str]]:
             "kind": type(run.method).__name__.lower(),
             "run": f"{run.recipe}/{run.name}",
             "checkpoint": checkpoint.name,
-        } | ({"image_grid": grid_text(grid)} if grid else {})
+        }
+        if base := read_progress(checkpoint).get(BASE):
+            metadata[BASE] = str(base)
+        metadata |= {"image_grid": grid_text(grid)} if grid else {}
         return checkpoint / MODEL_FILE, metadata
     if not (source / MODEL_FILE).is_file():
         raise ValueError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -76,6 +76,11 @@ class Method(nn.Module):
 
     Every loss is made inside `forward`, and whatever communicates between processes too, so that DDP and ZeRO can wrap it.
     """
+
+    encoders: ClassVar[tuple[str, ...]] = ()
+    """Dotted names of its encoders: what low-rank adapters freeze and sit on. All else is a head, and is trained whole."""
+    copies: ClassVar[Mapping[str, str]] = {}
+    """Dotted name of each module that is a slow copy of another one (a momentum encoder), and that of the other one."""
 
     def __init__(self, *, weights: Mapping[str, float]) -> None:
         """weights: of each loss in the sum that is minimised, by the names that `forward` returns."""

@@ -11,7 +11,7 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,9 @@ MODEL_FILE = "model.safetensors"
 """Weights, momentum encoder and queue, by the names of the method's `state_dict`."""
 OPTIMISER_FILE = "optimiser.safetensors"
 PROGRESS_FILE = "progress.json"
+
+BASE = "base_sha256"
+"""Key of the digest of what adapters sit on, in a checkpoint's progress and in an exported file's metadata."""
 MANIFEST_FILE = "manifest.json"
 
 _COPY = "copy the checkpoint from a backup, or remove it to go on from the one before"
@@ -162,10 +165,13 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
         return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  (not a mapping)
 
 
-def load_model(method: nn.Module, folder: Path) -> None:
-    """Copy all tensors of a checkpoint's model into `method`. ValueError names the first tensors that differ."""
+def load_model(method: nn.Module, folder: Path, *, without: Collection[str] = ()) -> None:
+    """Copy a checkpoint's tensors into `method`. ValueError names the first that differ.
+
+    without: names that no checkpoint of this run holds, since they are frozen.
+    """
     found = read_tensors(folder / MODEL_FILE)
-    expected = method.state_dict()
+    expected = {name: tensor for name, tensor in method.state_dict().items() if name not in without}
     names = [*expected, *(name for name in found if name not in expected)]
     differing = [
         f"{name}: found {_shape(found, name)}, expected {_shape(expected, name)}"
@@ -177,7 +183,7 @@ def load_model(method: nn.Module, folder: Path) -> None:
             f"{folder} holds another architecture, {len(differing)} of {len(names)} tensors differ:"
             f" {'; '.join(differing[:3])}; use the config it was made with"
         )
-    method.load_state_dict(found)
+    method.load_state_dict(found, strict=False)  # the names were compared above
 
 
 def _write_files(

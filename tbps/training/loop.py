@@ -14,10 +14,12 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from tbps.config.run import Run
+from tbps.methods.method import Method
 from tbps.runs import checkpoint
 from tbps.runs.atomic_file import words_of, write_json
 from tbps.runs.run_folder import OpenRunFolder, RunFolder
 from tbps.runs.selection import best_step
+from tbps.training.adapters import adapt
 from tbps.training.compilation import compile_image_blocks
 from tbps.training.contrast import check_contrast
 from tbps.training.distributed import on_main, start_processes
@@ -82,7 +84,13 @@ class _Training:
         self.method.set_activation_checkpointing(run.loop.activation_checkpointing)
         if run.loop.compile:
             compile_image_blocks(self.method, accelerator.device)
-        self.first, optimiser_tensors = start(self.method, folder, run.start, reranks=run.reranks)
+        if run.lora.base == "bf16" and run.loop.precision != "bf16":
+            raise ValueError(
+                "lora.base is bf16, expected fp32 where loop.precision is fp32: frozen weights in bfloat16 compute under its"
+                " autocast only; change one of them"
+            )
+        started = start(self.method, folder, run.start, reranks=run.reranks, lora=run.lora)
+        self.first, self.base = started.steps, started.base
         on_main(lambda: folder.forget_evaluations_after(self.first))
         self.saved = self.first
         self.batches = parts.make_batches(
@@ -93,8 +101,8 @@ class _Training:
         )
         micro_batches = self.batches.micro_batches_per_step
         check_contrast(self.method, run.needs.contrast, micro_batches=micro_batches)
-        self.parallel = spread(self.method, run, accelerator, micro_batches=micro_batches, build=parts.build)
-        self.parallel.load_optimiser_tensors(optimiser_tensors)
+        self.parallel = spread(self.method, run, accelerator, micro_batches=micro_batches, build=self._build_again)
+        self.parallel.load_optimiser_tensors(started.optimiser_tensors)
         self.stepper = Stepper(
             run,
             accelerator=accelerator,
@@ -105,6 +113,12 @@ class _Training:
             pulse=pulse,
         )
         self.journal = Journal(run, folder, accelerator, step=self.first, total_steps=self.total)
+
+    def _build_again(self) -> Method:
+        """Another method with the same members."""
+        method = self.parts.build()
+        adapt(method, self.run.lora)
+        return method
 
     def steps(self) -> None:
         """The loop."""
@@ -168,7 +182,8 @@ class _Training:
         self.journal.progress.pause()
         self.journal.sync()
         began = time.perf_counter()
-        model, optimiser = self.parallel.model_tensors(), self.parallel.optimiser_tensors()
+        held, optimiser = self.parallel.model_tensors(), self.parallel.optimiser_tensors()
+        model = {name: tensor for name, tensor in held.items() if name not in self.base.frozen}
         on_main(lambda: self._write_checkpoint(step, model, optimiser), doing="saving a checkpoint")
         on_main(lambda: self._write_timing(save_s=time.perf_counter() - began))
         self.saved = step
@@ -180,7 +195,12 @@ class _Training:
             step=step,
             model=model,
             optimiser=optimiser,
-            progress={"step": step, "pairs_seen": step * self.run.data.batch_pairs, "total_steps": self.total},
+            progress={
+                "step": step,
+                "pairs_seen": step * self.run.data.batch_pairs,
+                "total_steps": self.total,
+                checkpoint.BASE: self.base.sha256,
+            },
         )
         checkpoint.prune(self.folder.checkpoints, keep=self.run.loop.keep_checkpoints, best=best_step(self.folder))
 
@@ -216,7 +236,7 @@ class _Training:
         method = self.parallel.whole_method()
         torch.manual_seed(self.run.loop.seed)  # as after a restart, should an evaluation draw
         if step != self.saved:
-            checkpoint.load_model(method, checkpoint.folder_of(self.folder.checkpoints, step))
+            checkpoint.load_model(method, checkpoint.folder_of(self.folder.checkpoints, step), without=self.base.frozen)
         method.eval()
         try:
             with torch.no_grad(), self.signals.at_once():

@@ -4,50 +4,96 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
+from tbps.config.lora import Lora
+from tbps.config.run import Run
 from tbps.config.start import Start
 from tbps.methods.method import Method
 from tbps.runs import checkpoint
 from tbps.runs.run_folder import RunFolder
 from tbps.runs.selection import best_checkpoint
+from tbps.training.adapters import WHOLE, Base, adapt, check_base, in_words, load_adapters
 from tbps.training.distributed import on_main
 
 logger = logging.getLogger(__name__)
 
 
-def start(method: Method, folder: RunFolder, given: Start, *, reranks: bool = True) -> tuple[int, dict[str, Tensor]]:
-    """Fill the method; return the optimiser steps that are done, and the optimiser's state after them.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Started:
+    """A filled method."""
+
+    steps: int
+    """Optimiser steps that are done."""
+    optimiser_tensors: Mapping[str, Tensor]
+    """The optimiser's state after them."""
+    base: Base
+    """What adapters sit on."""
+
+
+def start(method: Method, folder: RunFolder, given: Start, *, reranks: bool = True, lora: Lora | None = None) -> Started:
+    """Fill the method, and put adapters on its encoders where `lora` says so.
 
     reranks: the run's evaluations score by the matching head. ValueError where what the run reads would stay random: it is
     not in the start weights, and no loss trains it.
     """
+    lora = lora or Lora()
     own = on_main(lambda: checkpoint.newest(folder.checkpoints, set_aside=True), doing="checking the checkpoints")
+    if own is not None and not lora.on:
+        return _resume(method, own, WHOLE)
+    held = _fill(method, given)
+    if own is None:
+        _check_untrained(method, held, given, reranks=reranks, lora=lora)
+    base = adapt(method, lora)
+    if lora.on:
+        logger.info("%s", in_words(method, lora))
     if own is not None:
-        return _resume(method, own)
-    held: set[str] = set()
-    if given.weights:
-        held = _load_weights(method, given)
-    elif given.bert or given.vit or given.clip:
-        held = _load_encoders(method, given)
-    else:
-        logger.info("starting from random weights")
-    _check_untrained(method, held, given, reranks=reranks)
+        return _resume(method, own, base)
+    if lora.adapters:
+        logger.info("%s", load_adapters(method, base, lora.adapters))
     method.before_first_step()
-    return 0, {}
+    return Started(steps=0, optimiser_tensors={}, base=base)
 
 
-def _resume(method: Method, folder: Path) -> tuple[int, dict[str, Tensor]]:
-    checkpoint.load_model(method, folder)
-    step = int(checkpoint.read_progress(folder)["step"])
+def load_finished(method: Method, run: Run, folder: Path) -> None:
+    """The weights of a checkpoint of `run` into a method as it is built: on its base, with adapters, where it has them."""
+    base = WHOLE
+    if run.lora.on:
+        _fill(method, run.start)
+        base = adapt(method, run.lora)
+        check_base(base, checkpoint.read_progress(folder).get(checkpoint.BASE), folder)
+    checkpoint.load_model(method, folder, without=base.frozen)
+
+
+def _resume(method: Method, folder: Path, base: Base) -> Started:
+    progress = checkpoint.read_progress(folder)
+    check_base(base, progress.get(checkpoint.BASE), folder)
+    checkpoint.load_model(method, folder, without=base.frozen)
+    step = int(progress["step"])
     logger.info("going on from %s (%d steps done)", folder, step)
-    return step, checkpoint.read_tensors(folder / checkpoint.OPTIMISER_FILE)
+    return Started(steps=step, optimiser_tensors=checkpoint.read_tensors(folder / checkpoint.OPTIMISER_FILE), base=base)
 
 
-def _check_untrained(method: Method, held: set[str], given: Start, *, reranks: bool) -> None:
-    random = [name for name in method.untrained(reranks=reranks) if name not in held]
+def _fill(method: Method, given: Start) -> set[str]:
+    """Start weights into the method; names of what was placed."""
+    if given.weights:
+        return _load_weights(method, given)
+    if given.bert or given.vit or given.clip:
+        return _load_encoders(method, given)
+    logger.info("starting from random weights")
+    return set()
+
+
+def _check_untrained(method: Method, held: set[str], given: Start, *, reranks: bool, lora: Lora) -> None:
+    names = list(method.untrained(reranks=reranks))
+    if lora.on:
+        encoders = tuple(f"{name}." for name in method.encoders)
+        names += [name for name, _ in method.named_parameters() if name.startswith(encoders) and name not in names]
+    random = [name for name in names if name not in held]
     if random:
         source = given.weights or " and ".join(filter(None, (given.vit, given.bert, given.clip))) or "random weights"
         raise ValueError(

@@ -19,7 +19,7 @@ from launch.sweep_points import PlannedPoint, Sweep, name_of, read_sweep
 from tbps.reporting.published import PUBLISHED
 from tbps.reporting.table_rows import TableRow, read_rows, write_row
 
-SWEEPS = sorted((REPOSITORY / "launch/sweeps").glob("*_table*.py"))
+SWEEPS = sorted((REPOSITORY / "launch/sweeps").glob("[!_]*.py"))
 NUM_ROWS = {
     "mars_table2": 11,
     "mars_table3": 5,
@@ -34,6 +34,7 @@ NUM_ROWS = {
     "laip_table4": 8,
     "laip_table5": 3,
     "laip_table6": 4,
+    "lora": 10,
 }
 NO_FIGURES = {"alpha_1 -0.05", "alpha_1 0", "alpha_1 0.1", "Random"}
 """Rows of AGA's Table VII, whose figures are a slip, and of its Table I, whose figures are RaSa's."""
@@ -62,7 +63,7 @@ def test_every_shipped_sweep_is_read(file: Path) -> None:
     assert {one.point.seed for one in sweep.points} == {42, 43, 44}
     for one in sweep.points:
         figures = one.table_row.published
-        assert (not figures) == (one.point.row in NO_FIGURES)
+        assert (not figures) == (one.point.row in NO_FIGURES or file.stem == "lora")
         assert not figures or 0 < figures["mAP"] < figures["rank_1"] < figures["rank_5"] < figures["rank_10"] < 100
     assert len({one.point.row for one in sweep.points}) == NUM_ROWS[file.stem]
 

@@ -38,6 +38,9 @@ class AlbefFamily(Method):
     UNREAD: ClassVar[tuple[str, ...]] = ("momentum_encoder.",)
     """Parts that neither scores nor losses of others read."""
 
+    encoders = ("online.image_encoder", "online.text_encoder")
+    copies: ClassVar[Mapping[str, str]] = {"momentum_encoder": "online"}
+
     def __init__(self, backbone: Backbone, *, weights: Mapping[str, float], word_head: bool) -> None:
         super().__init__(weights=weights)
         self.momentum_dropout, self.padding = backbone.momentum_dropout, backbone.padding

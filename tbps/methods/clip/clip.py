@@ -35,6 +35,8 @@ RITC_EPS = 1e-2
 class ClipMethod(Method):
     """Losses: itc, ritc; each only where it has a weight."""
 
+    encoders = ("towers.image", "towers.text")
+
     def __init__(
         self,
         *,

@@ -66,6 +66,8 @@ class Encoded:
 class IrraMethod(Method):
     """Losses: sdm, identity, mlm; each only where it has a weight."""
 
+    encoders = ("towers.image", "towers.text")
+
     def __init__(
         self,
         *,
