@@ -60,6 +60,8 @@ class Trial:
             "ALBEF.pth": self.tmp_path / "ALBEF.pth",
             "weights/albef.safetensors": self.tmp_path / "weights/albef.safetensors",
             "mars.safetensors": self.tmp_path / "mars.safetensors",
+            "irra.safetensors": self.tmp_path / "irra.safetensors",
+            "runs/irra/cuhk-pedes": self.tmp_path / "runs/irra/cuhk-pedes",
             "runs/mars/cuhk-pedes": self.tmp_path / "runs/mars/tiny",
             "runs/pretrain_mals/mals": self.runs / "pretrain_mals/tiny",
             "runs/pretrain_coco/coco": self.runs / "pretrain_coco/tiny",
@@ -159,6 +161,19 @@ def _export(command: str, trial: Trial) -> None:
     trial.tbps(command)
     tensors, _ = read_weights(trial.tmp_path / "mars.safetensors")
     assert tensors and not any(name.startswith(("momentum_encoder.", "queue.")) for name in tensors)
+
+
+def _merge(command: str, trial: Trial) -> None:
+    """Two steps of IRRA make a base, one more step on it has adapters."""
+    small = ["--data.root", str(trial.world.cuhk_pedes), "--data.workers", "0", "--loop.tensorboard", "False"]
+    small += ["--evaluation.test", "False", "--evaluation.every-epochs", "0", "--runs", str(trial.tmp_path / "runs")]
+    assert run_recipe("irra", "tiny", *small, "--schedule.max-steps", "2") == 0
+    base = trial.tmp_path / "runs/irra/tiny"
+    words = ["--start.weights", str(base), "--lora.targets", "q,v", "--lora.rank", "2", "--schedule.max-steps", "1"]
+    assert run_recipe("irra", "tiny", *small, *words, "--name", "cuhk-pedes") == 0
+    trial.tbps(command)
+    tensors, _ = read_weights(trial.tmp_path / "irra.safetensors")
+    assert tensors and not any(".lora_" in name for name in tensors)
 
 
 def _evaluate(command: str, trial: Trial) -> None:
@@ -289,6 +304,7 @@ HOW: dict[str, Callable[[str, Trial], None]] = {
     "accelerate launch recipes/pretrain_coco.py coco --data.root data/COCO": _train,
     "accelerate launch recipes/laip.py cuhk-pedes --start.weights runs/pretrain_coco/coco": _train,
     "tbps convert --export runs/mars/cuhk-pedes mars.safetensors": _export,
+    "tbps convert --export --merge runs/irra/cuhk-pedes irra.safetensors": _merge,
     "python -m launch.testbed start": _testbed,
     "apt-get install slurm-wlm munge": _packages,
     "tbps doctor": _doctor,

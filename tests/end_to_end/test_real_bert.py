@@ -67,7 +67,7 @@ def method(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> RasaMethod
     built = build_method(replace(run.method, bert=BERT), image_px=run.data.image_px)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(built, "before_first_step", lambda: None)
-        step, _ = start(built, RunFolder(tmp_path_factory.mktemp("run")), Start(bert=str(folder)))
+        step = start(built, RunFolder(tmp_path_factory.mktemp("run")), Start(bert=str(folder))).steps
     assert step == 0
     return built.eval()
 

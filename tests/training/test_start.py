@@ -21,7 +21,7 @@ OPTIM = Optimiser(lr=0.1)
 
 def _start(folder: Path, given: Start) -> tuple[SmallMethod, int]:
     method = SmallMethod()
-    return method, start(method, RunFolder(folder), given)[0]
+    return method, start(method, RunFolder(folder), given).steps
 
 
 def test_scratch_moves_the_twin_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -30,8 +30,8 @@ def test_scratch_moves_the_twin_once(tmp_path: Path, caplog: pytest.LogCaptureFi
     with torch.no_grad():
         fresh.momentum_encoder.image.weight.zero_()
     with caplog.at_level(logging.INFO):
-        step, optimiser_tensors = start(fresh, RunFolder(tmp_path), Start())
-    assert step == 0 and not optimiser_tensors and "starting from random weights" in caplog.text
+        started = start(fresh, RunFolder(tmp_path), Start())
+    assert started.steps == 0 and not started.optimiser_tensors and "starting from random weights" in caplog.text
     torch.testing.assert_close(fresh.momentum_encoder.image.weight, 0.1 * fresh.online.image.weight.detach())
 
 
@@ -63,7 +63,7 @@ def test_what_is_in_no_start_weights_and_is_never_trained_is_refused(tmp_path: P
     with pytest.raises(ValueError, match=sentence.format(r".*part\.safetensors", r"online\.text\.bias")):
         start(method, RunFolder(tmp_path), Start(weights=str(tmp_path / "part.safetensors")))
     save_file(whole, tmp_path / "whole.safetensors")
-    assert start(method, RunFolder(tmp_path), Start(weights=str(tmp_path / "whole.safetensors")))[0] == 0
+    assert start(method, RunFolder(tmp_path), Start(weights=str(tmp_path / "whole.safetensors"))).steps == 0
 
 
 def test_the_own_checkpoint_comes_before_given_weights(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
