@@ -84,10 +84,12 @@ def test_what_mars_rasa_and_aga_draw_is_fixed_by_its_order() -> None:
         assert [(draw.name, draw.per, draw.numbers) for draw in config.needs((384, 128)).draws] == draws
 
 
-def test_what_is_not_trained_asks_for_nothing() -> None:
+def test_a_loss_without_a_weight_moves_no_other_choice() -> None:
+    """Rows of an ablation differ by what they ablate: the image patches that MAE keeps are those of the whole method."""
     assert [draw.name for draw in Albef().needs((384, 384)).draws] == ["negatives"]
-    contrast_alone = MarsWeights(pitm=0, mlm=0, prd=0, mrtd=0, attribute=0, mae=0)
-    assert Mars(weights=contrast_alone).needs((384, 384)).draws == ()
+    without_words = MarsWeights(pitm=0, mlm=0, prd=0, mrtd=0, attribute=0)
+    assert Mars(weights=without_words).needs((384, 384)).draws == Mars().needs((384, 384)).draws
+    assert [draw.name for draw in Mars(weights=MarsWeights(mae=0)).needs((384, 384)).draws][-1] == "words"
     assert draw_pair((), generator=torch.Generator(), num_tokens=3) == {}
 
 

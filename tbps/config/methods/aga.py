@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from tbps.config.data import Data
 from tbps.config.evaluation import Evaluation
-from tbps.config.methods.albef_family import AlbefFamily, check_weights, word_draws
+from tbps.config.methods.albef_family import WORD_DRAWS, AlbefFamily, check_weights
 from tbps.config.needs import Draw, Needs
 from tbps.config.ranges import NotNegative, Positive, PositiveShare, Range, Share, check_ranges
 
@@ -79,12 +79,11 @@ class Aga(AlbefFamily):
 
     def needs(self, image_px: tuple[int, int]) -> Needs:
         """See the base class."""
-        draws = word_draws(self.weights)
-        if self.weights.mlm or self.weights.mrtd:
-            draws += (Draw(name="masked", per="token"),)  # drawn for random masks too, so that the others stay the same
-            if self.p_tem:  # which word stands at a masked place, and whether the enriched caption is shown
-                draws += (Draw(name="other_word", per="token"), Draw(name="enriched"))
-        return replace(AlbefFamily.needs(self, image_px), vacuous_words=True, report_vacuous_words=True, draws=draws)
+        # Whether a word is masked, which word stands in its place, and whether the enriched caption is shown.
+        own = (Draw(name="masked", per="token"), Draw(name="other_word", per="token"), Draw(name="enriched"))
+        return replace(
+            AlbefFamily.needs(self, image_px), vacuous_words=True, report_vacuous_words=True, draws=(*WORD_DRAWS, *own)
+        )
 
     def check(self, data: Data, evaluation: Evaluation) -> None:
         """See the base class."""

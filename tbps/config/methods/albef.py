@@ -36,7 +36,7 @@ class Albef(AlbefFamily):
 
     def needs(self, image_px: tuple[int, int]) -> Needs:
         """See the base class."""
-        return replace(AlbefFamily.needs(self, image_px), draws=(NEGATIVES,) if self.weights.itm else ())
+        return replace(AlbefFamily.needs(self, image_px), draws=(NEGATIVES,))
 
     def check_matching(self, evaluation: Evaluation, *, loss: str = "itm") -> None:
         """See the base class."""

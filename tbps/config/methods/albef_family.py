@@ -22,15 +22,10 @@ def masking_draw(name: str) -> Draw:
     return Draw(name=name, per="token", numbers=4)
 
 
-def word_draws(weights: Any) -> tuple[Draw, ...]:
-    """What RaSa and its descendants draw: masks for MLM and for m-RTD's generator, places on the cumulated probabilities of
-    the generator's words, each only where a loss with a weight makes something of it. Their order fixes the numbers."""
-    draws: list[Draw] = []
-    if any(getattr(weights, name, 0) for name in ("pitm", "prd", "attribute", "mlm", "mrtd")):
-        draws.append(NEGATIVES)
-    if weights.mlm or weights.mrtd:
-        draws += [masking_draw("mlm"), masking_draw("mrtd"), Draw(name="words", per="token")]
-    return tuple(draws)
+WORD_DRAWS = (NEGATIVES, masking_draw("mlm"), masking_draw("mrtd"), Draw(name="words", per="token"))
+"""What RaSa and its descendants draw: hard negatives, masks for MLM and for m-RTD's generator, places on the cumulated
+probabilities of the generator's words. All of it whatever the losses' weights, so that a run without a loss makes the other
+choices that a run with it makes: rows of an ablation differ by what they ablate."""
 
 
 def check_weights(weights: Any) -> None:

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from tbps.config.data import Data
 from tbps.config.encoders import Bert, MaeDecoder
 from tbps.config.evaluation import Evaluation
-from tbps.config.methods.albef_family import AlbefFamily, check_weights, word_draws
+from tbps.config.methods.albef_family import WORD_DRAWS, AlbefFamily, check_weights
 from tbps.config.needs import Draw, Needs
 from tbps.config.ranges import NotNegative, PositiveShare
 
@@ -68,7 +68,7 @@ class Mars(AlbefFamily):
         mae = (Draw(name="mae", numbers=rows * columns),) if self.weights.mae else ()
         return replace(
             AlbefFamily.needs(self, image_px),
-            draws=(*word_draws(self.weights), *mae),
+            draws=(*WORD_DRAWS, *mae),
             chunks=self.weights.attribute > 0,
             chunk_weights=self.attribute_weighting == "frequency",
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
-from tbps.config.methods.albef_family import AlbefFamily, check_weights, word_draws
+from tbps.config.methods.albef_family import WORD_DRAWS, AlbefFamily, check_weights
 from tbps.config.needs import Needs
 from tbps.config.ranges import NotNegative, PositiveShare
 
@@ -46,4 +46,4 @@ class Rasa(AlbefFamily):
 
     def needs(self, image_px: tuple[int, int]) -> Needs:
         """See the base class."""
-        return replace(AlbefFamily.needs(self, image_px), draws=word_draws(self.weights))
+        return replace(AlbefFamily.needs(self, image_px), draws=WORD_DRAWS)
