@@ -76,8 +76,8 @@ RULE = {"pattern": "cross", "factor": 5.0, "decay": None, "optional": False}
         ),
         (
             "method.kind",
-            "toy.Toy",
-            r"run.method.kind is 'toy.Toy', which cannot be imported \(No module named 'toy'\); put the",
+            "nobodys.Toy",
+            r"run.method.kind is 'nobodys.Toy', which cannot be imported \(No module named 'nobodys'\); put the",
         ),
         ("method.kind", "os.PathLike", r"run.method.kind is 'os.PathLike', which holds no settings of a method"),
         ("data.batch_pairs", "8", r"run.data.batch_pairs is '8', expected a value of type int"),

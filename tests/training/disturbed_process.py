@@ -81,7 +81,7 @@ def main(folder: Path, changes: dict[str, Any], ranks: list[int], step: dict[str
     parts = replace(
         parts,
         build=lambda: made.append(_method(step)) or made[-1],  # type: ignore[func-returns-value]
-        make_batches=lambda spec, **where: _LateBatches(make_batches(spec, **where), step.get("late", -1)),
+        make_batches=lambda **where: _LateBatches(make_batches(**where), step.get("late", -1)),
     )
     try:
         train(run, parts)

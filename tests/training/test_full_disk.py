@@ -64,7 +64,7 @@ class _Batches:
 def _parts(run: Run, before: dict[int, Any]) -> Parts:
     parts = small_parts(run, dropout=0.1)
     made = parts.make_batches
-    return replace(parts, make_batches=lambda spec, **where: _Batches(made(spec, **where), before))
+    return replace(parts, make_batches=lambda **where: _Batches(made(**where), before))
 
 
 def _run(disk: Path, *, save_steps: int, steps: int = STEPS) -> Run:
@@ -105,7 +105,7 @@ def test_a_number_that_is_not_finite_is_told_without_room_for_its_file(disk: Pat
     run = _run(disk, save_steps=3)
     parts = small_parts(run, dropout=0.1, nan_step=4)
     made = parts.make_batches
-    parts = replace(parts, make_batches=lambda spec, **where: _Batches(made(spec, **where), {4: lambda: _fill(disk)}))
+    parts = replace(parts, make_batches=lambda **where: _Batches(made(**where), {4: lambda: _fill(disk)}))
     with pytest.raises(ValueError, match=r"loss itc is nan in step 5 .*failed_step\.json: No space left on device"):
         train(run, parts)
 
