@@ -41,7 +41,7 @@ class LoadReport:
     missing: list[str] = field(default_factory=list)
     """Tensors of the method that the file does not have: they keep their start values."""
     copied: list[str] = field(default_factory=list)
-    """Momentum tensors taken from their online twins."""
+    """Tensors of the momentum encoder that were taken from the online one."""
     unplaced: list[str] = field(default_factory=list)
     """Tensors of the file that the method does not have."""
     queue: str = ""

@@ -50,8 +50,6 @@ def adapt(method: Method, lora: Lora) -> Base:
     add_adapters(encoders, rank=lora.rank, alpha=lora.alpha, targets=lora.names)
     if lora.base == "bf16":
         frozen_to(encoders, torch.bfloat16)
-    for encoder in encoders:
-        encoder.to(next(encoder.parameters()).device)
     frozen = {
         f"{name}.{inner}"
         for name in method.encoders
