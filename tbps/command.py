@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from tbps.training.process_end import end_process
 from tbps.training.stop_signals import StoppedBySignal, StopSignals
 
 CHUNKERS = ("auto", "spacy", "builtin")
@@ -17,9 +18,18 @@ BENCHMARKS = ("cuhk-pedes", "icfg-pedes", "rstpreid", "mals", "coco")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit status. An error that a user can cause is one sentence on stderr and status 2."""
+    """Run one command; the exit status. An error that a user can cause is one sentence on stderr and status 2.
+
+    Without `arguments` those of the command line count, and the process ends with that status.
+    """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    given = _parser().parse_args(arguments)
+    status = _run(_parser().parse_args(arguments))
+    if arguments is None:
+        end_process(status)
+    return status
+
+
+def _run(given: argparse.Namespace) -> int:
     try:
         with StopSignals() as signals, signals.at_once():  # so that whoever has workers or files begun can end them
             return int(given.run(given) or 0)
@@ -357,4 +367,4 @@ def _results(given: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

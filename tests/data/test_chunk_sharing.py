@@ -24,6 +24,7 @@ from tbps.data.chunk_store import ChunkStore, KeptChunks
 from tbps.data.opening import agree_on_chunker
 from tbps.text.chunks import BuiltinChunker
 from tbps.training.distributed import Team
+from tbps.training.process_end import end_process
 
 PATIENCE_S = 5.0
 CAPTIONING = Captioning(vocabulary="", max_words=50, max_tokens=50)
@@ -86,3 +87,4 @@ def test_each_machine_ends_with_all_chunks_found_once_by_one_chunker(tmp_path: P
 
 if __name__ == "__main__":
     _child(Path(sys.argv[1]))
+    end_process(0)

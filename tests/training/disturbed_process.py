@@ -16,11 +16,12 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from small_method import WORKERS, SmallMethod, small_parts, small_run
-from torch import Tensor
 
 from tbps.data.batch import HostBatch
+from tbps.methods.method import LossesAndNumbers
 from tbps.training.loop import train
 from tbps.training.parts import Batches
+from tbps.training.process_end import end_process
 
 DISTURBANCE_S = 8.0
 """How long what is only slow takes."""
@@ -56,15 +57,16 @@ def _method(step: dict[str, int]) -> SmallMethod:
     method = SmallMethod(dropout=0.1)
     calls = itertools.count(1)
 
-    def disturb(_: object, __: object, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+    def disturb(_: object, __: object, found: LossesAndNumbers) -> LossesAndNumbers:
         number = next(calls)
         if number == step.get("hang"):
             _hang()
         if number == step.get("work"):
             _work()
         if number == step.get("nan"):  # of a loss as reported; its gradient is finite
-            losses["prd"] = losses["prd"] + torch.tensor(float("nan"))
-        return losses
+            losses, numbers = found
+            return {**losses, "prd": losses["prd"] + torch.tensor(float("nan"))}, numbers
+        return found
 
     method.register_forward_hook(disturb)
     return method
@@ -94,4 +96,4 @@ def main(folder: Path, changes: dict[str, Any], ranks: list[int], step: dict[str
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), *map(json.loads, sys.argv[2:5])))
+    end_process(main(Path(sys.argv[1]), *map(json.loads, sys.argv[2:5])))

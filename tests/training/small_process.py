@@ -19,6 +19,7 @@ from small_method import WORKERS, score, small_parts, small_run
 
 from tbps.runs.run_folder import RunFolder
 from tbps.training.loop import train
+from tbps.training.process_end import end_process
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 # Seconds of imports, once for all processes; an optimiser imports the second one when it is made.
@@ -120,4 +121,9 @@ def metrics(runs: Path) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    run_small(sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3]))
+    status = 0
+    try:
+        run_small(sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3]))
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 1
+    end_process(status)

@@ -26,6 +26,7 @@ from tbps.methods.method import LossesAndNumbers, Method
 from tbps.nn.dropout import Groups, Site, drop
 from tbps.runs.run_folder import RunFolder
 from tbps.training.loop import train
+from tbps.training.process_end import end_process
 
 PERSONS = 7
 """So that pairs of a batch share an identity."""
@@ -107,3 +108,4 @@ def final_weights(runs: Path) -> Path:
 if __name__ == "__main__":
     logging.basicConfig(filename=Path(sys.argv[1]) / "log.txt", level=logging.INFO, format="%(levelname)s %(message)s")
     train_whole_batch(Path(sys.argv[1]), **json.loads(sys.argv[2]))
+    end_process(0)
