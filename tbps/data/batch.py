@@ -45,6 +45,8 @@ class Batch:
     fields: dict[str, Tensor] = field(default_factory=dict)
     """Further fields of each pair that the method asks for, on the device, by name; B first. Label maps are (B, H, W) uint8
     and lie over `image_BCHW`."""
+    erased_BHW: Tensor | None = None
+    """(B, H, W) bool on the device: pixels of `image_BCHW` that were erased; None where nothing is."""
     scope: ContrastScope = field(default=None)  # type: ignore[assignment]
     """Gives the rows of the whole global batch, to a method that contrasts all of it; by default this batch is all of it."""
 

@@ -46,9 +46,11 @@ def make_views(
     views = [host.pixels_BCHW, host.pixels_BCHW if host.second_pixels_BCHW is None else host.second_pixels_BCHW]
     views = [_move(view, host, number) for number, view in enumerate(views[: host.flip_BV.shape[1]])]
     views = [normalise_pixels(view, pixels) for view in views]
+    erased = []
     if host.erase_BV4 is not None:
         fill = _channels(pixels.erase, device)
-        views = [_erase(view, host.erase_BV4[:, number], fill) for number, view in enumerate(views)]
+        erased = [_inside(host.erase_BV4[:, number], view.shape[2:]) for number, view in enumerate(views)]
+        views = [torch.where(erased_BHW[:, None], fill, view) for view, erased_BHW in zip(views, erased, strict=True)]
     maps = {name: _move(map_BHW[:, None], host, 0)[:, 0] for name, map_BHW in host.maps.items()}
     return Batch(
         image_BCHW=views[0],
@@ -62,6 +64,7 @@ def make_views(
         first_group=first_group,
         last_stage=last_stage,
         fields={**host.fields, **maps},
+        erased_BHW=erased[0] if erased else None,
     )
 
 
@@ -87,12 +90,11 @@ def _crop(pixels_BCHW: Tensor, corner_B2: Tensor) -> Tensor:
     return cropped_BHWC.permute(0, 3, 1, 2).contiguous()
 
 
-def _erase(image_BCHW: Tensor, box_B4: Tensor, fill: Tensor) -> Tensor:
-    """Fill the box (top, left, height, width) of normalised images."""
+def _inside(box_B4: Tensor, image_px: torch.Size) -> Tensor:
+    """(B, H, W) bool: pixels inside of the box (top, left, height, width) of each image."""
     top, left, height, width = box_B4.T[..., None]
-    row_H = torch.arange(image_BCHW.shape[2], device=image_BCHW.device)
-    column_W = torch.arange(image_BCHW.shape[3], device=image_BCHW.device)
+    row_H = torch.arange(image_px[0], device=box_B4.device)
+    column_W = torch.arange(image_px[1], device=box_B4.device)
     inside_BH = (row_H >= top) & (row_H < top + height)
     inside_BW = (column_W >= left) & (column_W < left + width)
-    inside_BHW = inside_BH[:, :, None] & inside_BW[:, None, :]
-    return torch.where(inside_BHW[:, None], fill, image_BCHW)
+    return inside_BH[:, :, None] & inside_BW[:, None, :]

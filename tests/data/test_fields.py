@@ -111,6 +111,8 @@ def test_a_map_goes_where_its_image_goes_to_the_pixel(
         assert torch.equal(batch.image_BCHW.permute(0, 2, 3, 1)[~filled_BHW], expected_BCHW.permute(0, 2, 3, 1)[~filled_BHW])
         boxes = torch.zeros(8, 1, 4) if host.erase_BV4 is None else host.erase_BV4
         assert int(filled_BHW.sum()) == int((boxes[:, 0, 2] * boxes[:, 0, 3]).sum())
+        erased_BHW = torch.zeros_like(filled_BHW) if batch.erased_BHW is None else batch.erased_BHW
+        assert torch.equal(erased_BHW, filled_BHW)
         moved += int((labels_BHW != host.maps["labels"]).any())
         erased += int((labels_BHW[filled_BHW] > 0).any())
     assert (moved > 0) == bool(augmentations) and (erased > 0) == ("erase" in augmentations)
