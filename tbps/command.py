@@ -274,10 +274,11 @@ def _vocabulary(given: argparse.Namespace) -> None:
 
 def _add_convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "source", type=Path, help="official checkpoint, BERT, ViT or CLIP weights; with --export: a run folder"
+        "source", type=Path, help="official checkpoint, BERT, ViT, Swin or CLIP weights; with --export: a run folder"
     )
     parser.add_argument("out", type=Path, help="safetensors file to write")
-    parser.add_argument("--kind", choices=("auto", "albef", "rasa", "mars", "bert", "vit", "clip", "irra"), default="auto")
+    kinds = ("auto", "albef", "rasa", "mars", "aptm", "bert", "vit", "swin", "clip", "irra")
+    parser.add_argument("--kind", choices=kinds, default="auto")
     parser.add_argument(
         "--grid", type=int, nargs=2, metavar=("ROWS", "COLUMNS"), help="patches of the images, where they are not square"
     )

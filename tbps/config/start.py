@@ -14,7 +14,7 @@ class Start:
     bert: str = ""
     """BERT weights: a Hugging Face name or local path."""
     vit: str = ""
-    """ViT weights: a Hugging Face name or local path."""
+    """ViT weights: a Hugging Face name or local path. Swin weights, for a method whose image encoder is a Swin."""
     clip: str = ""
     """CLIP's two towers, for a method that has them: a name of open_clip such as `ViT-B-16-quickgelu:openai`, a Hugging Face
     name, or a local path (a file of OpenAI, open_clip, IRRA or TBPS-CLIP; a folder)."""

@@ -12,7 +12,9 @@ from tbps.convert.clip_names import missing_names
 from tbps.convert.official_names import ENCODER_PARTS
 
 _IMAGE, _TEXT = "image_encoder.", "text_encoder."
+_IMAGE_ENCODER = "online.image_encoder."
 _CROSS = ".cross_attention."
+_ENDINGS = ("weight", "bias")
 _PROJECTIONS = tuple(f"online.{side}_projection.{part}" for side in ("image", "text") for part in ("weight", "bias"))
 _MATCHING = ("itm_head.weight", "itm_head.bias", "temperature")
 _ESSENTIAL: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -21,6 +23,8 @@ _ESSENTIAL: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "albef": ((_IMAGE, _TEXT), (*_PROJECTIONS, *_MATCHING)),
     "rasa": ((_IMAGE, _TEXT), (*_PROJECTIONS, *_MATCHING, "prd_head.weight", "prd_head.bias")),
     "mars": ((_IMAGE, _TEXT), (*_PROJECTIONS, *_MATCHING, "mae_decoder.positions", "mae_decoder.pixels.weight")),
+    "swin": ((), ()),
+    "aptm": ((_TEXT,), (*_PROJECTIONS, "temperature", *(f"itm_head.{n}.{part}" for n in (0, 1, 3) for part in _ENDINGS))),
 }
 """Of each kind: whole encoders, and single tensors. Heads of losses that a run may leave out are none."""
 
@@ -58,6 +62,8 @@ def missing_tensors(names: Iterable[str], kind: str) -> list[str]:
         return missing_names(found)
     parts, single = _ESSENTIAL[kind]
     expected = [name for part in parts for name in _expected(part, found, crosses=kind not in ("bert", "vit"))]
+    if kind in ("swin", "aptm"):
+        expected += _expected_of_swin(found)
     return [name for name in (*expected, *single) if name not in found]
 
 
@@ -77,6 +83,30 @@ def _expected(part: str, found: set[str], *, crosses: bool) -> list[str]:
                 endings = ("weight", "bias") if name.endswith("*") else ("",)
                 expected += [name.removesuffix("*") + ending for ending in endings]
     return expected
+
+
+_SWIN_STAGE = re.compile(r"online\.image_encoder\.stages\.(\d+)\.blocks\.(\d+)\.")
+
+
+def _expected_of_swin(found: set[str]) -> list[str]:
+    """Every block up to the last one of each stage, merging behind all stages but the last."""
+    blocks: dict[int, int] = {}
+    for name in found:
+        if match := _SWIN_STAGE.match(name):
+            stage, block = int(match[1]), int(match[2])
+            blocks[stage] = max(block, blocks.get(stage, 0))
+    last = max(blocks, default=0)
+    linear = ["patch_embed", "patch_norm", "norm"]
+    single = []
+    for stage in range(last + 1):
+        if stage < last:
+            linear.append(f"stages.{stage}.merge.norm")
+            single.append(f"stages.{stage}.merge.reduction.weight")
+        for block in range(blocks.get(stage, 0) + 1):
+            start = f"stages.{stage}.blocks.{block}"
+            linear += [f"{start}.{part}" for part in ("norm1", "qkv", "out", "norm2", "fc1", "fc2")]
+            single.append(f"{start}.position_bias")
+    return [_IMAGE_ENCODER + name for name in single + [f"{part}.{end}" for part in linear for end in _ENDINGS]]
 
 
 def _some(names: list[str]) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from tbps.convert.aptm_names import has_swin, to_aptm
 from tbps.convert.clip_names import has_official_name, to_clip
 from tbps.convert.completeness import check_finite
 from tbps.convert.files import sha256_of
@@ -59,6 +60,8 @@ def export(
         lines += _write_irra(kept, out)
     elif official and any(name.startswith("towers.") for name in kept):
         lines += _write_clip(kept, out)
+    elif official and has_swin(kept):
+        lines += _write_aptm(kept, out)
     elif official:
         lines += _write_official(kept, tensors, out)
     else:
@@ -114,6 +117,15 @@ def _write_irra(kept: dict[str, Tensor], out: Path) -> list[str]:
     state = {name: tensor.contiguous() for name, tensor in to_irra(kept).items()}
     write_torch(state, out)
     return [f"{out}: {len(state)} tensors under the official keys of IRRA"]
+
+
+def _write_aptm(kept: dict[str, Tensor], out: Path) -> list[str]:
+    """As the official code of APTM saves them, but for what it makes anew from the sizes."""
+    state = {name: tensor.contiguous() for name, tensor in to_aptm(kept, duplicates=True).items()}
+    write_torch(state, out)
+    return [
+        f"{out}: {len(state)} tensors under the official keys of APTM; its code makes offsets and masks of windows itself"
+    ]
 
 
 def _resolve(source: Path) -> tuple[Path, dict[str, str]]:

@@ -9,6 +9,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from tbps.convert.aptm_names import from_aptm, is_aptm
 from tbps.convert.clip import from_any_clip, is_clip
 from tbps.convert.completeness import check_complete
 from tbps.convert.files import ForeignWeights
@@ -16,20 +17,26 @@ from tbps.convert.hugging_face import Pretrained, read_pretrained
 from tbps.convert.irra_names import from_irra, irra_grid, is_irra
 from tbps.convert.official import Converted, from_official
 from tbps.convert.pretrained import from_bert, from_vit, patch_grid
+from tbps.convert.swin import from_swin, is_swin
 from tbps.convert.weights import POSITIONS, Grid, checked_grid, grid_text
 from tbps.convert.writing import check_out, write_safetensors
 
-Kind = Literal["auto", "albef", "rasa", "mars", "bert", "vit", "clip", "irra"]
-_READERS: dict[str, Callable[[Mapping[str, Tensor]], Converted]] = {"bert": from_bert, "vit": from_vit}
+Kind = Literal["auto", "albef", "rasa", "mars", "aptm", "bert", "vit", "swin", "clip", "irra"]
+_READERS: dict[str, Callable[[Mapping[str, Tensor]], Converted]] = {
+    "bert": from_bert,
+    "vit": from_vit,
+    "swin": from_swin,
+    "aptm": from_aptm,
+}
 
 
 def convert(source: Path, out: Path, *, kind: Kind = "auto", grid: Grid | None = None, force: bool = False) -> str:
     """Write foreign weights under our names as safetensors; returns the report, with every key that has no place.
 
-    source: an official ALBEF, RaSa, MARS or IRRA checkpoint, or BERT, ViT or CLIP weights (a file, or a folder with one), as
-    saved from the model or from what wrapped it. grid: rows and columns of patches of its images, where they are not square
-    and no config says it. The file's metadata names format, source, sha256, kind and the grid. ValueError: not such weights,
-    not all of them, numbers that are not finite, another kind or grid than told, `out` exists.
+    source: an official ALBEF, RaSa, MARS, APTM or IRRA checkpoint, or BERT, ViT, Swin or CLIP weights (a file, or a folder
+    with one), as saved from the model or from what wrapped it. grid: rows and columns of patches of its images, where they
+    are not square and no config says it. The file's metadata names format, source, sha256, kind and the grid. ValueError:
+    not such weights, not all of them, numbers that are not finite, another kind or grid than told, `out` exists.
     """
     check_out(out, force=force)
     if not source.exists():
@@ -61,6 +68,10 @@ def _kind(weights: ForeignWeights) -> str:
     keys = weights.tensors.keys()
     if is_clip(weights.tensors):
         return "irra" if is_irra(weights.tensors) else "clip"
+    if is_aptm(keys):
+        return "aptm"
+    if is_swin(keys):
+        return "swin"
 
     def has(*starts: str) -> bool:
         return any(key.startswith(starts) for key in keys)
@@ -75,7 +86,7 @@ def _kind(weights: ForeignWeights) -> str:
         raise ValueError(f"{weights.source}: is under our names already; use it as start.weights, or export it (--export)")
     raise ValueError(
         f"{weights.source}: its keys ({', '.join(list(keys)[:3])}, ...) are of no known kind, expected albef, rasa, mars,"
-        " irra, bert, vit or clip weights; convert the file of one of these"
+        " aptm, irra, bert, vit, swin or clip weights; convert the file of one of these"
     )
 
 

@@ -41,7 +41,7 @@ def from_official(state: Mapping[str, Tensor]) -> Converted:
 
     ValueError where a tensor that should be stored twice has two values.
     """
-    duplicates = _duplicates(state)
+    duplicates = stored_twice(state)
     kept = {key: tensor for key, tensor in state.items() if key not in duplicates}
     # Pretraining queues have no identities: their features are nobody's, and worse than an empty queue.
     queue = [] if "idx_queue" in kept else [key for key in _UNIDENTIFIED_QUEUE if key in kept]
@@ -88,8 +88,8 @@ def _unshape(name: str, tensor: Tensor) -> Tensor:
     return tensor[None] if name == "queue.identity_K" else tensor
 
 
-def _duplicates(state: Mapping[str, Tensor]) -> list[str]:
-    """Keys that repeat another, each checked against it."""
+def stored_twice(state: Mapping[str, Tensor]) -> list[str]:
+    """Keys that repeat another, each checked against it, or number positions. ValueError: one has two values."""
     found = [f"{encoder}.{bert}embeddings.position_ids" for encoder in _TEXT_ENCODERS for bert in ("", "bert.")]
     found = [key for key in found if key in state]
     for encoder in _TEXT_ENCODERS:

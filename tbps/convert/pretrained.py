@@ -12,7 +12,9 @@ from tbps.convert.completeness import check_complete
 from tbps.convert.hugging_face import Pretrained, read_pretrained
 from tbps.convert.naming import Names, Row, rename
 from tbps.convert.official import Converted, from_official
+from tbps.convert.swin import load_swin
 from tbps.convert.weights import LoadReport, place
+from tbps.nn.swin import SwinTransformer
 
 _HEADS = "num_attention_heads"
 _OLD, _NEW = "encoder.layer.#.", "layers.#."
@@ -53,10 +55,13 @@ def load_bert(method: nn.Module, name_or_path: str) -> LoadReport:
 
 
 def load_vit(method: nn.Module, name_or_path: str) -> LoadReport:
-    """Place a ViT (Hugging Face, timm or DeiT naming) in the image encoder, its positions interpolated to our grid.
+    """Place a ViT (Hugging Face, timm or DeiT naming) in the image encoder, its positions interpolated to our grid; or a
+    Swin, where the image encoder is one (tbps/convert/swin.py).
 
     Classification heads have no place. The momentum encoder is made equal. ValueError as in `load_bert`.
     """
+    if isinstance(method.online.image_encoder, SwinTransformer):  # type: ignore[union-attr]
+        return load_swin(method, name_or_path)
     found = read_pretrained(name_or_path)
     converted = from_vit(found.weights.tensors)
     _check_essential(found, converted, "vit", "BERT weights belong in start.bert")

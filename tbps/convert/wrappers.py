@@ -13,7 +13,7 @@ _ANYWHERE = frozenset(("module", "_forward_module", "_orig_mod", "_fsdp_wrapped_
 _IN_FRONT = frozenset(("model", "net", "network"))
 """Names under which training scripts (Lightning's among them) hold their model."""
 
-_IMAGE, _TEXT = re.compile(r"((?:[^.]+\.)*?)visual_encoder\."), re.compile(r"((?:[^.]+\.)*?)text_encoder\.")
+_IMAGE, _TEXT = re.compile(r"((?:[^.]+\.)*?)vis(?:ual|ion)_encoder\."), re.compile(r"((?:[^.]+\.)*?)text_encoder\.")
 _BERT = re.compile(r"((?:[^.]+\.)*?)(?:bert\.)?embeddings\.word_embeddings\.weight")
 _VIT = re.compile(
     r"((?:[^.]+\.)*?)(?:(?:vit|deit)\.)?(?:patch_embed\.proj|embeddings\.patch_embeddings\.projection)\.weight"

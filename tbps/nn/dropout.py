@@ -72,6 +72,17 @@ def drop(x: Tensor, site: Site, groups: Groups) -> Tensor:
     return (x * (random >= dropped - _LEVELS // 2)) * (_LEVELS / (_LEVELS - dropped))
 
 
+def drop_rows(x: Tensor, site: Site, groups: Groups) -> Tensor:
+    """x with whole rows zeroed with the site's probability and the others divided by the share that is kept.
+
+    Left out so, a residual branch is skipped for an image ("stochastic depth", arXiv 1603.09382).
+    """
+    if site.probability == 0.0:
+        return x
+    kept_B1 = drop(torch.ones(len(x), 1, device=x.device), site, groups)
+    return x * kept_B1.to(x.dtype).view(-1, *[1] * (x.dim() - 1))
+
+
 def drop_by_device(x: Tensor, site: Site, groups: Groups) -> Tensor:
     """`drop` by torch's own kernel, one call a group."""
     parts = []

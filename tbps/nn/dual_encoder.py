@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Generic, TypeVar
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tbps.nn.bert import Bert, WordHead
+from tbps.nn.swin import SwinTransformer
 from tbps.nn.vit import VisionTransformer
 
+ImageEncoder = TypeVar("ImageEncoder", VisionTransformer, SwinTransformer)
 
-class DualEncoder(nn.Module):
+
+class DualEncoder(nn.Module, Generic[ImageEncoder]):
     """The encoders, their projections to E dimensions and, where words are predicted, the word head."""
 
-    def __init__(self, *, image_encoder: VisionTransformer, text_encoder: Bert, projection: int, word_head: bool) -> None:
+    def __init__(self, *, image_encoder: ImageEncoder, text_encoder: Bert, projection: int, word_head: bool) -> None:
         super().__init__()
-        self.image_encoder = image_encoder
+        self.image_encoder: ImageEncoder = image_encoder
         self.text_encoder = text_encoder
         self.image_projection = nn.Linear(image_encoder.width, projection)
         self.text_projection = nn.Linear(text_encoder.width, projection)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from tbps.nn.bert import Bert
+from tbps.nn.swin import SwinTransformer
 from tbps.nn.vit import VisionTransformer
 
 M = TypeVar("M", bound=nn.Module)
@@ -45,3 +46,12 @@ def tiny_bert(*, full_cross_attention: bool = False, dropout: float = 0.0) -> Be
 def tiny_vit() -> VisionTransformer:
     """Two blocks of width 12 on 16 x 8 pixels: 4 x 2 patches."""
     return shaken(lambda: VisionTransformer(image_px=(16, 8), patch_px=4, width=12, depth=2, heads=3))
+
+
+def tiny_swin(*, drop_path: float = 0.0) -> SwinTransformer:
+    """Two stages of two blocks on 32 x 16 pixels: windows of 2 x 2 on 8 x 4 tokens, shifted once, then 2 x 2 on 4 x 2."""
+    return shaken(
+        lambda: SwinTransformer(
+            image_px=(32, 16), patch_px=4, width=8, depths=(2, 2), heads=(2, 4), window=2, drop_path=drop_path
+        )
+    )
