@@ -117,7 +117,7 @@ class ClipBlocks(nn.ModuleList):
         )
         self.checkpointing = False
         for block in self:
-            _initialise(block, layers)
+            initialise(block, layers)
 
     def forward(
         self,
@@ -139,7 +139,7 @@ class ClipBlocks(nn.ModuleList):
         return x
 
 
-def _initialise(block: nn.Module, layers: int) -> None:
+def initialise(block: nn.Module, layers: int) -> None:
     """openai/CLIP clip/model.py, initialize_parameters: what is added to the residual stream is small in deep towers."""
     for name, layer in block.named_modules():
         if isinstance(layer, nn.Linear):

@@ -18,8 +18,12 @@ def bounded_scale(log_scale: Tensor) -> Tensor:
     Source: CLIP (arXiv 2103.00020), Sec. 2.5, which clips it so that training stays stable. Flame-Chasers/TBPS-CLIP
     model/tbps_model.py bounds the value alone, as here; openai/CLIP and open_clip set the parameter back after each step.
     """
-    scale = log_scale.exp()
-    return scale - (scale - scale.clamp(max=HIGHEST_SCALE)).detach()
+    return bounded(log_scale.exp(), most=HIGHEST_SCALE)
+
+
+def bounded(value: Tensor, *, least: float | None = None, most: float | None = None) -> Tensor:
+    """A learned number inside of bounds; its gradient is that without bounds, so that it can come back."""
+    return value - (value - value.clamp(min=least, max=most)).detach()
 
 
 def batch_contrast(

@@ -19,8 +19,7 @@ def negative_weights(logit_Bg: Tensor, identity_B: Tensor) -> tuple[Tensor, Tens
     Source: ALBEF, Sec. 3.1. Differs: the softmax runs over the other identities alone; the official code zeroes the own
     identity afterwards, which is the same distribution but underflows once the model is sure of its pairs.
     """
-    group_Gg = identity_B.view(-1, logit_Bg.shape[1])
-    same_Bg = (group_Gg[:, :, None] == group_Gg[:, None, :]).flatten(0, 1)
+    same_Bg = _same_identity(identity_B, logit_Bg.shape[1])
     has_B = ~same_Bg.all(1)
     weight_Bg = logit_Bg.float().masked_fill(same_Bg, -torch.inf).softmax(1)
     return torch.where(has_B[:, None], weight_Bg, 0.0), has_B
@@ -39,3 +38,25 @@ def draw_negatives(weight_Bg: Tensor, uniform_B: Tensor) -> Tensor:
     last_B = size - 1 - (weight_Bg > 0).flip(1).int().argmax(1)  # rounding may not step past the last candidate
     start_B = torch.arange(num_rows, device=weight_Bg.device) // size * size
     return start_B + torch.where(cumulated_Bg[:, -1] > 0, torch.minimum(place_B, last_B), 0)
+
+
+@torch.no_grad()
+def hardest_negatives(logit_Bg: Tensor, identity_B: Tensor) -> tuple[Tensor, Tensor]:
+    """Batch row of the most similar pair of another identity in each row's group, and which rows have any.
+
+    logit_Bg (B, g): similarities to the members of the row's group; identity_B (B,). Returns (B,) int64, of equals the
+    first, and (B,) bool; a row without a negative points at the first member of its group.
+    Source: BAMG, "Image-Text Matching Learning". Differs: "unmatched" is another identity, not merely another pair.
+    """
+    size = logit_Bg.shape[1]
+    same_Bg = _same_identity(identity_B, size)
+    has_B = ~same_Bg.all(1)
+    other_Bg = logit_Bg.float().masked_fill(same_Bg, -torch.inf)
+    start_B = torch.arange(len(logit_Bg), device=logit_Bg.device) // size * size
+    return start_B + torch.where(has_B, other_Bg.argmax(1), 0), has_B
+
+
+def _same_identity(identity_B: Tensor, group_pairs: int) -> Tensor:
+    """(B, g) bool: whether the members of each row's group are of its identity."""
+    group_Gg = identity_B.view(-1, group_pairs)
+    return (group_Gg[:, :, None] == group_Gg[:, None, :]).flatten(0, 1)

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from tbps.objectives.hard_negatives import draw_negatives, negative_weights
+from tbps.objectives.hard_negatives import draw_negatives, hardest_negatives, negative_weights
 
 IDENTITY = torch.tensor([4, 4, 6, 8, 5, 4, 5, 5])
 LAST_BELOW_ONE = 1 - 2**-53
@@ -70,3 +70,19 @@ def test_rounding_never_steps_past_the_last_candidate(uniform: float) -> None:
     weight[::2, 2] = 0
     drawn = draw_negatives(weight, torch.full((400,), uniform, dtype=torch.float64)) % 4
     assert drawn.tolist() == [1, 2] * 200
+
+
+def test_the_hardest_negative_is_the_most_similar_pair_of_another_identity() -> None:
+    logit = torch.randn(8, 4, generator=torch.Generator().manual_seed(3))
+    identity = torch.tensor([0, 0, 1, 2, 3, 3, 3, 3])  # nobody in the second group has a negative
+    found, has = hardest_negatives(logit, identity)
+    expected = [
+        max(
+            (row // 4 * 4 + other for other in range(4) if identity[row // 4 * 4 + other] != identity[row]),
+            key=lambda place, row=row: float(logit[row, place % 4]),
+            default=row // 4 * 4,
+        )
+        for row in range(8)
+    ]
+    assert found.tolist() == expected and has.tolist() == [True] * 4 + [False] * 4
+    assert hardest_negatives(torch.zeros(4, 4), identity[:4])[0].tolist() == [2, 2, 0, 0]

@@ -9,7 +9,7 @@ import torch
 from finite_differences import FLOAT32
 from torch import Tensor
 
-from tbps.objectives.itm import matching_loss
+from tbps.objectives.itm import binary_matching_loss, matching_loss
 
 GROUP_PAIRS = 2
 HAS_NEGATIVE = torch.tensor([True, True, False, False, True, True])
@@ -57,3 +57,23 @@ def test_zero_logits_give_log_2() -> None:
 def test_sure_and_right_logits_give_0() -> None:
     sure = torch.tensor([[-50.0, 50.0]] * 6 + [[50.0, -50.0]] * 12)
     assert matching_loss(sure, has_negative_B=HAS_NEGATIVE, group_pairs=GROUP_PAIRS).item() == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("kinds", [1, 2])
+def test_one_logit_equals_a_loop_with_its_gradient(kinds: int) -> None:
+    logit = torch.randn(6 * (kinds + 1), dtype=torch.float64, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    means = []
+    for start in range(0, 6, GROUP_PAIRS):
+        values = []
+        for pair in range(start, start + GROUP_PAIRS):
+            values.append(-math.log(1 / (1 + math.exp(-logit[pair].item()))))
+            if HAS_NEGATIVE[pair]:
+                negatives = [logit[6 * kind + pair].item() for kind in range(1, kinds + 1)]
+                values += [-math.log(1 - 1 / (1 + math.exp(-value))) for value in negatives]
+        means.append(sum(values) / len(values))
+
+    def loss(logit: Tensor) -> Tensor:
+        return binary_matching_loss(logit, has_negative_B=HAS_NEGATIVE, group_pairs=GROUP_PAIRS)
+
+    assert loss(logit).item() == pytest.approx(sum(means) / 3, rel=1e-6)
+    assert torch.autograd.gradcheck(loss, (logit,), **FLOAT32)
