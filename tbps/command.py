@@ -14,6 +14,7 @@ from tbps.training.process_end import end_process
 from tbps.training.stop_signals import StoppedBySignal, StopSignals
 
 CHUNKERS = ("auto", "spacy", "builtin")
+LABEL_SETS = ("atr", "lip", "pascal")
 BENCHMARKS = ("cuhk-pedes", "icfg-pedes", "rstpreid", "mals", "coco")
 
 
@@ -112,7 +113,9 @@ def _add_shard(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     shard.add_argument(
         "--chunks", choices=CHUNKERS, help="also find the attribute chunks of the training captions, as tbps data chunks"
     )
-    shard.add_argument("--parsing", action="store_true", help="take the parsing maps of the folder `parsing` along")
+    shard.add_argument(
+        "--parsing", action="append", choices=LABEL_SETS, default=[], help="take these parsing maps along (repeat for more)"
+    )
     shard.set_defaults(run=_shard)
 
 

@@ -15,6 +15,8 @@ Cleaning = Literal["space", "delete", "none"]
 Interpolation = Literal["bilinear", "bicubic"]
 Augmentation = Literal["resized-crop", "random-operations", "flip", "pad-crop", "erase"]
 """What can be made with a training image, in the order in which it is made."""
+LabelSetName = Literal["atr", "lip", "pascal"]
+"""Sets of labels of human-parsing maps, by name; see tbps/data/label_sets.py."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from tbps.data.label_maps import ATR_LABELS, ATR_SIDES, decode_map
+from tbps.config.data import LabelSetName
+from tbps.data.label_maps import decode_map
+from tbps.data.label_sets import LABEL_SETS
 from tbps.data.pairs import PairSource
 
 
@@ -29,9 +32,9 @@ class Field:
     """Labels of a map that change places where the image is mirrored: a person's left arm is then the right one."""
 
 
-def read_parsing(source: PairSource, index: int) -> Tensor:
-    """(height, width) uint8 labels of ATR (`tbps.data.label_maps.ATR_LABELS`)."""
-    return decode_map(source.parsing_bytes(index), num_labels=len(ATR_LABELS))
+def read_parsing(source: PairSource, index: int, *, label_set: LabelSetName) -> Tensor:
+    """(height, width) uint8 labels of the set."""
+    return decode_map(source.parsing_bytes(index, label_set), LABEL_SETS[label_set])
 
 
 def read_attributes(source: PairSource, index: int) -> Tensor:
@@ -40,10 +43,13 @@ def read_attributes(source: PairSource, index: int) -> Tensor:
 
 
 FIELDS: Mapping[str, Field] = {
-    "parsing": Field(read=read_parsing, label_map=True, sides=ATR_SIDES),
+    **{
+        f"parsing_{name}": Field(read=partial(read_parsing, label_set=name), label_map=True, sides=label_set.sides)
+        for name, label_set in LABEL_SETS.items()
+    },
     "attributes": Field(read=read_attributes),
 }
-"""What every method may ask for, by name."""
+"""What every method may ask for, by name: parsing maps of each label set, and attributes."""
 
 
 def choose_fields(names: Iterable[str], offered: Mapping[str, Field]) -> dict[str, Field]:

@@ -1,53 +1,65 @@
 """Label maps: a whole number for each pixel of an image, such as which piece of clothing it shows.
 
-The parsing map of an image lies below the data set's folder in `parsing`, at the image's own path as annotated but for the
-ending: `parsing/cam_a/0001.png` of `cam_a/0001.jpg`. It is a PNG of mode P or L, as large as the image, whose pixel is the
-label of ATR. The synthetic world writes such maps, and SCHP's ATR model does.
+The parsing map of an image lies below the data set's folder in `parsing/<label set>`, at the image's own path as annotated
+but for the ending: `parsing/atr/cam_a/0001.png` of `cam_a/0001.jpg`. It is a PNG of mode P or L, as large as the image,
+whose pixel is the label. Maps that we write say in a text chunk of which image file they are, by its sha256.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import warnings
+from functools import cache
 from pathlib import PurePosixPath
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-ATR_LABELS = (
-    "background",
-    "hat",
-    "hair",
-    "sunglasses",
-    "upper-clothes",
-    "skirt",
-    "pants",
-    "dress",
-    "belt",
-    "left-shoe",
-    "right-shoe",
-    "face",
-    "left-leg",
-    "right-leg",
-    "left-arm",
-    "right-arm",
-    "bag",
-    "scarf",
-)
-"""Names of the labels, in the order of SCHP's ATR model. Left and right are the person's own."""
-ATR_SIDES = ((9, 10), (12, 13), (14, 15))
-"""Labels of ATR that change places in a mirrored image, where a person's left is the right."""
+from tbps.config.data import LabelSetName
+from tbps.data.label_sets import LABEL_SETS, LabelSet
+
+PARSING = "parsing"
+"""Folder of all parsing maps of a data set, below its own."""
+IMAGE_DIGEST = "image-sha256"
+"""Text chunk of a map that says of which image file it is."""
+ADVICE = "tbps parse writes the maps that are missing"
 
 
-def parsing_path(image_path: str) -> PurePosixPath:
+def map_path(image_path: str, label_set: LabelSetName) -> PurePosixPath:
     """Where the map of `image_path` (as written in the annotation file) lies below the data set's folder."""
-    return PurePosixPath("parsing") / PurePosixPath(image_path).with_suffix(".png")
+    return PurePosixPath(PARSING) / label_set / PurePosixPath(image_path).with_suffix(".png")
 
 
-def decode_map(file_bytes: bytes, *, num_labels: int) -> Tensor:
-    """(height, width) uint8 labels. ValueError: no image, one of colours, or a label that is not below `num_labels`."""
+def encode_map(labels_HW: NDArray[np.uint8], label_set: LabelSetName, *, image_bytes: bytes) -> bytes:
+    """A palette PNG of the map of the image file `image_bytes`; the same labels give the same bytes."""
+    indexed = Image.frombytes("P", labels_HW.shape[::-1], np.ascontiguousarray(labels_HW, dtype=np.uint8).tobytes())
+    indexed.putpalette(_palette(len(LABEL_SETS[label_set])))
+    text, file = PngInfo(), io.BytesIO()
+    text.add_text(IMAGE_DIGEST, hashlib.sha256(image_bytes).hexdigest())
+    indexed.save(file, format="PNG", compress_level=4, pnginfo=text)
+    return file.getvalue()
+
+
+@cache
+def _palette(num_labels: int) -> bytes:
+    """The PASCAL VOC colour of each label: the bits of the label dealt out to red, green and blue."""
+    palette: list[int] = []
+    for label in range(num_labels):
+        channels = [0, 0, 0]
+        for bit in range(8):
+            for channel in range(3):
+                channels[channel] |= ((label >> (3 * bit + channel)) & 1) << (7 - bit)
+        palette += channels
+    return bytes(palette)
+
+
+def decode_map(file_bytes: bytes, label_set: LabelSet) -> Tensor:
+    """(height, width) uint8 labels. ValueError: no image, one of colours, or a label that is not of the set."""
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(file_bytes)) as image:
             mode, labels_HW = image.mode, np.array(image)
@@ -55,8 +67,11 @@ def decode_map(file_bytes: bytes, *, num_labels: int) -> Tensor:
         raise ValueError(f"its label map cannot be decoded ({type(error).__name__}); write it again") from error
     if mode not in ("P", "L"):
         raise ValueError(f"its label map is of mode {mode}, expected P or L, whose pixels are labels; write it again")
-    if (highest := int(labels_HW.max(initial=0))) >= num_labels:
-        raise ValueError(f"its label map holds label {highest}, expected 0 to {num_labels - 1}; write it again")
+    if (highest := int(labels_HW.max(initial=0))) >= len(label_set):
+        raise ValueError(
+            f"its label map holds label {highest}, expected 0 to {len(label_set) - 1} of {label_set.title}; write it again,"
+            " or choose the label set that it is of"
+        )
     return torch.from_numpy(labels_HW)
 
 

@@ -13,12 +13,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tbps.config.data import Benchmark, Data
+from tbps.config.data import Benchmark, Data, LabelSetName
 from tbps.data.annotation_cache import mapped_annotations
 from tbps.data.annotations import Split
 from tbps.data.identity_index import IdentityIndex
 from tbps.data.image_files import ImageFiles
-from tbps.data.label_maps import parsing_path
+from tbps.data.label_maps import ADVICE, map_path
 from tbps.data.remote import PATIENCE_S, is_remote
 
 
@@ -50,8 +50,8 @@ class PairSource(Protocol):
     def siblings(self, index: int) -> NDArray[np.int64]:
         """All pairs of the same identity, `index` among them, ascending."""
 
-    def parsing_bytes(self, index: int) -> bytes:
-        """The file of the image's parsing map (see `tbps.data.label_maps`). ValueError: there is none."""
+    def parsing_bytes(self, index: int, label_set: LabelSetName) -> bytes:
+        """The file of the image's parsing map of that set (see `tbps.data.label_maps`). ValueError: there is none."""
 
     def attributes(self, index: int) -> NDArray[np.int8]:
         """(A,) the image's attributes in {0, 1, -1}. ValueError: the data set has none."""
@@ -103,13 +103,13 @@ class FolderPairs:
         """All pairs of the same identity, ascending."""
         return self._identities.pairs(int(self.identity_N[index]))
 
-    def parsing_bytes(self, index: int) -> bytes:
+    def parsing_bytes(self, index: int, label_set: LabelSetName) -> bytes:
         """The file of the image's parsing map."""
-        path = self._root / parsing_path(self._split.image_path[int(self.image_N[index])])
+        path = self._root / map_path(self._split.image_path[int(self.image_N[index])], label_set)
         try:
             return path.read_bytes()
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-            raise ValueError(f"{path} is not there, expected a parsing map of every image; put it there") from error
+            raise ValueError(f"{path} is not there, expected a parsing map of every image; {ADVICE}") from error
 
     def attributes(self, index: int) -> NDArray[np.int8]:
         """(A,) the image's attributes."""

@@ -12,20 +12,23 @@ import dataclasses
 import json
 import os
 import uuid
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tbps.data.column import StringColumn, map_columns, write_columns
+from tbps.config.data import LabelSetName
+from tbps.data.column import Column, StringColumn, map_columns, write_columns
 from tbps.data.remote import PATIENCE_S, is_remote, join, read_text, sha256_of, shown
 
 INDEX_NAME = "tbps-index.json"
-FORMAT_VERSION = 3
-"""3: so do attributes, and where parsing maps lie. 2: captions and image paths lie in the tables. 1: in the shards only."""
-READABLE = (2, 3)
+FORMAT_VERSION = 4
+"""4: parsing maps of several label sets. 3: attributes, and where parsing maps of ATR lie, are in the tables. 2: captions
+and image paths are. 1: they are in the shards only."""
+READABLE = (2, 3, 4)
 ADVICE = 'run "tbps data verify" and create the shards again'
 
 
@@ -55,6 +58,18 @@ class ShardSplit:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MapPlaces:
+    """Where the parsing maps of one label set lie, each in its image's shard."""
+
+    start_I: NDArray[np.int64]
+    """(I,) first content byte."""
+    size_I: NDArray[np.int64]
+    """(I,) bytes."""
+    crc_I: NDArray[np.uint32]
+    """(I,) CRC-32."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class MemberTable:
     """Every image and every pair of a split; saved as `<split>-index.safetensors`."""
 
@@ -77,17 +92,27 @@ class MemberTable:
     """(N)."""
     attribute_IA: NDArray[np.int8] | None = None
     """(I, A) in {0, 1, -1}; None where there are none."""
-    parsing_start_I: NDArray[np.int64] | None = None
-    """(I,) first content byte of the image's parsing map, in the image's shard; None where the shards bring none."""
-    parsing_size_I: NDArray[np.int64] | None = None
-    """(I,) bytes of the parsing map."""
-    parsing_crc_I: NDArray[np.uint32] | None = None
-    """(I,) CRC-32 of the parsing map."""
+    maps: Mapping[LabelSetName, MapPlaces] = field(default_factory=dict)
+    """Parsing maps by label set; empty where the shards bring none."""
 
     @classmethod
     def map(cls, path: Path) -> MemberTable:
         """Map the file, whose digest has been checked, into memory."""
-        return cls(**cast(dict[str, Any], map_columns(path)))
+        columns = map_columns(path)
+        maps: dict[LabelSetName, MapPlaces] = {}
+        # Before format 4 there was one label set, which columns did not name.
+        for prefix, label_set in (("parsing", "atr"), *((f"parsing_{name}", name) for name in get_args(LabelSetName))):
+            if f"{prefix}_start_I" in columns:
+                places = {name: columns.pop(f"{prefix}_{name}") for name in ("start_I", "size_I", "crc_I")}
+                maps[cast(LabelSetName, label_set)] = MapPlaces(**cast(dict[str, Any], places))
+        return cls(**cast(dict[str, Any], columns), maps=maps)
+
+    def columns(self) -> dict[str, Column]:
+        """What a file of it holds, by name."""
+        plain = {one.name: getattr(self, one.name) for one in dataclasses.fields(self) if one.name != "maps"}
+        for label_set, places in self.maps.items():
+            plain |= {f"parsing_{label_set}_{name}": column for name, column in vars(places).items()}
+        return {name: column for name, column in plain.items() if column is not None}
 
 
 def read_index(root: str, *, cache: Path, patience_s: float = PATIENCE_S) -> dict[str, ShardSplit]:
@@ -143,8 +168,7 @@ def write_table(folder: Path, split: str, table: MemberTable, shards: tuple[Stor
     path = folder / f"{split}-index.safetensors"
     temporary = folder / f".{path.name}.{uuid.uuid4().hex}"
     try:
-        columns = {field.name: getattr(table, field.name) for field in dataclasses.fields(table)}
-        write_columns(temporary, {name: column for name, column in columns.items() if column is not None})
+        write_columns(temporary, table.columns())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -10,27 +10,24 @@ import os
 import shutil
 import tarfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tbps.config.data import Benchmark
+from tbps.config.data import Benchmark, LabelSetName
 from tbps.data.annotations import Split, read_annotations
 from tbps.data.image_files import ImageFiles
-from tbps.data.label_maps import parsing_path
-from tbps.data.shard_index import MemberTable, ShardSplit, StoredFile, write_index, write_table
+from tbps.data.label_maps import ADVICE, map_path
+from tbps.data.shard_index import MapPlaces, MemberTable, ShardSplit, StoredFile, write_index, write_table
 from tbps.data.worker_pool import worker_pool
 
 logger = logging.getLogger(__name__)
 
 BYTES_PER_MB = 1_000_000
 _LOCK = "lock"
-_PARSING = "parsing.png"
-"""Extension of the member that is an image's parsing map."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,9 +38,9 @@ class _Image:
     changed_ns: int
     row: str
     """The JSON member."""
-    parsing: Path | None
-    """Its parsing map, where the shards are to bring them."""
-    parsing_changed_ns: int
+    maps: Mapping[str, Path]
+    """Its parsing maps that the shards are to bring, by the extension of the member."""
+    maps_changed_ns: tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,7 +58,7 @@ class _Shard:
     def digest(self) -> str:
         """Of everything that the shard is made of, images and parsing maps by size and time."""
         parts = [
-            (image.number, str(image.file), image.num_bytes, image.changed_ns, image.row, image.parsing_changed_ns)
+            (image.number, str(image.file), image.num_bytes, image.changed_ns, image.row, image.maps_changed_ns)
             for image in self.images
         ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
@@ -78,11 +75,11 @@ class _Places:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Members:
-    """Where one written shard holds each image and, where it brings them, each parsing map."""
+    """Where one written shard holds each image and each parsing map."""
 
     file: StoredFile
-    images: _Places
-    parsing: _Places
+    places: dict[str, _Places]
+    """By the extension of a map's member; of images by the empty one."""
 
 
 def write_shards(
@@ -93,12 +90,13 @@ def write_shards(
     splits: Sequence[str] = (),
     shard_mb: int = 256,
     workers: int = 1,
-    parsing: bool = False,
+    parsing: Sequence[LabelSetName] = (),
 ) -> dict[str, ShardSplit]:
     """Write `splits` (none named = all) of the data set at `root` into the new folder `out`; returns its index.
 
-    Shards hold consecutive images up to `shard_mb`, with `parsing` their parsing maps too; the bytes depend on nothing but
-    the data. `out` appears only when it is complete; shards that a call before has finished are not written again.
+    Shards hold consecutive images up to `shard_mb`, with their parsing maps of the label sets `parsing`; the bytes depend
+    on nothing but the data. `out` appears only when it is complete; shards that a call before has finished are not written
+    again.
     ValueError: `out` exists or is being written, the data set cannot be read, or an image or a map is missing.
     """
     if out.exists():
@@ -116,7 +114,10 @@ def write_shards(
                 for split in chosen
             }
             _clear(partial, [shard for shards in planned.values() for shard in shards])
-            index = {split.name: _write_split(split, planned[split.name], partial, workers=workers) for split in chosen}
+            index = {
+                split.name: _write_split(split, planned[split.name], partial, workers=workers, parsing=parsing)
+                for split in chosen
+            }
             write_index(partial, benchmark, index)
             for members in partial.glob("*.members.json"):
                 members.unlink()
@@ -162,7 +163,7 @@ def _finished(shard: _Shard) -> _Members | None:
         found = json.loads(shard.members.read_text(encoding="utf-8"))
         parts = found["members"]
         members = _Members(
-            file=StoredFile(**parts["file"]), images=_Places(**parts["images"]), parsing=_Places(**parts["parsing"])
+            file=StoredFile(**parts["file"]), places={kind: _Places(**places) for kind, places in parts["places"].items()}
         )
         whole = found["of"] == shard.digest() and shard.path.stat().st_size == members.file.num_bytes
     except (OSError, ValueError, KeyError, TypeError):
@@ -175,44 +176,47 @@ def _plan_split(images: Sequence[_Image], split: Split, out: Path, shard_mb: int
     return [_Shard(path=out / f"{split.name}-{number:04d}.tar", images=batch) for number, batch in enumerate(batches)]
 
 
-def _write_split(split: Split, shards: Sequence[_Shard], out: Path, *, workers: int) -> ShardSplit:
+def _write_split(
+    split: Split, shards: Sequence[_Shard], out: Path, *, workers: int, parsing: Sequence[LabelSetName]
+) -> ShardSplit:
     if workers > 1:
         with worker_pool(workers) as pool:
             written = list(pool.map(_write_shard, shards))
     else:
         written = [_write_shard(shard) for shard in shards]
     logger.info("%s: %d images in %d shards", split.name, len(split.image_path), len(written))
-    start_I, size_I, crc_I = _columns([shard.images for shard in written])
-    parsing = any(image.parsing is not None for shard in shards for image in shard.images)
-    maps = _columns([shard.parsing for shard in written]) if parsing else (None, None, None)
+    images = _columns(written, "")
     table = MemberTable(
         shard_I=np.repeat(np.arange(len(shards), dtype=np.int32), [len(shard.images) for shard in shards]),
-        start_I=start_I,
-        size_I=size_I,
-        crc_I=crc_I,
+        start_I=images.start_I,
+        size_I=images.size_I,
+        crc_I=images.crc_I,
         image_path=split.image_path,
         identity_I=split.image_identity_I,
         image_N=split.image_N,
         caption_number_N=split.caption_number_N,
         caption=split.caption,
         attribute_IA=split.attribute_IA,
-        parsing_start_I=maps[0],
-        parsing_size_I=maps[1],
-        parsing_crc_I=maps[2],
+        maps={name: _columns(written, _map_extension(name)) for name in parsing},
     )
     return write_table(out, split.name, table, tuple(shard.file for shard in written))
 
 
-def _columns(written: Sequence[_Places]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint32]]:
-    """(I,) first byte, size and CRC-32 of each image's member."""
-    return (
-        np.array([start for shard in written for start in shard.starts], dtype=np.int64),
-        np.array([size for shard in written for size in shard.sizes], dtype=np.int64),
-        np.array([crc for shard in written for crc in shard.crcs], dtype=np.uint32),
+def _columns(written: Sequence[_Members], kind: str) -> MapPlaces:
+    """First byte, size and CRC-32 of each image's member of a kind."""
+    of_kind = [shard.places[kind] for shard in written]
+    return MapPlaces(
+        start_I=np.array([start for places in of_kind for start in places.starts], dtype=np.int64),
+        size_I=np.array([size for places in of_kind for size in places.sizes], dtype=np.int64),
+        crc_I=np.array([crc for places in of_kind for crc in places.crcs], dtype=np.uint32),
     )
 
 
-def _list_images(root: Path, benchmark: Benchmark, split: Split, *, parsing: bool) -> list[_Image]:
+def _map_extension(label_set: LabelSetName) -> str:
+    return f"parsing-{label_set}.png"
+
+
+def _list_images(root: Path, benchmark: Benchmark, split: Split, *, parsing: Sequence[LabelSetName]) -> list[_Image]:
     captions: list[list[str]] = [[] for _ in range(len(split.image_path))]
     for pair, image in enumerate(split.image_N.tolist()):
         captions[image].append(split.caption[pair])
@@ -226,20 +230,20 @@ def _list_images(root: Path, benchmark: Benchmark, split: Split, *, parsing: boo
         row = {"path": image_path, "identity": int(split.image_identity_I[number]), "captions": captions[number]}
         if split.attribute_IA is not None:
             row["attributes"] = split.attribute_IA[number].tolist()
-        found, labels = file.stat(), root / parsing_path(image_path) if parsing else None
-        if labels is not None and not labels.is_file():
-            raise ValueError(
-                f"image {image_path} has no parsing map: {labels} is not there; put it there, or leave out --parsing"
-            )
+        maps = {_map_extension(name): root / map_path(image_path, name) for name in parsing}
+        for labels in maps.values():
+            if not labels.is_file():
+                raise ValueError(f"image {image_path} has no parsing map: {labels} is not there; {ADVICE}")
+        found, of_maps = file.stat(), [labels.stat() for labels in maps.values()]
         images.append(
             _Image(
                 number=number,
                 file=file,
-                num_bytes=found.st_size + (labels.stat().st_size if labels is not None else 0),
+                num_bytes=found.st_size + sum(one.st_size for one in of_maps),
                 changed_ns=found.st_mtime_ns,
                 row=json.dumps(row),
-                parsing=labels,
-                parsing_changed_ns=labels.stat().st_mtime_ns if labels is not None else 0,
+                maps=maps,
+                maps_changed_ns=tuple(one.st_mtime_ns for one in of_maps),
             )
         )
     return images
@@ -272,16 +276,17 @@ def _write_shard(shard: _Shard) -> _Members:
             members = _contents(image)
             crcs |= {f"{_key(image)}.{extension}": zlib.crc32(content) for extension, content in members.items()}
             writer.write({"__key__": _key(image), **members, "json": image.row.encode()})
-    places = {_PARSING: _Places(), "": _Places()}
+    places = {kind: _Places() for kind in ("", *shard.images[0].maps)}
     with tarfile.open(aside) as tar:
         for member in tar:
             if member.name in crcs:
-                kind = places[_PARSING if member.name.endswith(f".{_PARSING}") else ""]
+                extension = member.name.partition(".")[2]
+                kind = places[extension if extension in places else ""]
                 kind.starts.append(member.offset_data)
                 kind.sizes.append(member.size)
                 kind.crcs.append(crcs[member.name])
     aside.rename(shard.path)
-    written = _Members(file=StoredFile.of(shard.path, below=shard.path.parent), images=places[""], parsing=places[_PARSING])
+    written = _Members(file=StoredFile.of(shard.path, below=shard.path.parent), places=places)
     aside.write_text(json.dumps({"of": shard.digest(), "members": asdict(written)}), encoding="utf-8")
     aside.rename(shard.members)
     return written
@@ -289,10 +294,8 @@ def _write_shard(shard: _Shard) -> _Members:
 
 def _contents(image: _Image) -> dict[str, bytes]:
     """The members of an image that are copies of files, by their extension."""
-    members = {_extension(image.file): image.file.read_bytes()}
-    if image.parsing is not None:
-        members[_PARSING] = image.parsing.read_bytes()
-    return members
+    files = {_extension(image.file): image.file, **image.maps}
+    return {extension: file.read_bytes() for extension, file in files.items()}
 
 
 def _key(image: _Image) -> str:

@@ -14,9 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tbps.config.data import LabelSetName
 from tbps.data.identity_index import IdentityIndex
+from tbps.data.label_sets import LABEL_SETS
 from tbps.data.remote import PATIENCE_S, fetch, forget_damaged, is_remote, join, sha256_of, shown
-from tbps.data.shard_index import ADVICE, MemberTable, ShardSplit, StoredFile, read_index
+from tbps.data.shard_index import ADVICE, MapPlaces, MemberTable, ShardSplit, StoredFile, read_index
 
 OPEN_FILES = 64
 """Shards that one process keeps open."""
@@ -70,15 +72,23 @@ class ShardPairs:
         image, table = int(self.image_N[index]), self._table
         return self._member(image, _Place("image", table.start_I[image], table.size_I[image], table.crc_I[image]))
 
-    def parsing_bytes(self, index: int) -> bytes:
+    def parsing_bytes(self, index: int, label_set: LabelSetName) -> bytes:
         """The file of the image's parsing map."""
-        image, table = int(self.image_N[index]), self._table
-        if table.parsing_start_I is None or table.parsing_size_I is None or table.parsing_crc_I is None:
+        places = self._map_places(label_set)
+        image = int(self.image_N[index])
+        place = _Place("parsing map of image", places.start_I[image], places.size_I[image], places.crc_I[image])
+        return self._member(image, place)
+
+    def _map_places(self, label_set: LabelSetName) -> MapPlaces:
+        if label_set not in self._table.maps:
+            title = LABEL_SETS[label_set].title
+            brought = ", ".join(LABEL_SETS[name].title for name in self._table.maps)
             raise ValueError(
-                f"the shards at {shown(self.root)} bring no parsing maps; make them again with tbps data shard --parsing"
+                f"the shards at {shown(self.root)} bring no parsing maps of {title}"
+                + (f", only of {brought}" if brought else "")
+                + f"; make them again with tbps data shard --parsing {label_set}"
             )
-        start, size, crc = (column[image] for column in (table.parsing_start_I, table.parsing_size_I, table.parsing_crc_I))
-        return self._member(image, _Place("parsing map of image", start, size, crc))
+        return self._table.maps[label_set]
 
     def attributes(self, index: int) -> NDArray[np.int8]:
         """(A,) the image's attributes."""

@@ -5,11 +5,9 @@ from __future__ import annotations
 from tbps.synthetic.canvas import Canvas, Point
 from tbps.synthetic.colours import RGB, contrast_of, scaled
 from tbps.synthetic.palette import Palette
-from tbps.synthetic.parsing import LABEL
+from tbps.synthetic.parsing import BAG, SCARF, STRAP
 from tbps.synthetic.person import Person
 from tbps.synthetic.pose import Pose
-
-BAG = LABEL["bag"]
 
 
 def bag_sign(palette: Palette, pose: Pose) -> int:
@@ -54,24 +52,24 @@ def draw_bag_straps(canvas: Canvas, person: Person, palette: Palette, pose: Pose
     if kind == "backpack" and pose.view == "front":
         for side in (-1, 1):
             strap = [(side * shoulder * 0.55, 0.172), (side * shoulder * 0.62, 0.28), (side * shoulder * 0.85, 0.345)]
-            canvas.line(strap, 0.022, rgb, BAG)
+            canvas.line(strap, 0.022, rgb, STRAP)
     elif kind == "backpack" and pose.side:
-        canvas.line([(-0.02, 0.175), (0.03, 0.23), (-0.03, 0.34)], 0.02, rgb, BAG)
+        canvas.line([(-0.02, 0.175), (0.03, 0.23), (-0.03, 0.34)], 0.02, rgb, STRAP)
     elif kind == "shoulder bag" and not (pose.side and sign < 0):
         start = (0.0, 0.18) if pose.side else (sign * shoulder * 0.75, 0.18)
-        canvas.line([start, (start[0] + 0.02 * sign, 0.36)], 0.012, rgb, BAG)
+        canvas.line([start, (start[0] + 0.02 * sign, 0.36)], 0.012, rgb, STRAP)
     elif kind == "messenger bag":
         ends = ((-0.045, 0.18), (0.03, 0.47)) if pose.side else ((-sign * shoulder * 0.7, 0.178), (sign * pose.hip, 0.48))
-        canvas.line(ends, 0.015, rgb, BAG)
+        canvas.line(ends, 0.015, rgb, STRAP)
 
 
 def draw_scarf(canvas: Canvas, person: Person, palette: Palette, pose: Pose) -> None:
     """A scarf round the neck with one loose end."""
     if person.scarf is None:
         return
-    rgb, label = palette.cloth("scarf", person.scarf), LABEL["scarf"]
-    canvas.ellipse((0.0, 0.162), 0.062, 0.03, rgb, label)
-    canvas.polygon([(0.005, 0.165), (0.05, 0.165), (0.06, 0.31), (0.022, 0.31)], scaled(rgb, 0.88), label)
+    rgb = palette.cloth("scarf", person.scarf)
+    canvas.ellipse((0.0, 0.162), 0.062, 0.03, rgb, SCARF)
+    canvas.polygon([(0.005, 0.165), (0.05, 0.165), (0.06, 0.31), (0.022, 0.31)], scaled(rgb, 0.88), SCARF)
     canvas.line([(-0.05, 0.166), (0.05, 0.172)], 0.006, scaled(rgb, 0.7))
 
 

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from tbps.config.data import Benchmark
 from tbps.data.annotations import Split, read_annotations
 from tbps.data.image_files import ImageFiles
-from tbps.data.label_maps import parsing_path
+from tbps.data.label_maps import map_path
 
 MARGIN_PX = 6
 CAPTION_PX = 330
@@ -32,7 +32,7 @@ def contact_sheet(
 ) -> Path:
     """Write a PNG of the first `num_identities` of a split; returns `out_path`.
 
-    Any data set that `read_annotations` reads will do; `with_parsing` sets each image's parsing map beside it.
+    Any data set that `read_annotations` reads will do; `with_parsing` sets each image's parsing map of ATR beside it.
     ValueError: an image or a map is not there.
     """
     pairs = read_annotations(root, benchmark).split(split)
@@ -101,7 +101,7 @@ def _pictures(root: Path, benchmark: Benchmark, path: str, with_parsing: bool) -
     with Image.open(file) as image:
         pictures = [image.convert("RGB")]
     if with_parsing:
-        parsing_file = root / parsing_path(path)
+        parsing_file = root / map_path(path, "atr")
         if not parsing_file.is_file():
             raise ValueError(f"{root} has no parsing map of {path}, expected {parsing_file}; write them first")
         with Image.open(parsing_file) as labels:

@@ -6,13 +6,14 @@ from random import Random
 
 from tbps.synthetic.canvas import Canvas
 from tbps.synthetic.colours import scaled, to_rgb
+from tbps.synthetic.parsing import NOTHING
 
 OCCLUDERS = ("pole", "bush", "car", "pedestrian")
 HIDES_FEET = ("bush", "car")
 
 
 def draw_occluder(canvas: Canvas, kind: str, random: Random) -> None:
-    """Draw `kind` over everything; it is background of the label map. A pedestrian is drawn by `rendering`."""
+    """Draw `kind` over everything; it is background of the label maps. A pedestrian is drawn by `rendering`."""
     if kind == "pole":
         _pole(canvas, random)
     elif kind == "bush":
@@ -24,7 +25,7 @@ def draw_occluder(canvas: Canvas, kind: str, random: Random) -> None:
 def _pole(canvas: Canvas, random: Random) -> None:
     x, half = random.choice((-1, 1)) * random.uniform(0.05, 0.14), random.uniform(0.012, 0.024)
     grey = random.randint(50, 160)
-    canvas.polygon([(x - half, -0.5), (x + half, -0.5), (x + half, 1.5), (x - half, 1.5)], (grey, grey, grey + 8), 0)
+    canvas.polygon([(x - half, -0.5), (x + half, -0.5), (x + half, 1.5), (x - half, 1.5)], (grey, grey, grey + 8), NOTHING)
     canvas.shade([(x + half * 0.3, -0.5), (x + half, -0.5), (x + half, 1.5), (x + half * 0.3, 1.5)], 0.35)
 
 
@@ -32,7 +33,7 @@ def _bush(canvas: Canvas, random: Random) -> None:
     for _ in range(16):
         leaf = to_rgb(random.uniform(0.26, 0.38), random.uniform(0.4, 0.7), random.uniform(0.2, 0.45))
         centre = (random.uniform(-0.25, 0.25), random.uniform(0.9, 1.08))
-        canvas.ellipse(centre, random.uniform(0.03, 0.07), random.uniform(0.03, 0.06), leaf, 0)
+        canvas.ellipse(centre, random.uniform(0.03, 0.07), random.uniform(0.03, 0.06), leaf, NOTHING)
 
 
 def _car(canvas: Canvas, random: Random) -> None:
@@ -45,6 +46,8 @@ def _car(canvas: Canvas, random: Random) -> None:
         (sign * 0.7, 1.3),
         (sign * edge, 1.3),
     ]
-    canvas.polygon(hood, rgb, 0)
-    canvas.polygon([(sign * edge, 0.93), (sign * 0.7, 0.93), (sign * 0.7, 0.96), (sign * edge, 0.96)], scaled(rgb, 0.6), 0)
-    canvas.ellipse((sign * (edge + 0.05), 0.89), 0.03, 0.018, (240, 235, 200), 0)
+    canvas.polygon(hood, rgb, NOTHING)
+    canvas.polygon(
+        [(sign * edge, 0.93), (sign * 0.7, 0.93), (sign * 0.7, 0.96), (sign * edge, 0.96)], scaled(rgb, 0.6), NOTHING
+    )
+    canvas.ellipse((sign * (edge + 0.05), 0.89), 0.03, 0.018, (240, 235, 200), NOTHING)

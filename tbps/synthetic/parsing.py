@@ -1,32 +1,34 @@
-"""Human-parsing maps with the 18 labels of ATR, as palette PNG files (mode P) whose pixel is the label."""
+"""What is drawn means something in two label sets at once: a piece of clothing in ATR, a part of the body in Pascal's.
+
+A sleeve is clothes in ATR and an arm in Pascal-Person-Part, which sees the body under what it wears. What is carried is no
+part of the body; it hides what lies behind, but for a strap.
+"""
 
 from __future__ import annotations
 
-from functools import cache
-from pathlib import Path
+from typing import NamedTuple
 
-from PIL import Image
-
-from tbps.data.label_maps import ATR_LABELS
-
-LABEL = {name: number for number, name in enumerate(ATR_LABELS)}
+from tbps.config.data import LabelSetName
+from tbps.data.label_sets import ATR, BACKGROUND, PASCAL
 
 
-def save_parsing_map(labels: Image.Image, path: Path) -> None:
-    """Write a map (mode L, pixel = label) as a palette PNG."""
-    indexed = Image.frombytes("P", labels.size, labels.tobytes())
-    indexed.putpalette(_palette())
-    indexed.save(path, format="PNG", compress_level=4)
+class Mark(NamedTuple):
+    """The labels of something that is drawn."""
+
+    atr: int
+    pascal: int
 
 
-@cache
-def _palette() -> bytes:
-    """The PASCAL VOC colour of each label: the bits of the label dealt out to red, green and blue."""
-    palette: list[int] = []
-    for label in range(len(ATR_LABELS)):
-        channels = [0, 0, 0]
-        for bit in range(8):
-            for channel in range(3):
-                channels[channel] |= ((label >> (3 * bit + channel)) & 1) << (7 - bit)
-        palette += channels
-    return bytes(palette)
+LABEL_SETS: tuple[LabelSetName, ...] = ("atr", "pascal")
+"""Of which the synthetic world writes maps, in the order of a `Mark`."""
+NOTHING = Mark(BACKGROUND, BACKGROUND)
+
+
+def mark(label: str, part: str) -> Mark:
+    """That of a label of ATR and a part of Pascal-Person-Part, by their names."""
+    return Mark(ATR.number(label), PASCAL.number(part))
+
+
+HAT, HAIR, GLASSES, FACE = (mark(label, "head") for label in ("hat", "hair", "sunglasses", "face"))
+NECK, SCARF = mark("face", "torso"), mark("scarf", "torso")
+BAG, STRAP = mark("bag", "background"), mark("bag", "torso")

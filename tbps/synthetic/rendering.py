@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random
 
 from PIL import Image
 
+from tbps.config.data import LabelSetName
+from tbps.data.label_sets import BACKGROUND
 from tbps.synthetic.camera import Camera, photograph
 from tbps.synthetic.canvas import Canvas
 from tbps.synthetic.figure import draw_person
 from tbps.synthetic.occluder import OCCLUDERS, draw_occluder
 from tbps.synthetic.palette import Palette
+from tbps.synthetic.parsing import LABEL_SETS
 from tbps.synthetic.person import Person, sample_person
 from tbps.synthetic.pose import VIEWS, make_pose
 from tbps.synthetic.scene import draw_background
@@ -32,10 +36,11 @@ class Shot:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rendered:
-    """An image and its label map (mode L, ATR labels) of the same size."""
+    """An image and its label maps of the same size."""
 
     picture: Image.Image
-    labels: Image.Image
+    maps: Mapping[LabelSetName, Image.Image]
+    """Mode L, by label set: those of `parsing.LABEL_SETS`."""
 
 
 def sample_shot(random: Random) -> Shot:
@@ -52,12 +57,12 @@ def render(person: Person, shot: Shot, camera: Camera, image_px: tuple[int, int]
     height, width = image_px
     supersampling = 2 if height >= 192 else 3
     picture = draw_background(camera.background, random, (width, height), supersampling)
-    labels = Image.new("L", (width, height), 0)
+    maps = {name: Image.new("L", (width, height), BACKGROUND) for name in LABEL_SETS}
     share = HEIGHTS[person.height] * (0.94 if person.age == "young" else 1.0) * random.uniform(0.96, 1.03)
     unit = min(share * height, width * 2.9)
     canvas = Canvas(
         picture=picture,
-        labels=labels,
+        maps=tuple(maps.values()),
         supersampling=supersampling,
         centre_px=width * (0.5 + random.uniform(-0.06, 0.06)),
         top_px=height * 0.975 - unit + random.uniform(-0.02, 0.02) * height,
@@ -69,7 +74,7 @@ def render(person: Person, shot: Shot, camera: Camera, image_px: tuple[int, int]
         _draw_passer_by(canvas, random)
     elif shot.occluder is not None:
         draw_occluder(canvas, shot.occluder, random)
-    return Rendered(picture=photograph(picture.reduce(supersampling), camera, random), labels=labels)
+    return Rendered(picture=photograph(picture.reduce(supersampling), camera, random), maps=maps)
 
 
 def _draw_passer_by(canvas: Canvas, random: Random) -> None:
@@ -77,7 +82,7 @@ def _draw_passer_by(canvas: Canvas, random: Random) -> None:
     other, view = sample_person(random), random.choice(VIEWS)
     beside = Canvas(
         picture=canvas.picture,
-        labels=canvas.labels,
+        maps=canvas.maps,
         supersampling=canvas.supersampling,
         centre_px=canvas.centre_px + random.choice((-1, 1)) * random.uniform(0.17, 0.22) * canvas.unit_px,
         top_px=canvas.top_px + 0.03 * canvas.unit_px,

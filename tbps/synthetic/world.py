@@ -12,18 +12,19 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tbps.config.data import Benchmark
-from tbps.data.label_maps import parsing_path
+from tbps.data.label_maps import encode_map, map_path
 from tbps.data.worker_pool import worker_pool
 from tbps.synthetic.camera import encode, make_camera
 from tbps.synthetic.descriptions import write_caption
 from tbps.synthetic.formats import FORMATS, annotation_row, image_path, split_sizes
 from tbps.synthetic.mals import attribute_labels
-from tbps.synthetic.parsing import save_parsing_map
 from tbps.synthetic.person import Crowd, Person, differing_attributes
 from tbps.synthetic.randomness import stream
 from tbps.synthetic.rendering import Shot, render, sample_shot
-from tbps.synthetic.writers import AnnotationWriter, prepare_folder, write_marker, write_parsing_manifest
+from tbps.synthetic.writers import AnnotationWriter, prepare_folder, write_marker, write_parsing_manifests
 
 CHUNK_IMAGES = 48
 """About as many images as a worker makes before it reports."""
@@ -103,7 +104,7 @@ def write_world(
     """Write a data set in `benchmark`'s published layout below `root`.
 
     image_px = (height, width); for "mals" every identity has one image. split_share = (val, test); with no validation
-    split (ICFG-PEDES) its share is trained on. Parsing maps lie at `label_maps.parsing_path`. `progress` is called with
+    split (ICFG-PEDES) its share is trained on. Parsing maps lie at `label_maps.map_path`. `progress` is called with
     (identities done, identities in all). ValueError: an argument out of range, or a folder with other files in it.
     """
     if benchmark not in FORMATS:
@@ -122,7 +123,7 @@ def write_world(
     prepare_folder(root)
     write_marker(root, asdict(spec), complete=False)
     if parsing:
-        write_parsing_manifest(root)
+        write_parsing_manifests(root)
     summary = _write_rows(root, spec, workers, progress)
     write_marker(root, asdict(spec), complete=True)
     return summary
@@ -257,8 +258,9 @@ def _write_image(
     )
     file = root / FORMATS[spec.benchmark].image_folder / path
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(encode(rendered.picture, file.suffix.removeprefix("."), random.randint(72, 95)))
-    if spec.parsing:
-        parsing_file = root / parsing_path(path)
-        parsing_file.parent.mkdir(parents=True, exist_ok=True)
-        save_parsing_map(rendered.labels, parsing_file)
+    image_bytes = encode(rendered.picture, file.suffix.removeprefix("."), random.randint(72, 95))
+    file.write_bytes(image_bytes)
+    for label_set, labels in rendered.maps.items() if spec.parsing else ():
+        map_file = root / map_path(path, label_set)
+        map_file.parent.mkdir(parents=True, exist_ok=True)
+        map_file.write_bytes(encode_map(np.asarray(labels), label_set, image_bytes=image_bytes))

@@ -11,8 +11,10 @@ from types import TracebackType
 from typing import Any, Self, TextIO
 
 from tbps.config.data import Benchmark
-from tbps.data.label_maps import ATR_LABELS
+from tbps.data.label_maps import PARSING
+from tbps.data.parsing_cache import Manifest, write_manifest
 from tbps.synthetic.formats import FORMATS
+from tbps.synthetic.parsing import LABEL_SETS
 
 MARKER = "synthetic_world.json"
 """Says that a folder was written by us, with which arguments, and whether it is complete."""
@@ -102,7 +104,7 @@ def prepare_folder(root: Path) -> None:
         )
     ours = {form.annotation for form in FORMATS.values()} | {form.image_folder for form in FORMATS.values()} - {"."}
     begun = {path.name for path in root.glob("*.partial")}  # by a call that was killed
-    for name in sorted(ours | begun | {"gene_crop", "train2014", "val2014", "parsing", PEOPLE}):
+    for name in sorted(ours | begun | {"gene_crop", "train2014", "val2014", PARSING, PEOPLE}):
         path = root / name
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -124,9 +126,7 @@ def write_marker(root: Path, arguments: Mapping[str, Any], *, complete: bool) ->
     (root / MARKER).write_text(text, encoding="utf-8")
 
 
-def write_parsing_manifest(root: Path) -> None:
+def write_parsing_manifests(root: Path) -> None:
     """Say what the numbers in the parsing maps mean."""
-    folder = root / "parsing"
-    folder.mkdir(exist_ok=True)
-    manifest = {"label_set": "ATR", "labels": list(ATR_LABELS), "parser": "synthetic world"}
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    for label_set in LABEL_SETS:
+        write_manifest(root, Manifest(label_set=label_set, parser="synthetic world", parser_sha256=None))

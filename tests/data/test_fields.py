@@ -23,7 +23,8 @@ from tbps.data.annotations import read_annotations
 from tbps.data.augmentation import OPERATIONS, change_on_host, uniforms
 from tbps.data.batch import Batch, HostBatch
 from tbps.data.fields import FIELDS, Field, choose_fields, read_field, read_parsing, try_fields
-from tbps.data.label_maps import ATR_SIDES, parsing_path
+from tbps.data.label_maps import map_path
+from tbps.data.label_sets import ATR
 from tbps.data.loader import make_loader
 from tbps.data.pairs import PairSource, open_pairs
 from tbps.data.shard_writer import write_shards
@@ -44,7 +45,7 @@ AUGMENTATIONS: list[tuple[Augmentation, ...]] = [
 
 def read_plain(source: PairSource, index: int) -> Tensor:
     """The parsing map as a field of a method's own."""
-    return read_parsing(source, index)
+    return read_parsing(source, index, label_set="atr")
 
 
 PLAIN = Field(read=read_plain, label_map=True)
@@ -64,7 +65,7 @@ def painted(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("painted") / "world"
     shutil.copytree(world, folder)
     for path in read_annotations(folder, "rstpreid").split("train").image_path:
-        with Image.open(folder / parsing_path(path)) as image:
+        with Image.open(folder / map_path(path, "atr")) as image:
             labels_HW = np.array(image)
         assert labels_HW.max() > 8
         Image.fromarray(np.repeat(10 * labels_HW[..., None], 3, axis=2)).save(folder / "imgs" / path, "PNG")
@@ -90,7 +91,7 @@ def data_of(root: Path, augmentations: Sequence[Augmentation] = ("flip",), **cha
 
 
 def map_file(root: Path, key: str) -> Path:
-    return root / parsing_path(key.rsplit("#", 1)[0])
+    return root / map_path(key.rsplit("#", 1)[0], "atr")
 
 
 # -- where the image goes -------------------------------------------------------------------------------------------------
@@ -190,19 +191,19 @@ def test_parsing_is_the_file_after_plain_transforms(
     world: Path, encoder: CaptionEncoder, augmentations: tuple[Augmentation, ...], workers: int
 ) -> None:
     data, mirrored = data_of(world, augmentations, image_px=(72, 40), workers=workers), 0
-    for host, batch in load(data, encoder, asking("parsing")):
+    for host, batch in load(data, encoder, asking("parsing_atr")):
         for row, key in enumerate(host.keys):
             with Image.open(map_file(world, key)) as file:
                 image = Image.fromarray(np.array(file)).resize((40, 72), Image.Resampling.NEAREST)
             if host.flip_BV[row, 0]:
                 labels = np.array(functional.hflip(image))
-                for left, right in ATR_SIDES:
+                for left, right in ATR.sides:
                     labels = np.where(labels == left, right, np.where(labels == right, left, labels))
                 image, mirrored = Image.fromarray(labels.astype(np.uint8)), mirrored + 1
             if host.shift_BV2 is not None:
                 top, left = host.shift_BV2[row, 0].tolist()
                 image = functional.crop(functional.pad(image, [crop_padding_px((72, 40))]), top, left, 72, 40)
-            assert np.array_equal(batch.fields["parsing"][row].numpy(), np.array(image)), key
+            assert np.array_equal(batch.fields["parsing_atr"][row].numpy(), np.array(image)), key
     assert 4 < mirrored < 20
 
 
@@ -231,8 +232,8 @@ def test_attributes_are_those_of_the_row(tmp_path: Path, encoder: CaptionEncoder
 def test_a_method_has_fields_of_its_own_beside_the_common_ones(world: Path, encoder: CaptionEncoder) -> None:
     fields = {**FIELDS, "length": Field(read=length_of_caption)}
     source = open_pairs(data_of(world))
-    for host, batch in load(data_of(world, workers=1), encoder, asking("length", "parsing"), fields=fields):
-        assert sorted(batch.fields) == ["length", "parsing"]
+    for host, batch in load(data_of(world, workers=1), encoder, asking("length", "parsing_atr"), fields=fields):
+        assert sorted(batch.fields) == ["length", "parsing_atr"]
         for row, key in enumerate(host.keys):
             length, index = batch.fields["length"][row].tolist()
             assert source.key(index) == key and length == len(source.caption(index))
@@ -245,10 +246,15 @@ def test_fields_that_are_not_asked_for_are_not_read(tmp_path: Path, encoder: Cap
 
 
 def test_an_unknown_field_is_refused_with_what_there_is(world: Path, encoder: CaptionEncoder) -> None:
-    with pytest.raises(ValueError, match=r"^the method's needs.fields names 'pose', expected one of attributes, parsing;"):
-        choose_fields(("parsing", "pose"), FIELDS)
-    with pytest.raises(ValueError, match="names 'parsing', expected one of length; change it, or add the field to FIELDS"):
-        load(data_of(world), encoder, asking("parsing"), fields={"length": Field(read=length_of_caption)})
+    with pytest.raises(
+        ValueError,
+        match=r"^the method's needs.fields names 'pose', expected one of attributes, parsing_atr, parsing_lip, parsing_pas",
+    ):
+        choose_fields(("parsing_atr", "pose"), FIELDS)
+    with pytest.raises(
+        ValueError, match="names 'parsing_atr', expected one of length; change it, or add the field to FIELDS"
+    ):
+        load(data_of(world), encoder, asking("parsing_atr"), fields={"length": Field(read=length_of_caption)})
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -272,9 +278,9 @@ def picture(pixels: Any, mode: str) -> bytes:
     [
         (b"", r"its label map cannot be decoded \(UnidentifiedImageError\); write it again"),
         (picture(np.zeros((96, 32, 3)), "RGB"), "its label map is of mode RGB, expected P or L, whose pixels are labels"),
-        (picture(np.full((96, 32), 18), "L"), "its label map holds label 18, expected 0 to 17; write it again"),
+        (picture(np.full((96, 32), 18), "L"), "its label map holds label 18, expected 0 to 17 of ATR; write it again"),
         (picture(np.zeros((96, 33)), "L"), "its label map is 96 x 33, expected 96 x 32 as its image; make it again"),
-        (None, r"\S+/parsing/\S+.png is not there, expected a parsing map of every image; put it there"),
+        (None, r"\S+/parsing/\S+.png is not there, expected a parsing map of every image; tbps parse writes the maps"),
     ],
     ids=["no image", "of colours", "label out of range", "another size", "not there"],
 )
@@ -283,12 +289,12 @@ def test_a_bad_map_is_one_sentence(
     world: Path, tmp_path: Path, encoder: CaptionEncoder, content: bytes | None, sentence: str, workers: int
 ) -> None:
     shutil.copytree(world, tmp_path / "world")
-    for path in (tmp_path / "world/parsing").glob("*.png"):
+    for path in (tmp_path / "world/parsing/atr").glob("*.png"):
         path.unlink()
         if content is not None:
             path.write_bytes(content)
-    with pytest.raises(ValueError, match=rf"^pair \S+#\d, field parsing: {sentence}"):
-        load(data_of(tmp_path / "world", workers=workers), encoder, asking("parsing"))
+    with pytest.raises(ValueError, match=rf"^pair \S+#\d, field parsing_atr: {sentence}"):
+        load(data_of(tmp_path / "world", workers=workers), encoder, asking("parsing_atr"))
 
 
 def test_data_without_a_field_are_refused_at_the_first_pair(tmp_path: Path) -> None:
@@ -296,8 +302,12 @@ def test_data_without_a_field_are_refused_at_the_first_pair(tmp_path: Path) -> N
     write_shards(tmp_path / "folder", "rstpreid", tmp_path / "shards")
     folder, shards = (open_pairs(data_of(tmp_path / name)) for name in ("folder", "shards"))
     for source, name, sentence in (
-        (folder, "parsing", r"field parsing: \S+ is not there, expected a parsing map of every image"),
-        (shards, "parsing", r"the shards at \S+ bring no parsing maps; make them again with tbps data shard --parsing$"),
+        (folder, "parsing_atr", r"field parsing_atr: \S+ is not there, expected a parsing map of every image"),
+        (
+            shards,
+            "parsing_lip",
+            r"shards at \S+ bring no parsing maps of LIP; make them again with tbps data shard --parsing lip$",
+        ),
         (folder, "attributes", r"rstpreid at \S+ annotates no attributes; "),
         (shards, "attributes", r"the shards at \S+ bring no attributes; "),
     ):
@@ -315,41 +325,51 @@ def test_shards_bring_the_parsing_maps_of_the_folder(
 ) -> None:
     monkeypatch.setattr("tbps.data.shard_writer.BYTES_PER_MB", 1 << 14)
     shards = tmp_path / "shards"
-    index = write_shards(world, "rstpreid", shards, shard_mb=1, workers=workers, parsing=True)
+    index = write_shards(world, "rstpreid", shards, shard_mb=1, workers=workers, parsing=("atr", "pascal"))
     assert len(index["train"].shards) > 3
     for split in index:
         left, right = (open_pairs(data_of(root), split) for root in (world, shards))
         for pair in range(len(left)):
-            assert left.parsing_bytes(pair) == right.parsing_bytes(pair)
+            for label_set in ("atr", "pascal"):
+                assert left.parsing_bytes(pair, label_set) == right.parsing_bytes(pair, label_set)
             assert left.image_bytes(pair) == right.image_bytes(pair)
-    for (_, left), (_, right) in zip(*(load(data_of(root), encoder, asking("parsing")) for root in (world, shards))):
-        assert torch.equal(left.fields["parsing"], right.fields["parsing"]) and left.fields["parsing"].any()
+    needs = asking("parsing_atr", "parsing_pascal")
+    for (_, left), (_, right) in zip(*(load(data_of(root), encoder, needs) for root in (world, shards))):
+        for name in needs.fields:
+            assert torch.equal(left.fields[name], right.fields[name]) and left.fields[name].any()
+        assert not torch.equal(left.fields["parsing_atr"], left.fields["parsing_pascal"])
+    with pytest.raises(ValueError, match=r"bring no parsing maps of LIP, only of ATR, Pascal-Person-Part; make them again"):
+        open_pairs(data_of(shards)).parsing_bytes(0, "lip")
 
 
 def test_the_command_takes_parsing_maps_along_where_it_is_told(world: Path, tmp_path: Path) -> None:
-    for option, name in (("--parsing", "with"), ("", "without")):
+    for option, name in (("--parsing pascal", "with"), ("", "without")):
         command = ["data", "shard", str(world), str(tmp_path / name), "--benchmark", "rstpreid", *option.split()]
         assert main(command) == 0
-    maps = [b".parsing.png" in file.read_bytes() for name in ("with", "without") for file in (tmp_path / name).glob("*.tar")]
+    maps = [
+        b".parsing-pascal.png" in file.read_bytes()
+        for name in ("with", "without")
+        for file in (tmp_path / name).glob("*.tar")
+    ]
     assert maps == [True] * 3 + [False] * 3
 
 
 def test_an_image_without_a_map_cannot_be_sharded_with_maps(world: Path, tmp_path: Path) -> None:
     shutil.copytree(world, tmp_path / "world")
-    next((tmp_path / "world/parsing").glob("*.png")).unlink()
-    with pytest.raises(ValueError, match=r"^image \S+.jpg has no parsing map: \S+ is not there; put it there, or leave"):
-        write_shards(tmp_path / "world", "rstpreid", tmp_path / "shards", parsing=True)
+    next((tmp_path / "world/parsing/atr").glob("*.png")).unlink()
+    with pytest.raises(ValueError, match=r"^image \S+.jpg has no parsing map: \S+ is not there; tbps parse writes the maps"):
+        write_shards(tmp_path / "world", "rstpreid", tmp_path / "shards", parsing=("atr", "pascal"))
     assert not (tmp_path / "shards").exists()
 
 
 def test_a_changed_map_in_a_shard_is_named(world: Path, tmp_path: Path) -> None:
-    write_shards(world, "rstpreid", tmp_path / "shards", splits=["test"], parsing=True)
+    write_shards(world, "rstpreid", tmp_path / "shards", splits=["test"], parsing=("atr", "pascal"))
     source = open_pairs(data_of(tmp_path / "shards"), "test")
     shard = tmp_path / "shards/test-0000.tar"
-    content, place = shard.read_bytes(), shard.read_bytes().index(source.parsing_bytes(0)[-40:])
+    content, place = shard.read_bytes(), shard.read_bytes().index(source.parsing_bytes(0, "atr")[-40:])
     shard.write_bytes(content[:place] + b"?" + content[place + 1 :])
     with pytest.raises(ValueError, match=r"parsing map of image \S+.jpg at byte \d+ has other content than its index says"):
-        source.parsing_bytes(0)
+        source.parsing_bytes(0, "atr")
     assert source.image_bytes(0)
 
 
@@ -361,7 +381,7 @@ def test_shards_of_the_format_before_are_read_and_lack_fields(tmp_path: Path) ->
     source = open_pairs(data_of(tmp_path / "shards"))
     assert source.image_bytes(0) == open_pairs(data_of(tmp_path / "folder")).image_bytes(0)
     with pytest.raises(ValueError, match="bring no parsing maps"):
-        read_field("parsing", FIELDS["parsing"], source, 0)
+        read_field("parsing_atr", FIELDS["parsing_atr"], source, 0)
 
 
 # -- what is not asked for ------------------------------------------------------------------------------------------------
@@ -389,7 +409,7 @@ class WiderBatch(HostBatch):
 
 def test_every_tensor_of_a_batch_goes_along_whatever_its_name(world: Path, encoder: CaptionEncoder) -> None:
     fields = {**FIELDS, "length": Field(read=length_of_caption)}
-    data, needs = data_of(world, ("flip", "pad-crop", "erase")), asking("parsing", "length")
+    data, needs = data_of(world, ("flip", "pad-crop", "erase")), asking("parsing_atr", "length")
     host, _ = load(data, encoder, needs, fields=fields)[0]
     wider = WiderBatch(**{one.name: getattr(host, one.name) for one in dataclasses.fields(host)}, further_B=torch.ones(8))
     moved = wider.each_tensor(lambda tensor: tensor.to("meta"))
@@ -398,6 +418,6 @@ def test_every_tensor_of_a_batch_goes_along_whatever_its_name(world: Path, encod
         value = getattr(moved, one.name)
         tensors = [value] if isinstance(value, Tensor) else list(value.values()) if isinstance(value, dict) else []
         assert all(tensor.is_meta for tensor in tensors), one.name
-    assert moved.further_B.is_meta and moved.maps["parsing"].is_meta and moved.fields["length"].is_meta
+    assert moved.further_B.is_meta and moved.maps["parsing_atr"].is_meta and moved.fields["length"].is_meta
     assert moved.own is host.own and moved.draws is host.draws, "captions and numbers stay on the host"
     assert not wider.further_B.is_meta

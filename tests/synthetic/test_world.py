@@ -1,10 +1,10 @@
 import hashlib
+import io
 import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -12,7 +12,9 @@ from tbps.config.data import Benchmark
 from tbps.data.annotation_rows import NUM_ATTRIBUTES
 from tbps.data.annotations import read_annotations
 from tbps.data.image_files import ImageFiles
-from tbps.data.label_maps import parsing_path
+from tbps.data.label_maps import IMAGE_DIGEST, decode_map, map_path
+from tbps.data.label_sets import ATR, PASCAL
+from tbps.data.parsing_cache import Manifest, label_sets_of, read_manifest
 from tbps.synthetic.contact_sheet import contact_sheet
 from tbps.synthetic.person import Crowd
 from tbps.synthetic.world import WorldSummary, write_world
@@ -170,10 +172,15 @@ def test_our_reader_and_every_parsing_map(worlds: Worlds, benchmark: Benchmark) 
     assert {name: split.num_identities for name, split in read.splits.items()} == summary.split_identities
     for split in read.splits.values():
         for path in split.image_path:
-            with Image.open(files.find(path)) as image, Image.open(root / parsing_path(path)) as labels:
-                assert image.size == labels.size == (24, 48)
-                assert labels.mode == "P"
-                assert int(np.asarray(labels).max()) <= 17
+            for label_set in (ATR, PASCAL):
+                content = (root / map_path(path, label_set.name)).read_bytes()
+                with Image.open(files.find(path)) as image, Image.open(io.BytesIO(content)) as labels:
+                    assert image.size == labels.size == (24, 48)
+                    assert labels.mode == "P"
+                    assert labels.info[IMAGE_DIGEST] == hashlib.sha256(files.read(path)).hexdigest()
+                assert decode_map(content, label_set).any()
+    assert label_sets_of(root) == ["atr", "pascal"]
+    assert read_manifest(root, "pascal") == Manifest(label_set="pascal", parser="synthetic world", parser_sha256=None)
 
 
 def test_people_tell_the_truth_about_twins(worlds: Worlds) -> None:

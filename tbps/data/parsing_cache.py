@@ -1,0 +1,85 @@
+"""The parsing maps of a data set: a folder for each label set, `parsing/atr` and so on, with a manifest and a map per image.
+
+See `tbps.data.label_maps` for the maps.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tbps.config.data import LabelSetName
+from tbps.data.json_file import read_json
+from tbps.data.label_maps import PARSING
+from tbps.data.label_sets import LABEL_SETS
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Manifest:
+    """What the maps of a folder mean and who made them."""
+
+    label_set: LabelSetName
+    parser: str
+    """What made the maps, by name."""
+    parser_sha256: str | None
+    """Digest of the model; None where there is none, or it is not known."""
+
+    def content(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "label_set": self.label_set,
+            "labels": list(LABEL_SETS[self.label_set].labels),
+            "parser": self.parser,
+            "parser_sha256": self.parser_sha256,
+        }
+
+
+def cache_folder(root: Path, label_set: LabelSetName) -> Path:
+    """Where the maps of a label set lie, of the data set at `root`."""
+    return root / PARSING / label_set
+
+
+def write_manifest(root: Path, manifest: Manifest) -> None:
+    """Write the manifest into its folder, all of it or nothing."""
+    path = cache_folder(root, manifest.label_set) / MANIFEST
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, (json.dumps(manifest.content(), indent=2) + "\n").encode())
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file into a folder that is there, all of it or nothing."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_manifest(root: Path, label_set: LabelSetName) -> Manifest | None:
+    """The manifest of a label set; None where there is none. ValueError: it is another file, or of other labels."""
+    path = cache_folder(root, label_set) / MANIFEST
+    if not path.is_file():
+        return None
+    content, names = read_json(path), LABEL_SETS[label_set].labels
+    if not isinstance(content, Mapping) or content.get("label_set") != label_set or content.get("labels") != list(names):
+        found = content.get("label_set") if isinstance(content, Mapping) else type(content).__name__
+        raise ValueError(
+            f"{path} is of label set {found!r}, expected {label_set!r} with the labels {', '.join(names)}; move the folder"
+            " to its place, or write the maps again with tbps parse"
+        )
+    return Manifest(
+        label_set=label_set, parser=str(content.get("parser", "")), parser_sha256=content.get("parser_sha256") or None
+    )
+
+
+def label_sets_of(root: Path) -> list[LabelSetName]:
+    """The label sets of which the data set has a folder with a manifest."""
+    return [name for name in LABEL_SETS if (cache_folder(root, name) / MANIFEST).is_file()]
