@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_folder import MAIN_FILE, NEEDS, caption, make_data, make_encoder, write_folder
+from tiny_folder import MAIN_FILE, NEEDS, caption, make_data, write_folder
 from torch import Tensor
 
 from tbps.config.data import Augmentation, Data, Pixels
@@ -27,11 +27,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cuhk")
     write_folder(folder, "cuhk-pedes")
     return folder
-
-
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> CaptionEncoder:
-    return make_encoder(tmp_path_factory.mktemp("vocabulary"))
 
 
 def load(data: Data, encoder: CaptionEncoder, *, start: int, steps: int, rank: int = 0, world: int = 1) -> list[HostBatch]:

@@ -11,8 +11,11 @@ from small_world import REPOSITORY, World, run_recipe
 
 from launch.planned_run import check_folder, plan_run
 from tbps.command import main
+from tbps.data.shard_chunks import kept_beside_shards
+from tbps.data.shards import ShardPairs
 from tbps.text import chunk_lexicon
 from tbps.text.chunks import BuiltinChunker
+from tbps.text.cleaning import clean_caption
 
 
 def test_a_run_goes_on_with_the_chunker_that_it_began_with(
@@ -68,3 +71,23 @@ def test_shards_bring_the_chunks(
     assert "the shards' attribute chunks cannot be used, they are found anew" in caplog.text
     assert main(["data", "chunks", str(shards), "--chunker", "builtin"]) == 0
     assert main(["data", "verify", str(shards)]) == 0
+
+
+def test_chunks_of_captions_as_they_are_written(world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    shards, cache = tmp_path / "shards", tmp_path / "cache" / "shards"
+    assert main(["data", "shard", str(world.mals), str(shards), "--benchmark", "mals"]) == 0
+    assert main(["data", "chunks", str(shards), "--chunker", "builtin", "--cleaning", "none"]) == 0
+    arguments = ["tiny", *world.overrides(tmp_path, recipe="pretrain_mals", max_steps=1), "--data.workers", "1"]
+    arguments += ["--data.root", str(shards), "--data.cache", str(cache), "--data.captioning.cleaning"]
+    caplog.clear()
+    assert run_recipe("pretrain_mals", *arguments, "none") == 0
+    assert "finding attribute chunks" not in caplog.text and not (cache.parent / "chunks").exists()
+    assert run_recipe("pretrain_mals", *arguments, "space", "--name", "two") == 0
+    assert "(cleaning none), but this run asks for those" in caplog.text and "finding attribute chunks" in caplog.text
+
+    source, name = ShardPairs(str(shards), "train", cache=cache), BuiltinChunker().name
+    kept = kept_beside_shards(source, found_by=name, cleaning="none", cache=cache, patience_s=1.0)
+    captions = [clean_caption(source.caption(pair), cleaning="none") for pair in range(len(source))]
+    assert any(caption.endswith(".") and caption[0].isupper() for caption in captions)
+    assert kept is not None and list(kept.words(captions)) == list(BuiltinChunker().words(captions))
