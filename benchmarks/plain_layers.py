@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tbps.methods.albef.rasa import RasaMethod
+from tbps.methods.albef.family import AlbefFamily
 
 _FUSED = {
     r"text_encoder\.layers\.\d+\.self_attention\.qkv\.": ("query", "key", "value"),
@@ -75,7 +75,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, *, heads: int, bias: Tenso
 class PlainEncoder:
     """ViT, BERT, projections and word head of the online encoder or of its momentum encoder."""
 
-    def __init__(self, method: RasaMethod, weights: Weights, side: str) -> None:
+    def __init__(self, method: AlbefFamily, weights: Weights, side: str) -> None:
         encoder = getattr(method, side)
         self.weights, self.side = weights, side
         self.text, self.image = encoder.text_encoder, encoder.image_encoder

@@ -105,7 +105,7 @@ def test_every_tensor_inside_the_step(name: str) -> None:
     online = method.encode_online(batch, step.paired)
     step.expect("image_embeds", online.token_BPD)
     step.expect("text_embeds", step.padded(online.hidden_ND, step.paired))
-    _, contrast, pending = step.rasa.contrast(online, step.momentum)
+    contrast, pending = method.contrast(batch, draws, online, step.momentum, intra=True)
     step.check_contrast(contrast, online.features)
     words = step.rasa.word_task(step.rasa.mlm_mask(), step.momentum_token_BPD)
     check_words(step, words)

@@ -23,7 +23,7 @@ from typing import ClassVar, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from tbps.config.methods.aga import Aga
 from tbps.config.needs import Draw
@@ -34,7 +34,7 @@ from tbps.methods.albef.cross_calls import PackedCaptions, encode_text
 from tbps.methods.albef.family import AlbefFamily
 from tbps.methods.albef.masked_words import show_masked_words, training_step
 from tbps.methods.albef.rasa import RasaMethod
-from tbps.methods.albef.rasa_step import RasaStep, RasaTasks, WordTask
+from tbps.methods.albef.rasa_step import RasaStep, RasaTasks, WordTask, predicts_words
 from tbps.methods.exhibit import Exhibit
 from tbps.methods.method import LossesAndNumbers
 from tbps.nn.bert import PAD_ID
@@ -98,19 +98,9 @@ class AgaMethod(AlbefFamily):
         mrtd_probability: float,
         draws: tuple[Draw, ...],
     ) -> None:
-        predicts_words = bool(weights["mlm"] or weights["mrtd"])
-        super().__init__(backbone, weights=weights, word_head=predicts_words)
-        width = self.online.text_encoder.width
-        self.prd_head = nn.Linear(width, 2)
-        self.mrtd_head = nn.Linear(width, 2) if predicts_words else None
-        self.mlm_probability = mlm_probability
-        self.tasks = RasaTasks(
-            prd_head=self.prd_head,
-            mrtd_head=self.mrtd_head,
-            mlm_probability=mlm_probability,
-            mrtd_probability=mrtd_probability,
-        )
-        self.rest_unused(self.prd_head)
+        super().__init__(backbone, weights=weights, word_head=predicts_words(weights))
+        self.tasks = RasaTasks.of(self, mlm_probability=mlm_probability, mrtd_probability=mrtd_probability)
+        self.prd_head, self.mrtd_head = self.tasks.prd_head, self.tasks.mrtd_head
         self.masking, self.aggregation, self.beta = masking, aggregation, beta
         self.attention_temperature, self.alpha_1, self.alpha_2 = attention_temperature, alpha_1, alpha_2
         self.masked_share, self.p_tem, self.candidates, self.draws = masked_share, p_tem, candidates, draws
@@ -125,14 +115,8 @@ class AgaMethod(AlbefFamily):
         else:
             paired, words, momentum = prepared.paired, prepared.words, prepared.momentum
         online = self.encode_online(batch, paired)
-        cl, _, pending = step.contrast(online, momentum)
-        losses = {"cl": cl}
-        if pending is not None:
-            matched = step.match(online, words, pending)
-            losses |= step.matching_losses(matched)
-            if words is not None:
-                losses |= step.word_losses(words, matched)
-        return losses, {} if words is None else self.numbers(batch, words)
+        cl, pending = step.contrast(online, momentum)
+        return {"cl": cl, **step.cross_losses(online, words, pending)}, {} if words is None else self.numbers(batch, words)
 
     @torch.no_grad()
     def prepare_words(self, batch: Batch, draws: Draws) -> PreparedWords:
@@ -187,7 +171,7 @@ class AgaMethod(AlbefFamily):
         else:
             assert batch.own.vacuous_BL is not None, "the loader marks vacuous words for AGA"
             found_BL = vacuous_mask_probability(
-                batch.own.vacuous_BL, maskable(batch.own, special_ids=(self.cls_id,)), probability=self.mlm_probability
+                batch.own.vacuous_BL, maskable(batch.own, special_ids=(self.cls_id,)), probability=self.tasks.mlm_probability
             )
         select_BL = torch.zeros(ids_BL.shape, dtype=torch.bool)
         length = min(ids_BL.shape[1], found_BL.shape[1])  # the rest is padding
@@ -226,7 +210,7 @@ class AgaMethod(AlbefFamily):
                 shown,
                 self.chosen_words,
                 masking=self.masking,
-                random_ratio=self.mlm_probability,
+                random_ratio=self.tasks.mlm_probability,
                 enriches=self.p_tem > 0,
             )
         ]

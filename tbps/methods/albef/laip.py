@@ -80,12 +80,16 @@ class PhraseMaps:
 
 @dataclass(kw_only=True)
 class Looks:
-    """Attention of each phrase's [CLS] to the image tokens, mean over heads, (I, Q, P)."""
+    """How much each phrase attends to each token of its image in the watched cross-attention layer, as a mean over heads.
+
+    The query is the [CLS] token of the masked phrase. Tensors are (I, Q, P); places without a phrase are never read.
+    """
 
     forward_IQP: Tensor
-    """Weights of the softmax."""
+    """Forward attention: the softmax weights, rows that sum to 1."""
     backward_IQP: Tensor
-    """By the gradient of the true word's score."""
+    """Backward attention (Eq. 6): by how much the logit of the phrase's masked word would rise if such a weight rose. Zeros
+    where the method reads forward attention alone."""
 
 
 class LaipMethod(AlbefFamily):

@@ -24,7 +24,7 @@ from tbps.methods.albef.cross_calls import PackedCaptions, encode_text
 from tbps.methods.albef.family import AlbefFamily
 from tbps.methods.albef.matching import Online
 from tbps.methods.albef.rasa import RasaMethod
-from tbps.methods.albef.rasa_step import Matched, RasaStep, RasaTasks
+from tbps.methods.albef.rasa_step import Matched, RasaStep, RasaTasks, predicts_words
 from tbps.methods.albef.reconstructions import reconstruct, show_reconstructions
 from tbps.methods.exhibit import Exhibit
 from tbps.methods.method import LossesAndNumbers
@@ -55,19 +55,12 @@ class MarsMethod(AlbefFamily):
         mae_mask_ratio: float,
         attribute_head: Literal["shared", "own"],
     ) -> None:
-        predicts_words = bool(weights["mlm"] or weights["mrtd"])
-        super().__init__(backbone, weights=weights, word_head=predicts_words)
+        super().__init__(backbone, weights=weights, word_head=predicts_words(weights))
         image, text = self.online.image_encoder, self.online.text_encoder
-        self.prd_head = nn.Linear(text.width, 2)
-        self.mrtd_head = nn.Linear(text.width, 2) if predicts_words else None
-        self.tasks = RasaTasks(
-            prd_head=self.prd_head,
-            mrtd_head=self.mrtd_head,
-            mlm_probability=mlm_probability,
-            mrtd_probability=mrtd_probability,
-            mlm_soft=mlm_soft,
+        self.tasks = RasaTasks.of(
+            self, mlm_probability=mlm_probability, mrtd_probability=mrtd_probability, mlm_soft=mlm_soft
         )
-        self.rest_unused(self.prd_head)
+        self.prd_head, self.mrtd_head = self.tasks.prd_head, self.tasks.mrtd_head
         self.mae_mask_ratio = mae_mask_ratio
         self.mae_decoder: MaeDecoder | None = None
         if self.weights["mae"]:
@@ -89,7 +82,7 @@ class MarsMethod(AlbefFamily):
         paired = step.pack()
         momentum, momentum_token_BPD = self.past.features(batch, paired)
         online = self.encode_online(batch, paired)
-        cl, _, pending = step.contrast(online, momentum)
+        cl, pending = step.contrast(online, momentum)
         words = None if self.mrtd_head is None else step.word_task(step.mlm_mask(), momentum_token_BPD)
         losses = {"cl": cl}
         if self.mae_decoder is not None:

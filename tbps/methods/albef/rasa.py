@@ -9,13 +9,11 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import ClassVar, Literal
 
-from torch import nn
-
 from tbps.config.methods.rasa import Rasa
 from tbps.data.batch import Batch, Draws
 from tbps.methods.albef.building import Backbone, build_backbone
 from tbps.methods.albef.family import AlbefFamily
-from tbps.methods.albef.rasa_step import RasaStep, RasaTasks
+from tbps.methods.albef.rasa_step import RasaStep, RasaTasks, predicts_words
 from tbps.methods.method import LossesAndNumbers
 
 
@@ -40,19 +38,11 @@ class RasaMethod(AlbefFamily):
         mrtd_probability: float,
         mlm_soft: Literal["vocabulary", "sequence"],
     ) -> None:
-        predicts_words = bool(weights["mlm"] or weights["mrtd"])
-        super().__init__(backbone, weights=weights, word_head=predicts_words)
-        width = self.online.text_encoder.width
-        self.prd_head = nn.Linear(width, 2)
-        self.mrtd_head = nn.Linear(width, 2) if predicts_words else None
-        self.tasks = RasaTasks(
-            prd_head=self.prd_head,
-            mrtd_head=self.mrtd_head,
-            mlm_probability=mlm_probability,
-            mrtd_probability=mrtd_probability,
-            mlm_soft=mlm_soft,
+        super().__init__(backbone, weights=weights, word_head=predicts_words(weights))
+        self.tasks = RasaTasks.of(
+            self, mlm_probability=mlm_probability, mrtd_probability=mrtd_probability, mlm_soft=mlm_soft
         )
-        self.rest_unused(self.prd_head)
+        self.prd_head, self.mrtd_head = self.tasks.prd_head, self.tasks.mrtd_head
 
     def forward(self, batch: Batch, draws: Draws) -> LossesAndNumbers:
         """See the base class. The order of work hides the wait for the hard negatives."""
@@ -60,15 +50,9 @@ class RasaMethod(AlbefFamily):
         paired = step.pack()
         momentum, momentum_token_BPD = self.past.features(batch, paired)
         online = self.encode_online(batch, paired)
-        cl, _, pending = step.contrast(online, momentum)
+        cl, pending = step.contrast(online, momentum)
         words = None if self.mrtd_head is None else step.word_task(step.mlm_mask(), momentum_token_BPD)
-        losses = {"cl": cl}
-        if pending is not None:
-            matched = step.match(online, words, pending)
-            losses |= step.matching_losses(matched)
-            if words is not None:
-                losses |= step.word_losses(words, matched)
-        return losses, {}
+        return {"cl": cl, **step.cross_losses(online, words, pending)}, {}
 
 
 def build(config: Rasa, *, image_px: tuple[int, int]) -> RasaMethod:

@@ -5,7 +5,7 @@ Shapes: B pairs, L tokens of the longest caption, N packed tokens, M masked posi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,7 +28,7 @@ from tbps.methods.albef.pending_negatives import Negatives, PendingNegatives
 from tbps.nn.bert import PAD_ID
 from tbps.nn.dual_encoder import DualEncoder
 from tbps.nn.packing import Index, upload
-from tbps.objectives.itc import Contrast, Features
+from tbps.objectives.itc import Features
 from tbps.objectives.masking import TokenMask, mask_tokens, token_mask
 from tbps.objectives.mlm import log_softmax_over_positions, masked_word_loss
 from tbps.objectives.mrtd import corrupt, draw_words, replaced_token_loss
@@ -79,7 +79,34 @@ class RasaTasks:
     """None where no loss needs words."""
     mlm_probability: float
     mrtd_probability: float
-    mlm_soft: Literal["vocabulary", "sequence"] = "vocabulary"
+    mlm_soft: Literal["vocabulary", "sequence"]
+
+    @classmethod
+    def of(
+        cls,
+        method: AlbefFamily,
+        *,
+        mlm_probability: float,
+        mrtd_probability: float,
+        mlm_soft: Literal["vocabulary", "sequence"] = "vocabulary",
+    ) -> RasaTasks:
+        """With new heads for a method; m-RTD's only where the method predicts words. What no loss reaches stops training."""
+        width = method.online.text_encoder.width
+        prd_head = nn.Linear(width, 2)
+        mrtd_head = None if method.online.word_head is None else nn.Linear(width, 2)
+        method.rest_unused(prd_head)
+        return cls(
+            prd_head=prd_head,
+            mrtd_head=mrtd_head,
+            mlm_probability=mlm_probability,
+            mrtd_probability=mrtd_probability,
+            mlm_soft=mlm_soft,
+        )
+
+
+def predicts_words(weights: Mapping[str, float]) -> bool:
+    """Whether one of RaSa's losses needs the word head."""
+    return bool(weights["mlm"] or weights["mrtd"])
 
 
 class RasaStep:
@@ -97,10 +124,10 @@ class RasaStep:
         padded = self.method.padding == "official"
         return self.method.pack_captions(captions, group=self.batch.group_B, padded=padded)
 
-    def contrast(self, online: Online, momentum: Features) -> tuple[Tensor, Contrast, PendingNegatives | None]:
-        """cl, the contrasts it is made of, and the hard negatives that they lead to; None where nothing is matched."""
+    def contrast(self, online: Online, momentum: Features) -> tuple[Tensor, PendingNegatives | None]:
+        """cl, and the hard negatives that the contrasts lead to; None where nothing is matched."""
         contrast, pending = self.method.contrast(self.batch, self.draws, online, momentum, intra=True)
-        return sum(contrast.loss.values(), start=torch.zeros((), device=self.device)) / 4, contrast, pending
+        return sum(contrast.loss.values(), start=torch.zeros((), device=self.device)) / 4, pending
 
     # -- words -----------------------------------------------------------------------------------------------------------
 
@@ -188,6 +215,14 @@ class RasaStep:
         crossed = self.method.matching.cross(self.batch, online, negatives, further=further)
         cls_RD = self.method.matching.cls_states(self.batch, crossed)
         return Matched(crossed=crossed, cls_RD=cls_RD, negatives=negatives, pending=pending)
+
+    def cross_losses(self, online: Online, words: WordTask | None, pending: PendingNegatives | None) -> dict[str, Tensor]:
+        """pitm, prd, mlm and mrtd, as far as they are asked for: all that the cross encoder is needed for."""
+        if pending is None:
+            return {}
+        matched = self.match(online, words, pending)
+        losses = self.matching_losses(matched)
+        return losses if words is None else losses | self.word_losses(words, matched)
 
     def matching_losses(self, matched: Matched) -> dict[str, Tensor]:
         """pitm over 3B rows, prd over the B positives."""
