@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +49,8 @@ class Line:
     published: Mapping[str, float]
     """Of PUBLISHED_METRICS; empty where nothing is, or where it is about another test split than the one scored here."""
     published_by: str
-    masked_ratio: Spread | None = None
-    """Share of words, 0-100, that MLM masked in the last steps; None where the method does not log it (AGA does)."""
+    numbers: Mapping[str, Spread] = field(default_factory=dict)
+    """By the heading of its column, what the method's config wants shown of its log (`TABLE_NUMBERS`)."""
     problem: str = ""
     """Why a run, or a file of it, is not read; it then has a line of its own."""
 
@@ -175,15 +175,19 @@ def _common(group: Sequence[_Scored]) -> dict[str, Any]:
         "benchmark": where if results["split"] == "test" else f"{where} {results['split']}",
         "rule": rule_in_words(each[0]),
         "seeds": tuple(one.run.loop.seed for one in group),
-        "masked_ratio": _masked_ratio(group),
+        "numbers": _numbers(group),
         "metrics": {name: spread([float(metrics[name]) for metrics in each]) for name in METRICS},
     }
 
 
-def _masked_ratio(group: Sequence[_Scored]) -> Spread | None:
-    found = [late_mean(one.metrics_log, "masked_ratio") for one in group]
-    values = [100 * value for value in found if value is not None]
-    return spread(values) if values else None
+def _numbers(group: Sequence[_Scored]) -> dict[str, Spread]:
+    """Those that at least one run of the group has logged."""
+    numbers = {}
+    for number in group[0].run.method.TABLE_NUMBERS:
+        found = [late_mean(one.metrics_log, number.name) for one in group]
+        if values := [number.factor * value for value in found if value is not None]:
+            numbers[number.heading] = spread(values)
+    return numbers
 
 
 def spread(values: Sequence[float]) -> Spread:

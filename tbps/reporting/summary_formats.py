@@ -18,18 +18,16 @@ from tbps.reporting.summary import Line
 
 _LEGEND = "rank_k, mAP, mINP: mean +- sample standard deviation over seeds; published: rank_1 / mAP on the same test split"
 _COLUMNS = ("run", "test split", "seeds", *METRICS, "ranking", "published", "source")
-_MASKED = "masked words, %"
-"""A column of its own where a method logs it."""
 
 
-def _columns(lines: Sequence[Line]) -> tuple[str, ...]:
-    return (*_COLUMNS, *((_MASKED,) if any(line.masked_ratio for line in lines) else ()))
+def _headings(lines: Sequence[Line]) -> tuple[str, ...]:
+    """Of the numbers that some method wants shown of its log."""
+    return tuple(dict.fromkeys(heading for line in lines for heading in line.numbers))
 
 
-def _cells(line: Line, columns: Sequence[str]) -> list[str]:
+def _cells(line: Line, headings: Sequence[str]) -> list[str]:
     published = f"{line.published['rank_1']:.2f} / {line.published['mAP']:.2f}" if line.published else "-"
     metrics = [str(line.metrics.get(name, "-")) for name in METRICS]
-    masked = [str(line.masked_ratio or "-")] if _MASKED in columns else []
     return [
         line.label,
         line.benchmark,
@@ -38,7 +36,7 @@ def _cells(line: Line, columns: Sequence[str]) -> list[str]:
         line.problem or line.rule,
         published,
         line.published_by or "-",
-        *masked,
+        *(str(line.numbers.get(heading, "-")) for heading in headings),
     ]
 
 
@@ -52,11 +50,12 @@ def as_table(lines: Sequence[Line]) -> str:
     with console.capture() as captured:
         for title, part in _by_table(lines):
             table = Table(title=Text(title))
-            for name in _columns(part):
-                right = name in (*METRICS, "seeds", "published", _MASKED)
+            headings = _headings(part)
+            for name in (*_COLUMNS, *headings):
+                right = name in (*METRICS, "seeds", "published", *headings)
                 table.add_column(name, justify="right" if right else "left")
             for line in part:
-                table.add_row(*map(Text, _cells(line, _columns(part))))
+                table.add_row(*map(Text, _cells(line, headings)))
             console.print(table)
     return captured.get() + _LEGEND + "\n"
 
@@ -65,9 +64,10 @@ def as_markdown(lines: Sequence[Line]) -> str:
     """Tables under headings."""
     text = []
     for title, part in _by_table(lines):
-        columns = _columns(part)
+        headings = _headings(part)
+        columns = (*_COLUMNS, *headings)
         text += [f"## {_one_line(title)}", "", _markdown_row(columns), _markdown_row(["---"] * len(columns))]
-        text += [*(_markdown_row(_cells(line, columns)) for line in part), ""]
+        text += [*(_markdown_row(_cells(line, headings)) for line in part), ""]
     return "\n".join([*text, _LEGEND, ""])
 
 
@@ -81,7 +81,7 @@ def _one_line(text: str) -> str:
 
 def as_csv(lines: Sequence[Line]) -> str:
     """Every number in a column of its own; empty where there is none."""
-    stream = io.StringIO()
+    stream, headings = io.StringIO(), _headings(lines)
     spreads = [f"{name}_{part}" for name in METRICS for part in ("mean", "std")]
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(
@@ -94,7 +94,7 @@ def as_csv(lines: Sequence[Line]) -> str:
             *spreads,
             *(f"published_{name}" for name in PUBLISHED_METRICS),
             "source",
-            "masked_words_percent",
+            *headings,
             "problem",
         ]
     )
@@ -105,7 +105,7 @@ def as_csv(lines: Sequence[Line]) -> str:
             numbers += [f"{value.mean:.4f}" if value else "", f"{value.std:.4f}" if value and value.std is not None else ""]
         seeds = " ".join(map(str, line.seeds))
         figures = [line.published.get(name, "") for name in PUBLISHED_METRICS]
-        masked = "" if line.masked_ratio is None else f"{line.masked_ratio.mean:.2f}"
+        logged = [f"{line.numbers[heading].mean:.4f}" if heading in line.numbers else "" for heading in headings]
         writer.writerow(
             [
                 line.table,
@@ -116,7 +116,7 @@ def as_csv(lines: Sequence[Line]) -> str:
                 *numbers,
                 *figures,
                 line.published_by,
-                masked,
+                *logged,
                 line.problem,
             ]
         )
@@ -127,8 +127,9 @@ def as_html(lines: Sequence[Line]) -> str:
     """A page without scripts or other files."""
     body = []
     for title, part in _by_table(lines):
-        head = "".join(f"<th>{html.escape(name)}</th>" for name in _columns(part))
-        rows = ["".join(f"<td>{html.escape(cell)}</td>" for cell in _cells(line, _columns(part))) for line in part]
+        headings = _headings(part)
+        head = "".join(f"<th>{html.escape(name)}</th>" for name in (*_COLUMNS, *headings))
+        rows = ["".join(f"<td>{html.escape(cell)}</td>" for cell in _cells(line, headings)) for line in part]
         body.append(f"<h2>{html.escape(title)}</h2>\n<table><tr>{head}</tr>")
         body += [*(f"<tr>{row}</tr>" for row in rows), "</table>"]
     style = "body{font-family:sans-serif}table{border-collapse:collapse}th,td{border:1px solid #999;padding:.3em .6em}"

@@ -15,6 +15,8 @@ import pytest
 from filled_run import provenance, rank_noisy_features, small_run, write_people
 
 from tbps.command import main
+from tbps.config.methods.aga import Aga
+from tbps.config.methods.method import MethodConfig
 from tbps.config.run import Run
 from tbps.config.serialise import to_json
 from tbps.reporting.published import published_for
@@ -48,10 +50,13 @@ def with_rank_1(results: dict[str, Any], rank_1: float) -> dict[str, Any]:
     return changed
 
 
-def write_run(runs: Path, name: str, results: dict[str, Any], *, seed: int = 42, lr: float = 1e-5) -> Path:
+def write_run(
+    runs: Path, name: str, results: dict[str, Any], *, seed: int = 42, lr: float = 1e-5, method: MethodConfig | None = None
+) -> Path:
     """A run folder with its results."""
     run: Run = small_run()
     run = replace(run, name=name, loop=replace(run.loop, seed=seed), optim=replace(run.optim, lr=lr))
+    run = run if method is None else replace(run, method=method)
     folder = runs / run.recipe / name
     if not folder.exists():
         folder.mkdir(parents=True)
@@ -225,26 +230,30 @@ def test_the_command_prints_each_format(tmp_path: Path, scored: dict[str, Any], 
         assert capsys.readouterr().out == form(read_summary(tmp_path))
 
 
-def test_the_share_of_masked_words_stands_in_the_table_where_it_is_logged(tmp_path: Path, scored: dict[str, Any]) -> None:
+def test_a_number_that_a_method_wants_shown_stands_in_the_table(tmp_path: Path, scored: dict[str, Any]) -> None:
     for seed, shares in ((1, (0.1, 0.2)), (2, (0.25, 0.3))):
-        folder = write_run(tmp_path, f"aga {seed}", scored, seed=seed)
+        folder = write_run(tmp_path, f"aga {seed}", scored, seed=seed, method=Aga())
         lines = [{"step": step, "masked_ratio": share} for step, share in enumerate(shares, start=1)]
         lines.append({"step": 2, "split": "test", "rank_1": 3.0})
         (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 3, "lo')
     assert "masked words, %" in FORMATS["table"](read_summary(tmp_path))
-    write_run(tmp_path, "mars", scored, lr=1e-4)
+    mars_log = write_run(tmp_path, "mars", scored, lr=1e-4) / "metrics.jsonl"
+    mars_log.write_text('{"step": 1, "masked_ratio": 0.5}\n')  # nobody asks for it
     aga, mars = sorted(read_summary(tmp_path), key=lambda line: -len(line.seeds))
-    assert (str(aga.masked_ratio), mars.masked_ratio) == ("21.25 +- 8.84", None)
+    assert ({name: str(value) for name, value in aga.numbers.items()}, mars.numbers) == (
+        {"masked words, %": "21.25 +- 8.84"},
+        {},
+    )
     rows = list(csv.DictReader(io.StringIO(FORMATS["csv"]([aga, mars]))))
-    assert [row["masked_words_percent"] for row in rows] == ["21.25", ""]
+    assert [row["masked words, %"] for row in rows] == ["21.2500", ""]
     assert FORMATS["markdown"]([aga, mars]).count("21.25 +- 8.84 |") == FORMATS["html"]([aga, mars]).count("21.25 +- ") == 1
     assert "masked words, %" not in FORMATS["table"]([mars])
 
 
 def test_a_long_log_is_read_from_its_end(tmp_path: Path, scored: dict[str, Any]) -> None:
-    folder = write_run(tmp_path, "aga", scored)
+    folder = write_run(tmp_path, "aga", scored, method=Aga())
     lines = [{"step": 1, "masked_ratio": share, "fill": "x" * 1000} for share in (0.9, 0.15)]
     early, late = (json.dumps(line) + "\n" for line in lines)
     (folder / "metrics.jsonl").write_text(early * 1000 + late * 300)
     (line,) = read_summary(tmp_path)
-    assert str(line.masked_ratio) == "15.00"
+    assert {name: str(value) for name, value in line.numbers.items()} == {"masked words, %": "15.00"}

@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from tbps.config.data import Data
 from tbps.config.evaluation import Evaluation
 from tbps.config.methods.albef_family import WORD_DRAWS, AlbefFamily, check_weights
+from tbps.config.methods.method import TableNumber
 from tbps.config.needs import Draw, Needs
 from tbps.config.ranges import NotNegative, Positive, PositiveShare, Range, Share, check_ranges
 
@@ -39,6 +40,9 @@ class Aga(AlbefFamily):
     """AGA: RaSa with attention-guided masking and text enrichment (arXiv 2412.15106)."""
 
     MODULE: ClassVar[str] = "tbps.methods.albef.aga"
+    TABLE_NUMBERS: ClassVar[tuple[TableNumber, ...]] = (
+        TableNumber(name="masked_ratio", heading="masked words, %", factor=100.0),
+    )
     weights: AgaWeights = AgaWeights()
     """How much each loss counts."""
     masking: Literal["attention", "random", "picked"] = "attention"

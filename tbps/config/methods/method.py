@@ -11,11 +11,26 @@ from tbps.config.needs import Needs
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TableNumber:
+    """A number of a method's log that tables of results show too: its mean over the last training steps."""
+
+    name: str
+    """Under which the method logs it."""
+    heading: str
+    """Of its column, with the unit."""
+    factor: float = 1.0
+    """By what it is multiplied for the table: 100 makes a share a percentage."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class MethodConfig:
     """Settings of one method. A subclass is a frozen, keyword-only dataclass in a file of its own."""
 
     MODULE: ClassVar[str] = ""
     """Dotted name of the module whose function `build` makes the method. A name only: configs import no method."""
+
+    TABLE_NUMBERS: ClassVar[tuple[TableNumber, ...]] = ()
+    """Numbers of its log that tables of results show."""
 
     def needs(self, image_px: tuple[int, int]) -> Needs:
         """What the method wants of a batch of images of this height and width."""
