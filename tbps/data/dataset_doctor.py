@@ -1,4 +1,7 @@
-"""Is this folder the data set it should be? Counts, missing and broken images, what splits share (`tbps data doctor`)."""
+"""Is this folder the data set it should be? (`tbps data doctor`)
+
+Counts, missing and broken images, what splits share, the parsing maps where there are some.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from tbps.data.image_check import Looked, look_at_images
 from tbps.data.image_files import ImageFiles
 from tbps.data.layouts import LAYOUTS
 from tbps.data.official_split import OFFICIAL, Counts
+from tbps.data.parsing_check import manifest_findings, map_findings
 from tbps.data.sharing import SharedPictures
 
 FEW_WORDS = 3
@@ -93,7 +97,7 @@ class DoctorReport:
 
     def _what_was_decoded(self) -> str:
         if not self.decoded:
-            return "images were not decoded (--decode does)"
+            return "images and parsing maps were not decoded (--decode does)"
         num_images = sum(split.counts.images or 0 for split in self.splits)
         num_decoded = sum(split.num_decoded for split in self.splits)
         return (
@@ -108,7 +112,13 @@ def examine(root: Path, benchmark: Benchmark, *, decode: bool = False, workers: 
         name: list(look_at_images(root, benchmark, list(split.image_path), decode=decode, workers=workers))
         for name, split in annotations.splits.items()
     }
-    reports = [_split_report(annotations.benchmark, split, looked[name]) for name, split in annotations.splits.items()]
+    maps = {
+        name: list(map_findings(root, benchmark, list(split.image_path), decode=decode, workers=workers))
+        for name, split in annotations.splits.items()
+    }
+    reports = [
+        _split_report(annotations.benchmark, split, looked[name], maps[name]) for name, split in annotations.splits.items()
+    ]
     missing_splits = [name for name in LAYOUTS[benchmark].splits if name not in annotations.splits]
     # Published files share what they share, and so do all results on them.
     published = not missing_splits and all(report.is_official for report in reports)
@@ -120,12 +130,16 @@ def examine(root: Path, benchmark: Benchmark, *, decode: bool = False, workers: 
         missing_splits=missing_splits,
         missing_folders=_missing_folders(ImageFiles(root, benchmark), missing),
         decoded=decode,
-        findings=[*annotations.findings, *_shared(annotations, looked, published=published)],
+        findings=[
+            *annotations.findings,
+            *_shared(annotations, looked, published=published),
+            *manifest_findings(root),
+        ],
     )
 
 
-def _split_report(benchmark: Benchmark, split: Split, looked: Sequence[Looked]) -> SplitReport:
-    findings = [*_image_findings(looked), *_caption_findings(split)]
+def _split_report(benchmark: Benchmark, split: Split, looked: Sequence[Looked], of_maps: Sequence[Finding]) -> SplitReport:
+    findings = [*_image_findings(looked), *_caption_findings(split), *of_maps]
     if not LAYOUTS[benchmark].image_is_identity:
         findings.append(_alone(split))
     return SplitReport(

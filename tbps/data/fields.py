@@ -30,11 +30,18 @@ class Field:
     image's pixels moves it too; a batch has (B, H, W) uint8, of the first view. Erased pixels keep their label."""
     sides: tuple[tuple[int, int], ...] = ()
     """Labels of a map that change places where the image is mirrored: a person's left arm is then the right one."""
+    check: Callable[[PairSource], None] | None = None
+    """Looks over all pairs at a run's start, within seconds; ValueError where some lack it. None = the first one is read."""
 
 
 def read_parsing(source: PairSource, index: int, *, label_set: LabelSetName) -> Tensor:
     """(height, width) uint8 labels of the set."""
     return decode_map(source.parsing_bytes(index, label_set), LABEL_SETS[label_set])
+
+
+def check_parsing(source: PairSource, *, label_set: LabelSetName) -> None:
+    """ValueError: an image has no map of the set, or one of those looked at cannot be used."""
+    source.check_parsing(label_set)
 
 
 def read_attributes(source: PairSource, index: int) -> Tensor:
@@ -44,7 +51,12 @@ def read_attributes(source: PairSource, index: int) -> Tensor:
 
 FIELDS: Mapping[str, Field] = {
     **{
-        f"parsing_{name}": Field(read=partial(read_parsing, label_set=name), label_map=True, sides=label_set.sides)
+        f"parsing_{name}": Field(
+            read=partial(read_parsing, label_set=name),
+            label_map=True,
+            sides=label_set.sides,
+            check=partial(check_parsing, label_set=name),
+        )
         for name, label_set in LABEL_SETS.items()
     },
     "attributes": Field(read=read_attributes),
@@ -64,9 +76,12 @@ def choose_fields(names: Iterable[str], offered: Mapping[str, Field]) -> dict[st
 
 
 def try_fields(fields: Mapping[str, Field], source: PairSource) -> None:
-    """Read each field of the first pair, so that data without it are refused before training. ValueError names the pair."""
-    for name in fields if len(source) else ():
-        read_field(name, fields[name], source, 0)
+    """Look for each field, so that data without it are refused before training. ValueError names a pair or an image."""
+    for name, field in fields.items() if len(source) else ():
+        if field.check is not None:
+            field.check(source)
+        else:
+            read_field(name, field, source, 0)
 
 
 def read_field(name: str, field: Field, source: PairSource, index: int) -> Tensor:

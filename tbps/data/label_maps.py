@@ -21,6 +21,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from tbps.config.data import LabelSetName
+from tbps.data.images import decode
 from tbps.data.label_sets import LABEL_SETS, LabelSet
 
 PARSING = "parsing"
@@ -56,6 +57,32 @@ def _palette(num_labels: int) -> bytes:
                 channels[channel] |= ((label >> (3 * bit + channel)) & 1) << (7 - bit)
         palette += channels
     return bytes(palette)
+
+
+def check_map(file_bytes: bytes, label_set: LabelSet, *, image_bytes: bytes) -> None:
+    """ValueError: the file is no map of the set as `decode_map` reads it, or not of this image file, by size or digest."""
+    labels_HW = decode_map(file_bytes, label_set)
+    try:
+        rows, columns, _ = decode(image_bytes, key="").shape
+    except ValueError:  # of the image, which whoever uses it says
+        rows, columns = labels_HW.shape
+    check_size(labels_HW, (rows, columns))
+    with Image.open(io.BytesIO(file_bytes)) as labels:
+        made_of = str(labels.info.get(IMAGE_DIGEST, ""))
+    if made_of and made_of != (found := hashlib.sha256(image_bytes).hexdigest()):
+        raise ValueError(
+            f"its label map is of an image with sha256 {made_of[:12]}, expected {found[:12]} as its image has; one of them"
+            " was exchanged: tbps parse writes the map again"
+        )
+
+
+def check_size(labels_HW: Tensor, image_size: tuple[int, int]) -> None:
+    """ValueError: the map is not as large as its image, (height, width)."""
+    if labels_HW.shape != image_size:
+        raise ValueError(
+            f"its label map is {' x '.join(map(str, labels_HW.shape))}, expected {image_size[0]} x {image_size[1]} as its"
+            " image; make it again"
+        )
 
 
 def decode_map(file_bytes: bytes, label_set: LabelSet) -> Tensor:

@@ -19,7 +19,7 @@ from tbps.data.batch import HostBatch
 from tbps.data.draws import draw_pair, generator_of, stack_draws
 from tbps.data.fields import FIELDS, Field, choose_fields, read_field
 from tbps.data.images import decode, resize, resize_exactly
-from tbps.data.label_maps import resize_map, swap_sides
+from tbps.data.label_maps import check_size, resize_map, swap_sides
 from tbps.data.pairs import EvaluationSet, PairSource
 from tbps.data.sample_order import BatchOrder
 from tbps.data.worker_batches import PATIENCE_S, load
@@ -129,12 +129,10 @@ class PairDataset(Dataset[HostBatch]):
         image_HWC = decode(self.source.image_bytes(index), key=key)
         maps = {name: read_field(name, field, self.source, index) for name, field in self.maps.items()}
         for name, map_HW in maps.items():
-            if map_HW.shape != image_HWC.shape[:2]:
-                rows, columns = image_HWC.shape[:2]
-                raise ValueError(
-                    f"pair {key}, field {name}: its label map is {' x '.join(map(str, map_HW.shape))}, expected {rows} x"
-                    f" {columns} as its image; make it again"
-                )
+            try:
+                check_size(map_HW, (image_HWC.shape[0], image_HWC.shape[1]))
+            except ValueError as error:
+                raise ValueError(f"pair {key}, field {name}: {error}") from error
         image_px, interpolation = self.data.image_px, self.data.pixels.interpolation
         if not self.data.changes_on_host:
             resized = {name: resize_map(map_HW, image_px=image_px) for name, map_HW in maps.items()}

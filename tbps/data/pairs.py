@@ -19,6 +19,7 @@ from tbps.data.annotations import Split
 from tbps.data.identity_index import IdentityIndex
 from tbps.data.image_files import ImageFiles
 from tbps.data.label_maps import ADVICE, map_path
+from tbps.data.parsing_cache import check_cache
 from tbps.data.remote import PATIENCE_S, is_remote
 
 
@@ -52,6 +53,9 @@ class PairSource(Protocol):
 
     def parsing_bytes(self, index: int, label_set: LabelSetName) -> bytes:
         """The file of the image's parsing map of that set (see `tbps.data.label_maps`). ValueError: there is none."""
+
+    def check_parsing(self, label_set: LabelSetName) -> None:
+        """ValueError: an image has no parsing map of that set, or one of a few that are looked at cannot be used."""
 
     def attributes(self, index: int) -> NDArray[np.int8]:
         """(A,) the image's attributes in {0, 1, -1}. ValueError: the data set has none."""
@@ -110,6 +114,12 @@ class FolderPairs:
             return path.read_bytes()
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
             raise ValueError(f"{path} is not there, expected a parsing map of every image; {ADVICE}") from error
+
+    def check_parsing(self, label_set: LabelSetName) -> None:
+        """That every map is there by listing their folders, and what they are by a sample spread over the images."""
+        first_I = np.unique(self.image_N, return_index=True)[1]
+        paths = [self._split.image_path[int(self.image_N[pair])] for pair in first_I]
+        check_cache(self._root, self._benchmark, label_set, paths)
 
     def attributes(self, index: int) -> NDArray[np.int8]:
         """(A,) the image's attributes."""

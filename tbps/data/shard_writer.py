@@ -20,7 +20,8 @@ import numpy as np
 from tbps.config.data import Benchmark, LabelSetName
 from tbps.data.annotations import Split, read_annotations
 from tbps.data.image_files import ImageFiles
-from tbps.data.label_maps import ADVICE, map_path
+from tbps.data.label_maps import ADVICE, check_map, map_path
+from tbps.data.label_sets import LABEL_SETS
 from tbps.data.shard_index import MapPlaces, MemberTable, ShardSplit, StoredFile, write_index, write_table
 from tbps.data.worker_pool import worker_pool
 
@@ -38,8 +39,8 @@ class _Image:
     changed_ns: int
     row: str
     """The JSON member."""
-    maps: Mapping[str, Path]
-    """Its parsing maps that the shards are to bring, by the extension of the member."""
+    maps: Mapping[LabelSetName, Path]
+    """Its parsing maps that the shards are to bring, by label set."""
     maps_changed_ns: tuple[int, ...]
 
 
@@ -230,7 +231,7 @@ def _list_images(root: Path, benchmark: Benchmark, split: Split, *, parsing: Seq
         row = {"path": image_path, "identity": int(split.image_identity_I[number]), "captions": captions[number]}
         if split.attribute_IA is not None:
             row["attributes"] = split.attribute_IA[number].tolist()
-        maps = {_map_extension(name): root / map_path(image_path, name) for name in parsing}
+        maps = {name: root / map_path(image_path, name) for name in parsing}
         for labels in maps.values():
             if not labels.is_file():
                 raise ValueError(f"image {image_path} has no parsing map: {labels} is not there; {ADVICE}")
@@ -276,7 +277,7 @@ def _write_shard(shard: _Shard) -> _Members:
             members = _contents(image)
             crcs |= {f"{_key(image)}.{extension}": zlib.crc32(content) for extension, content in members.items()}
             writer.write({"__key__": _key(image), **members, "json": image.row.encode()})
-    places = {kind: _Places() for kind in ("", *shard.images[0].maps)}
+    places = {kind: _Places() for kind in ("", *map(_map_extension, shard.images[0].maps))}
     with tarfile.open(aside) as tar:
         for member in tar:
             if member.name in crcs:
@@ -294,8 +295,15 @@ def _write_shard(shard: _Shard) -> _Members:
 
 def _contents(image: _Image) -> dict[str, bytes]:
     """The members of an image that are copies of files, by their extension."""
-    files = {_extension(image.file): image.file, **image.maps}
-    return {extension: file.read_bytes() for extension, file in files.items()}
+    content = image.file.read_bytes()
+    members = {_extension(image.file): content}
+    for label_set, file in image.maps.items():
+        members[_map_extension(label_set)] = file.read_bytes()
+        try:
+            check_map(members[_map_extension(label_set)], LABEL_SETS[label_set], image_bytes=content)
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from error
+    return members
 
 
 def _key(image: _Image) -> str:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from tbps.config.data import LabelSetName
 from tbps.data.identity_index import IdentityIndex
+from tbps.data.label_maps import check_map
 from tbps.data.label_sets import LABEL_SETS
 from tbps.data.remote import PATIENCE_S, fetch, forget_damaged, is_remote, join, sha256_of, shown
 from tbps.data.shard_index import ADVICE, MapPlaces, MemberTable, ShardSplit, StoredFile, read_index
@@ -78,6 +79,10 @@ class ShardPairs:
         image = int(self.image_N[index])
         place = _Place("parsing map of image", places.start_I[image], places.size_I[image], places.crc_I[image])
         return self._member(image, place)
+
+    def check_parsing(self, label_set: LabelSetName) -> None:
+        """That the shards bring maps of the set, of the first pair; all of them were checked as they were packed."""
+        check_map(self.parsing_bytes(0, label_set), LABEL_SETS[label_set], image_bytes=self.image_bytes(0))
 
     def _map_places(self, label_set: LabelSetName) -> MapPlaces:
         if label_set not in self._table.maps:

@@ -32,7 +32,7 @@ def test_mals_has_no_test_split(tmp_path: Path) -> None:
     report = examine(tmp_path, "mals")
     assert report.usable
     assert "12 images (published: 1,510,330)" in report.text() and "identities with one image" not in report.text()
-    assert "images were not decoded (--decode does)" in report.text()
+    assert "images and parsing maps were not decoded (--decode does)" in report.text()
 
 
 def test_coco_has_an_identity_for_each_image(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_data_without_a_field_are_refused_at_the_first_pair(tmp_path: Path) -> N
     write_shards(tmp_path / "folder", "rstpreid", tmp_path / "shards")
     folder, shards = (open_pairs(data_of(tmp_path / name)) for name in ("folder", "shards"))
     for source, name, sentence in (
-        (folder, "parsing_atr", r"field parsing_atr: \S+ is not there, expected a parsing map of every image"),
+        (folder, "parsing_atr", r"^\S+ has no parsing maps of ATR: \S+ is not there; write them with tbps parse \S+ --ben"),
         (
             shards,
             "parsing_lip",
