@@ -1,4 +1,7 @@
-"""The `tbps` console script: data, convert, evaluate, report, results. Each command imports what it needs when it runs."""
+"""The `tbps` console script: data, parse, convert, evaluate, report, results.
+
+Each command imports what it needs when it runs.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from tbps.parse_command import add_arguments as add_parse
 from tbps.training.process_end import end_process
 from tbps.training.stop_signals import StoppedBySignal, StopSignals
 
@@ -46,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="tbps", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_data(commands.add_parser("data", help="make, check and pack data sets"))
+    add_parse(commands.add_parser("parse", help="a human-parsing map of every image; goes on where it stopped"))
     _add_convert(commands.add_parser("convert", help="official, BERT, ViT and CLIP weights to ours; export"))
     _add_evaluate(commands.add_parser("evaluate", help="score a run on its own or another data set"))
     report = commands.add_parser("report", help="one HTML file about a run")

@@ -25,6 +25,7 @@ ARROWS = {
     "tbps.text": ("tbps.text", "tbps.config"),
     "tbps.data": ("tbps.data", "tbps.text", "tbps.config"),
     "tbps.synthetic": ("tbps.synthetic", "tbps.data", "tbps.text", "tbps.config"),
+    "tbps.parsing": ("tbps.parsing", "tbps.data", "tbps.config"),
     "tbps.runs": ("tbps.runs", "tbps.config", "tbps.data.file_lock"),
     "tbps.objectives": ("tbps.objectives", "tbps.nn.queue", "tbps.data.batch", "tbps.text.token_batch"),
     "tbps.methods": ("tbps.methods", "tbps.objectives", "tbps.nn", "tbps.data", "tbps.text", "tbps.config"),

@@ -11,9 +11,9 @@ from cluster_jobs import Cluster
 
 from launch.testbed import PACKAGES, Testbed, missing_programs
 
-END_TO_END = str(Path(__file__).parents[1] / "end_to_end")
-if END_TO_END not in sys.path:
-    sys.path.append(END_TO_END)
+for folder in ("end_to_end", "parsing"):
+    if (place := str(Path(__file__).parents[1] / folder)) not in sys.path:
+        sys.path.append(place)
 
 from small_world import World, make_world  # noqa: E402
 

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 from cluster_jobs import REPOSITORY, Cluster, restarts, weights_sha256
 from small_world import AS_RECIPES_TRAIN, World, call, metrics
+from tiny_parsers import maps_of, write_model
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.xdist_group("slurm")]
 
 STEPS = 4
-SCRIPTS = ("pretrain_mals", "finetune", "sweep")
+SCRIPTS = ("pretrain_mals", "finetune", "parse", "sweep")
 FOUR_RANKS = ("--nodes=2", "--ntasks-per-node=2", "--gpus-per-node=2")
 
 
@@ -55,6 +56,22 @@ def test_four_ranks_on_two_nodes_make_the_weights_of_four_local_processes(
         (job, 0, "submitted", 0)
     ]
     assert f"Slurm job {job}, restart 0 (submitted), from step 0" in (tmp_path / "log").read_text()
+
+
+def test_four_tasks_on_two_nodes_write_the_maps_of_one_process(cluster: Cluster, world: World, tmp_path: Path) -> None:
+    alone, shared = (Path(shutil.copytree(world.cuhk_pedes, tmp_path / name)) for name in ("alone", "shared"))
+    model = write_model(tmp_path / "tiny-segformer")
+    words = ("--benchmark", "cuhk-pedes", "--parser", str(model), "--batch-images", "4")
+    done = call(sys.executable, "-m", "tbps.command", "parse", str(alone), *words)
+    assert done.returncode == 0, done.stderr
+
+    job = cluster.submit(f"--output={tmp_path}/log", *FOUR_RANKS, "slurm/parse.sh", str(shared), *words)
+
+    log = tmp_path / "log"
+    assert cluster.state_at_end(job) == "COMPLETED", log.read_text()
+    assert maps_of(shared) == maps_of(alone) and len(maps_of(alone)) > 20
+    for rank in range(4):
+        assert f"written by process {rank} of 4" in log.read_text()
 
 
 def test_checkout_with_spaces_and_its_own_environment(cluster: Cluster, tmp_path: Path) -> None:
