@@ -1,11 +1,12 @@
 """What the methods reach at equal steps: `tiny` of every recipe, several seeds, one synthetic CUHK-PEDES; mean +- std.
 
-    python benchmarks/methods.py [--recipes albef rasa aga laip mars] [--seeds 42 43 44] [--steps 600] [--at-a-time 2]
+    python benchmarks/methods.py [--recipes albef laip clip] [--seeds 42 43 44] [--steps 600] [--at-a-time 2]
 
 Writes the world, trains every recipe with every seed, and writes benchmarks/methods.md. With --pretrain-steps, all start
 from one ALBEF that was trained on other people in COCO's format (recipes/pretrain_coco.py), as the papers do from
-ALBEF.pth. The last weights are tested: nothing is chosen on val or test. Interrupted, the same command goes on; what is
-finished is not trained again. About half an hour on two free cores; more --steps tell the methods further apart.
+ALBEF.pth; name recipes of ALBEF's kind then. The last weights are tested: nothing is chosen on val or test. Interrupted,
+the same command goes on; what is finished is not trained again. About forty minutes on two free cores; more --steps tell
+the methods further apart.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import Any
 from launch.planned_run import PlannedRun, check_folder, plan_run
 from launch.run_state import is_finished
 from tbps.config.data import Benchmark
+from tbps.config.needs import Text
 from tbps.data.annotations import read_annotations
 from tbps.reporting.results import read_results
 from tbps.reporting.summary import spread
@@ -33,11 +35,12 @@ from tbps.reporting.summary import spread
 ROOT = Path(__file__).parents[1]
 IMAGE_PX = ("96", "48")
 WORLD = ("--image-px", *IMAGE_PX, "--twin-rate", "0.1", "--wrong-detail-rate", "0.02", "--no-parsing")
+RECIPES = ("albef", "rasa", "aga", "laip", "mars", "clip", "irra")
 BATCH_PAIRS = 32  # of every `tiny`
 # Ours: at the rate of `tiny`, 2e-3 without clipping, and in its groups of 16, contrast alone learns little in these steps.
 CHANGES = ("--optim.lr", "1e-3", "--optim.clip-norm", "1", "--data.group-pairs", "32")
 SETTINGS = (*CHANGES, "--evaluation.every-epochs", "0", "--evaluation.selection", "last")
-LAIP_FIRST_STAGE = 30 / 45  # share of the epochs (LAIP, Sec. III-A)
+FIRST_STAGE = 30 / 45  # share of the epochs, where a recipe has two stages (LAIP, Sec. III-A)
 METRICS = ("rank_1", "mAP")
 RANKINGS = ("coarse", "reranked")
 
@@ -75,6 +78,15 @@ class Bench:
         """Of one run."""
         return self.folder / "runs" / recipe / f"seed-{seed}"
 
+    def check_start(self) -> None:
+        """ValueError: a recipe cannot begin where the others do."""
+        for recipe in self.recipes if self.pretrain_steps else ():
+            if (tokeniser := tiny_of(recipe).text.tokeniser) != "bert":
+                raise ValueError(
+                    f"recipes/{recipe}.py reads {tokeniser} tokens, expected BERT word pieces: with --pretrain-steps all"
+                    " start from one ALBEF; leave it out of --recipes, or begin at random weights"
+                )
+
     def plan_start(self) -> PlannedRun:
         """ALBEF by ITC and ITM: what stands for ALBEF.pth."""
         return self._plan("pretrain_coco", self.start.name, self.coco, "coco", self.pretrain_steps)
@@ -90,17 +102,19 @@ class Bench:
 
     def _plan(self, recipe: str, name: str, root: Path, benchmark: Benchmark, steps: int, *overrides: str) -> PlannedRun:
         """`tiny` of a recipe for so many steps. ValueError where the folder holds a run of other settings."""
-        vocabulary = self.folder / "vocab.txt"
-        num_words = len(vocabulary.read_text(encoding="utf-8").splitlines())  # a small world has fewer than `tiny` expects
-        num_pairs = len(read_annotations(root, benchmark).split("train").caption)
+        tiny = tiny_of(recipe)
         settings = ["--runs", self.folder / "runs", "--name", name, "--data.root", root]
-        settings += ["--data.captioning.vocabulary", vocabulary, "--method.bert.vocabulary-size", num_words]
+        if tiny.text.tokeniser == "bert":  # a small world has fewer words than `tiny` expects
+            vocabulary = self.folder / "vocab.txt"
+            num_words = len(vocabulary.read_text(encoding="utf-8").splitlines())
+            settings += ["--data.captioning.vocabulary", vocabulary, "--method.bert.vocabulary-size", num_words]
+        num_pairs = len(read_annotations(root, benchmark).split("train").caption)
         epochs = steps * BATCH_PAIRS / num_pairs
         settings += ["--data.batch-pairs", BATCH_PAIRS, "--schedule.epochs", epochs]
-        if recipe == "laip":
-            settings += ["--schedule.second-stage-epoch", epochs * LAIP_FIRST_STAGE]
+        if tiny.two_stages:
+            settings += ["--schedule.second-stage-epoch", epochs * FIRST_STAGE]
         settings += ["--loop.tensorboard", False, *SETTINGS]
-        planned = plan_run(str(ROOT / "recipes" / f"{recipe}.py"), "tiny", [*map(str, settings), *overrides])
+        planned = plan_run(recipe_file(recipe), "tiny", [*map(str, settings), *overrides])
         check_folder(planned)
         return planned
 
@@ -132,6 +146,26 @@ class Bench:
         if not (self.folder / "vocab.txt").exists():
             sources = [f"{root.name}={root}" for root, _, _ in worlds]
             tbps("data", "vocabulary", str(self.folder / "vocab.txt"), *sources)
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """What the comparison must know of a recipe's `tiny`."""
+
+    text: Text
+    """What its text encoder reads."""
+    two_stages: bool
+
+
+def tiny_of(recipe: str) -> Tiny:
+    """As the recipe has it, before anything is changed."""
+    run = plan_run(recipe_file(recipe), "tiny", []).run
+    return Tiny(text=run.method.needs(run.data.image_px).text, two_stages=run.schedule.second_stage_epoch > 0)
+
+
+def recipe_file(recipe: str) -> str:
+    """Of a recipe by its name."""
+    return str(ROOT / "recipes" / f"{recipe}.py")
 
 
 def is_complete(root: Path, people: int) -> bool:
@@ -186,17 +220,20 @@ def markdown(bench: Bench, command: str) -> str:
     }
     if bench.pretrain_steps:
         scored["pretrain_coco, not fine-tuned"] = [results_of(bench.start, bench.pretrain_steps)]
-    one = scored[bench.recipes[0]][0]
     rows = [row(name, [results["text_to_image"] for results in each]) for name, each in scored.items()]
-    chance = one["text_to_image"]["chance"]
-    rows.append(row("chance", [dict.fromkeys(RANKINGS, chance)]))
-    return PAGE.format(command=command, facts=facts(bench, one), rows="\n".join(rows))
+    everything = [results for each in scored.values() for results in each]
+    rows.append(row("chance", [dict.fromkeys(RANKINGS, everything[0]["text_to_image"]["chance"])]))
+    return PAGE.format(command=command, facts=facts(bench, everything), rows="\n".join(rows))
 
 
 def row(name: str, each: Sequence[dict[str, Any]]) -> str:
-    """Mean and deviation of every number over seeds."""
-    cells = [spread([float(way[ranking][metric]) for way in each]) for ranking in RANKINGS for metric in METRICS]
-    return f"| {name} | {' | '.join(map(str, cells))} |"
+    """Mean and deviation of every number over seeds; a dash where a method has no matcher to re-rank by."""
+    cells = [
+        str(spread([float(way[ranking][metric]) for way in each])) if each[0][ranking] else "-"
+        for ranking in RANKINGS
+        for metric in METRICS
+    ]
+    return f"| {name} | {' | '.join(cells)} |"
 
 
 PAGE = """# The methods at equal steps on a synthetic world
@@ -214,10 +251,14 @@ training say whether a method learns, not which is the best on real data: for th
 """
 
 
-def facts(bench: Bench, results: dict[str, Any]) -> str:
+def facts(bench: Bench, everything: Sequence[dict[str, Any]]) -> str:
     """What was trained and tested, in words; nothing about the machine's speed."""
-    size, versions = results["size"], results["versions"]
-    rule = results["text_to_image"]["reranked"]["rule"]
+    size, versions = everything[0]["size"], everything[0]["versions"]
+    directions = [results["text_to_image"] for results in everything]
+    depths = sorted({direction["reranked"]["rule"]["rerank_k"] for direction in directions if direction["reranked"]})
+    reranked = (
+        f"the best {' or '.join(map(str, depths))} images of a caption are re-ranked" if depths else "nothing is re-ranked"
+    )
     num_pairs = len(read_annotations(bench.cuhk_pedes, "cuhk-pedes").split("train").caption)
     start = f"the same weights: ALBEF after {bench.pretrain_steps} steps on {bench.pretrain_images} images in COCO's format"
     lines = [
@@ -225,7 +266,7 @@ def facts(bench: Bench, results: dict[str, Any]) -> str:
         f" weights; {' '.join(CHANGES)}" + (f"; {' '.join(bench.overrides)}" if bench.overrides else ""),
         f"- seeds {', '.join(map(str, bench.seeds))}; all start from {start if bench.pretrain_steps else 'random weights'}",
         f"- test: {size['captions']} captions, {size['images']} images, {size['identities']} people that training never saw;"
-        f" the best {rule['rerank_k']} images of a caption are re-ranked",
+        f" {reranked}" + (", where a method has a matcher" if depths else ""),
         f"- Python {versions['python']}, torch {versions['torch']}",
     ]
     return "\n".join(lines)
@@ -243,7 +284,7 @@ def read_arguments(arguments: Sequence[str]) -> tuple[Bench, Path]:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--recipes", nargs="+", default=["albef", "rasa", "aga", "laip", "mars"], help="files of recipes/")
+    parser.add_argument("--recipes", nargs="+", default=list(RECIPES), help="files of recipes/")
     parser.add_argument("--seeds", nargs="+", type=int, default=[42, 43, 44])
     parser.add_argument("--steps", type=int, default=600, help="optimiser steps of every run")
     parser.add_argument("--pretrain-steps", type=int, default=0, help="of what they start from; 0 = random weights")
@@ -257,7 +298,7 @@ def read_arguments(arguments: Sequence[str]) -> tuple[Bench, Path]:
         if getattr(given, name) < 1:
             parser.error(f"--{name.replace('_', '-')} is {getattr(given, name)}, expected 1 or more")
     for recipe in given.recipes:
-        if not (ROOT / "recipes" / f"{recipe}.py").is_file():
+        if not Path(recipe_file(recipe)).is_file():
             parser.error(f"recipes/{recipe}.py is not there; name files of recipes/ without .py")
     bench = Bench(
         recipes=tuple(given.recipes),
@@ -277,6 +318,7 @@ def main(arguments: Sequence[str]) -> int:
     """Write the world, train, write the table; the exit status."""
     bench, out = read_arguments(arguments)
     try:
+        bench.check_start()
         bench.write_world()
         bench.train_all()
         text = markdown(bench, shlex.join(["python", "benchmarks/methods.py", *without_places(arguments)]))

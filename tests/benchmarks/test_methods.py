@@ -53,6 +53,27 @@ def test_table_and_what_is_done_again(tmp_path: Path, capsys: pytest.CaptureFixt
         methods.results_of(runs / "albef/seed-7", 5)
 
 
+@pytest.mark.slow
+def test_recipes_of_another_text_encoder_and_of_two_stages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    size = ("--recipes", "clip", "laip", "--steps", "3", "--identities", "24", "--seeds", "7")
+    assert run(tmp_path, *size) == 0, capsys.readouterr().err
+    runs = tmp_path / "bench" / "runs"
+    clip, laip = (json.loads((runs / name / "seed-7/config.json").read_text())["run"] for name in ("clip", "laip"))
+    assert clip["data"]["captioning"]["vocabulary"] == "clip"
+    assert laip["data"]["captioning"]["vocabulary"] == str(tmp_path / "bench/vocab.txt")
+    assert clip["schedule"]["second_stage_epoch"] == 0
+    assert laip["schedule"]["second_stage_epoch"] == pytest.approx(laip["schedule"]["epochs"] * 30 / 45)
+    scored = results(runs / "clip/seed-7/results/final-cuhk-pedes-test.json")["coarse"]
+    text = (tmp_path / "methods.md").read_text()
+    assert f"| clip | {scored['rank_1']:.2f} | {scored['mAP']:.2f} | - | - |\n" in text
+    assert "the best 4 images of a caption are re-ranked, where a method has a matcher\n" in text
+
+
+def test_a_recipe_that_cannot_start_from_albef_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tmp_path, *SIZE, "--recipes", "albef", "clip") == 2
+    assert "recipes/clip.py reads clip tokens, expected BERT word pieces: with --pretrain-steps" in capsys.readouterr().err
+
+
 def test_a_command_that_fails_is_told_in_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tmp_path, *SIZE, "--identities", "3") == 2
     error = capsys.readouterr().err
