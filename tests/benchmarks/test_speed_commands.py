@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -57,12 +58,13 @@ def test_methods() -> None:
 def test_irra() -> None:
     printed = run("irra_step.py", "--pairs", "3", "--rounds", "1")
     for padding in ("official", "masked"):
-        table = printed[printed.index(f"padding {padding} ") :].splitlines()[1:4]
+        table = printed[printed.index(f"padding {padding} ") :].splitlines()[1:5]
         plain, ours = (row.split() for row in table[:2])
         assert (plain[0], plain[2], ours[0]) == ("plain", "1.00x", "ours")
         assert float(ours[2].rstrip("x")) == pytest.approx(float(plain[1]) / float(ours[1]), rel=0.2)
-        assert float(ours[3]) > 100
-        assert float(table[2].split("relative difference ")[1].split()[0]) <= 1e-5
+        assert 0 < float(ours[3]) < float(ours[1]) and float(ours[4]) > 100
+        assert re.fullmatch(r"without Adam \d+\.\d+ and \d+\.\d+ C?P?U? ?s: \d+\.\d+x", table[2])
+        assert float(table[3].split("relative difference ")[1].split()[0]) <= 1e-5
 
 
 def test_fewer_than_two_pairs_are_refused() -> None:
