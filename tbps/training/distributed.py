@@ -67,10 +67,11 @@ def start_processes(loop: Loop) -> Accelerator:
 
 
 def announce_devices() -> None:
-    """Log every process with its device and what they talk over."""
+    """Log every process with its device, what they talk over, and the stage of ZeRO if there is one."""
     backend = dist.get_backend() if _are_several() else "one process"
+    zero = f", ZeRO-{_zero_stage()}" if _uses_zero() else ""
     for device in gather_objects(choose_device()):
-        logger.info("%s, %s", device, backend)
+        logger.info("%s, %s%s", device, backend, zero)
 
 
 def as_launched(run: Run, environment: Mapping[str, str] = os.environ) -> Run:
@@ -80,7 +81,7 @@ def as_launched(run: Run, environment: Mapping[str, str] = os.environ) -> Run:
     does not exist here, or a stage of ZeRO under which the run cannot train.
     """
     if _uses_zero(environment):
-        run.check_zero_stage(int(environment.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")))
+        run.check_zero_stage(_zero_stage(environment))
     asked = environment.get("ACCELERATE_MIXED_PRECISION", "no")
     if asked == "no":
         return run
@@ -91,6 +92,10 @@ def as_launched(run: Run, environment: Mapping[str, str] = os.environ) -> Run:
 
 def _uses_zero(environment: Mapping[str, str] = os.environ) -> bool:
     return environment.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
+
+
+def _zero_stage(environment: Mapping[str, str] = os.environ) -> int:
+    return int(environment.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2"))
 
 
 def _prepare_deepspeed(*, cpu: bool) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
 import sys
 from pathlib import Path
 
 import pytest
-from cluster_jobs import Cluster, restarts, steps_done
+from cluster_jobs import REPOSITORY, Cluster, restarts, steps_done
 from small_world import AS_RECIPES_TRAIN, World, assert_one_sentence, metrics
 
 from launch.job import RecipeJob, make_executor
@@ -17,6 +19,7 @@ from launch.site import Site, read_site
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.xdist_group("slurm")]
 
+TOY = REPOSITORY / "tests/extension/toy"
 HOSTILE = 'it\'s a "run" & $HOME; `ls`'
 SUBMIT = (sys.executable, "-m", "launch.submit", "recipes/mars.py", "tiny", "--cluster", "testbed")
 
@@ -117,6 +120,25 @@ def test_a_run_is_submitted_once(cluster: Cluster, world: World, tmp_path: Path)
     assert done.returncode == 2
     assert_one_sentence(done.stderr, f"mars/tiny is the run of job {job_of(tmp_path / 'mars/tiny')}, which is ", "scancel")
     assert len(cluster.call("squeue", "--noheader").stdout.splitlines()) == 1
+
+
+def test_a_method_of_ones_own_is_submitted_from_its_own_folder(
+    cluster: Cluster, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(TOY, tmp_path / "lab/toy", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "lab"), str(REPOSITORY)]))
+    submit = [sys.executable, "-m", "launch.submit", "toy/recipe.py", "tiny", "--cluster", "testbed"]
+    short = ["--schedule.max-steps", "4", "--schedule.epochs", "4", "--loop.log-steps", "1", "--loop.tensorboard", "False"]
+    where = ["--data.root", str(world.cuhk_pedes), "--nodes", "2", "--accelerate", "zero2"]
+    done = cluster.call(*submit, *where, *short, "--follow", cwd=tmp_path / "lab")
+    run_folder = tmp_path / "lab/runs/toy/tiny"
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1].startswith("finished, step 4 of 4, loss ")
+    assert cluster.facts(job_of(run_folder))["NumNodes"] == "2"
+    assert "rank 1 on" in (log := next((run_folder / "jobs").glob("*_0_log.err")).read_text()) and ", ZeRO-2" in log
+    assert [line["step"] for line in metrics(run_folder) if "split" not in line] == [1, 2, 3, 4]
+    listed = cluster.call(sys.executable, "-m", "tbps.command", "results", "runs", cwd=tmp_path / "lab")
+    assert listed.returncode == 0 and "toy/tiny" in listed.stdout, listed.stderr
 
 
 def test_what_sbatch_says_is_one_sentence(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 from interrupted_run import Launch, newest_step, use_the_same_library
-from small_world import LAUNCH_TWO, REPOSITORY, World, assert_one_sentence, call, launch, metrics
+from small_world import LAUNCH_TWO, REPOSITORY, World, assert_one_sentence, call, launch, metrics, spread
 
 from tbps.runs.checkpoint import read_tensors
 
@@ -150,16 +150,27 @@ def test_killed_and_started_again_it_ends_with_the_same_bits(
     assert metrics(killed.run_folder) == metrics(lab.run_folder)
 
 
-@pytest.mark.slow
-def test_its_loss_is_of_the_whole_batch_however_it_is_shared_out(lab: Lab, tmp_path: Path) -> None:
-    same = ("--evaluation.test", "False", "--data.workers", "1")
-    alone = make_lab(tmp_path / "alone", lab.world)
-    recipe = "python lab/toy/recipe.py tiny --data.root demo/cuhk-pedes"
-    assert alone.call(recipe, *alone.small, *same).returncode == 0
-    shared = make_lab(tmp_path / "shared", lab.world)
-    words = shared.words(recipe, *shared.small, *same, "--data.micro-batch-pairs", "8")[1:]
-    done = call(*launch(2), *words, timeout_s=600, **shared.environment)
+RECIPE = "python lab/toy/recipe.py tiny --data.root demo/cuhk-pedes"
+SAME = ("--evaluation.test", "False", "--data.workers", "1")
+
+
+@pytest.fixture(scope="module")
+def alone(world: World, tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    """After the same training by one process, a batch at once."""
+    alone = make_lab(tmp_path_factory.mktemp("alone"), world)
+    done = alone.call(RECIPE, *alone.small, *SAME)
     assert done.returncode == 0, done.stderr
+    return alone
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [0, 2], ids=["DDP", "ZeRO-2"])
+def test_its_loss_is_of_the_whole_batch_however_it_is_shared_out(alone: Lab, tmp_path: Path, stage: int) -> None:
+    shared = make_lab(tmp_path / "shared", alone.world)
+    words = shared.words(RECIPE, *shared.small, *SAME, "--data.micro-batch-pairs", "8")[1:]
+    done = call(*launch(2), *words, timeout_s=600, **shared.environment, **spread(stage))
+    assert done.returncode == 0, done.stderr
+    assert ("ZeRO-2" in done.stderr) == (stage == 2)
     for ours, theirs in zip(metrics(shared.run_folder), metrics(alone.run_folder), strict=True):
         if "split" not in ours:
             assert ours == pytest.approx(theirs, rel=1e-5), f"step {ours['step']}"
@@ -167,11 +178,17 @@ def test_its_loss_is_of_the_whole_batch_however_it_is_shared_out(lab: Lab, tmp_p
     for name, tensor in read_tensors(shared.run_folder / file).items():
         bound = 1e-4 * float(tensor.abs().max())
         assert (tensor - read_tensors(alone.run_folder / file)[name]).abs().max() < bound, name
-    config = json.loads((shared.run_folder / "config.json").read_text())
-    config["run"]["data"]["image_px"] = [384, 128]
-    (shared.run_folder / "config.json").write_text(json.dumps(config))
-    examined = shared.call("tbps doctor runs/toy/tiny")  # four ahead, and the four of a step of one process
-    assert f"take {8 * 8 * 3 * 384 * 128 / 2**20:.0f} MiB (1 workers a process)" in examined.stdout, examined.stderr
+
+
+@pytest.mark.slow
+def test_the_doctor_counts_what_its_images_take(lab: Lab, tmp_path: Path) -> None:
+    examined = make_lab(tmp_path, lab.world)
+    config = json.loads((lab.run_folder / "config.json").read_text())
+    config["run"]["data"] |= {"image_px": [384, 128], "micro_batch_pairs": 8, "workers": 1}
+    examined.run_folder.mkdir(parents=True)
+    (examined.run_folder / "config.json").write_text(json.dumps(config))
+    found = examined.call("tbps doctor runs/toy/tiny")  # four ahead, and the four of a step of one process
+    assert f"take {8 * 8 * 3 * 384 * 128 / 2**20:.0f} MiB (1 workers a process)" in found.stdout, found.stderr
 
 
 @pytest.mark.slow
