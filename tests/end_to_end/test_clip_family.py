@@ -31,6 +31,10 @@ from tbps.runs.checkpoint import read_tensors
 
 STEPS = 20
 TOLERANCE = 1e-5
+LARGE_EPS = 1e-4
+"""Adam divides by the size of a gradient. That of a single number of a rare word's vector can be 4e-10, no more than the
+rounding of the numbers that it is a sum of; with the usual eps of 1e-8 that becomes a visible step. In float64, a batch as a
+whole and in micro-batches gives the same weights to 2e-14."""
 
 
 @pytest.mark.parametrize("recipe", CLIP_FAMILY)
@@ -76,7 +80,7 @@ def test_a_rerank_depth_without_a_matcher_is_said_once(
 
 def _arguments(world: World, runs: Path, recipe: str) -> list[str]:
     changes = ["--schedule.epochs", "5", "--evaluation.every-epochs", "0", "--evaluation.test", "False"]
-    real = ["--data.workers", "1", "--loop.log-steps", "1", "--data.group-pairs", "8"]
+    real = ["--data.workers", "1", "--loop.log-steps", "1", "--data.group-pairs", "8", "--optim.eps", str(LARGE_EPS)]
     return ["tiny", *world.overrides(runs, recipe=recipe, max_steps=STEPS), *changes, *real]
 
 
@@ -100,9 +104,8 @@ def _assert_same(found: Path, recipe: str, alone: Path) -> None:
     for name, tensor in weights.items():
         # One number added to all keys changes no softmax: a key's bias has no gradient but rounding.
         if not name.endswith("key.bias"):
-            # Adam divides by the size of a gradient: where a word's is small, so is not its rounding.
-            bound = 10 * TOLERANCE * others[name].abs().max().item()
-            assert (tensor - others[name]).abs().max().item() <= bound, name
+            error, largest = ((one.abs().max().item()) for one in (tensor - others[name], others[name]))
+            assert error <= 2 * TOLERANCE * largest, f"{name}: {error:.1e} of {largest:.1e}"
 
 
 @pytest.mark.slow
@@ -113,7 +116,7 @@ def test_four_micro_batches(world: World, alone: tuple[str, Path], tmp_path: Pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("stage", "micro_batch"), [(0, 0), (0, 8), (2, 0), (3, 8)])
+@pytest.mark.parametrize(("stage", "micro_batch"), [(0, 0), (0, 8), (1, 0), (2, 8), (3, 8)])
 def test_two_processes(world: World, alone: tuple[str, Path], tmp_path: Path, stage: int, micro_batch: int) -> None:
     recipe, runs = alone
     words = [*_arguments(world, tmp_path, recipe), "--data.micro-batch-pairs", str(micro_batch)]

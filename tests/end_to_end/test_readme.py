@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import io
+import pkgutil
 import re
 import shlex
 import shutil
@@ -19,6 +21,8 @@ import torch
 from small_world import LAUNCH_TWO, REPOSITORY, World, call, metrics, run_recipe
 
 from tbps.command import main
+from tbps.config import methods
+from tbps.config.methods.method import MethodConfig
 from tbps.config.run import Run
 from tbps.convert.weights import read_weights
 from tbps.data.sample_order import BatchOrder
@@ -365,19 +369,26 @@ def test_every_setting_of_readme_is_read(override: str) -> None:
     assert read_overrides(variant, words, program="mars.py cuhk-pedes") != default
 
 
-def test_the_table_of_stages_is_what_the_methods_say() -> None:
-    from tbps.config.methods.aga import Aga
-    from tbps.config.methods.albef import Albef
-    from tbps.config.methods.clip import Clip
-    from tbps.config.methods.laip import Laip
-    from tbps.config.methods.mars import Mars
-    from tbps.config.methods.rasa import Rasa
+def _methods() -> dict[str, Any]:
+    """The class of settings of every method of the toolkit, by its name in small letters."""
+    modules = [
+        importlib.import_module(name) for _, name, _ in pkgutil.iter_modules(methods.__path__, f"{methods.__name__}.")
+    ]
+    classes = [one for module in modules for one in vars(module).values() if inspect.isclass(one)]
+    return {one.__name__.lower(): one for one in classes if issubclass(one, MethodConfig) and one.MODULE}
 
-    rows = ["| method | DDP | ZeRO-1 | ZeRO-2 | ZeRO-3 |", "|---|---|---|---|---|"]
-    for name, method in (("ALBEF", Albef), ("RaSa", Rasa), ("MARS", Mars), ("AGA", Aga), ("LAIP", Laip), ("CLIP", Clip)):
-        cells = ["yes", *("yes" if stage in method().needs((384, 384)).zero_stages else "no" for stage in (1, 2, 3))]
-        rows.append(f"| {name} | {' | '.join(cells)} |")
-    assert "\n".join(rows) in README
+
+def test_the_table_of_stages_is_what_the_methods_say() -> None:
+    """The names are as their papers write them, the rest is written here."""
+    head = "| method | DDP | ZeRO-1 | ZeRO-2 | ZeRO-3 |\n|---|---|---|---|---|\n"
+    found = README.partition(head)[2].partition("\n\n")[0].splitlines()
+    known = {row.split(" | ")[0].removeprefix("| ").lower(): row for row in found}
+    expected = {}
+    for name, method in _methods().items():
+        cells = ["yes" if stage in (0, *method().needs((384, 384)).zero_stages) else "no" for stage in (0, 1, 2, 3)]
+        title = known.get(name, f"| {name}").split(" | ")[0]
+        expected[name] = f"{title} | {' | '.join(cells)} |"
+    assert known == expected and len(found) == len(known), "README.md needs these rows:\n" + "\n".join(expected.values())
 
 
 def test_every_folder_and_recipe_of_readme_exists() -> None:
