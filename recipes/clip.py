@@ -19,7 +19,7 @@ from dataclasses import replace
 
 from recipes import tiny as small
 from recipes.benchmarks import on_icfg_pedes, on_rstpreid
-from tbps.config.clip_sizes import ClipSizes, ImageTowerSizes, TextTowerSizes
+from tbps.config.clip_sizes import ClipSizes
 from tbps.config.data import Captioning, Data, Pixels
 from tbps.config.evaluation import Evaluation
 from tbps.config.loop import Loop
@@ -101,23 +101,12 @@ def rstpreid() -> Run:
 
 
 def tiny() -> Run:
-    """The same path at a size for two CPU cores, on a synthetic CUHK-PEDES; the vocabulary is CLIP's own."""
+    """The same path at a size for two CPU cores, on a synthetic CUHK-PEDES."""
     return Run(
         recipe="clip",
         name="tiny",
-        method=Clip(
-            towers=ClipSizes(
-                image=ImageTowerSizes(width=64, layers=2, heads=2, intermediate=256, patch_px=8),
-                text=TextTowerSizes(width=64, layers=2, heads=2, intermediate=256),
-                features=64,
-            ),
-        ),
-        data=replace(
-            small.data("cuhk-pedes", root="demo/cuhk-pedes", weak_positive_probability=0.0),
-            captioning=Captioning(vocabulary="clip", max_words=0, max_tokens=77, cleaning="none"),
-            pixels=Pixels(interpolation="bilinear"),
-            augmentations=("flip", "pad-crop", "erase"),
-        ),
+        method=Clip(towers=small.CLIP_TOWERS),
+        data=small.clip_data(),
         optim=replace(small.OPTIM, rules=NO_DECAY),
         schedule=small.SCHEDULE,
         loop=small.LOOP,

@@ -24,7 +24,7 @@ from dataclasses import replace
 
 from recipes import tiny as small
 from recipes.benchmarks import on_icfg_pedes, on_rstpreid
-from tbps.config.clip_sizes import ClipSizes, ImageTowerSizes, TextTowerSizes
+from tbps.config.clip_sizes import ClipSizes
 from tbps.config.data import Captioning, Data, Pixels
 from tbps.config.evaluation import Evaluation
 from tbps.config.loop import Loop
@@ -137,29 +137,19 @@ def rstpreid_adamw() -> Run:
 
 
 def tiny() -> Run:
-    """The same path at a size for two CPU cores, on a synthetic CUHK-PEDES; the vocabulary is CLIP's own."""
-    data = small.data("cuhk-pedes", root="demo/cuhk-pedes", weak_positive_probability=0.0)
+    """The same path at a size for two CPU cores, on a synthetic CUHK-PEDES."""
     return Run(
         recipe="irra",
         name="tiny",
         method=Irra(
-            towers=ClipSizes(
-                image=ImageTowerSizes(width=64, layers=2, heads=2, intermediate=256, patch_px=8),
-                text=TextTowerSizes(width=64, layers=2, heads=2, intermediate=256),
-                features=64,
-            ),
+            towers=small.CLIP_TOWERS,
             cross_layers=1,
             cross_heads=2,
             # From random weights SDM alone is slow: where similarities are wrong, its gradient is small. Identities lead.
             weights=IrraWeights(sdm=1.0, identity=5.0, mlm=0.5),
             logit_scale=8.0,  # 50 is for features that CLIP has learned
         ),
-        data=replace(
-            data,
-            captioning=Captioning(vocabulary="clip", max_words=0, max_tokens=77, cleaning="none"),
-            pixels=Pixels(interpolation="bilinear"),
-            augmentations=("flip", "pad-crop", "erase"),
-        ),
+        data=small.clip_data(),
         optim=replace(small.OPTIM, rules=(Rule(pattern="bias", factor=2.0, decay=False),)),
         schedule=small.SCHEDULE,
         loop=small.LOOP,

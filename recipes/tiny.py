@@ -5,7 +5,10 @@
 
 from __future__ import annotations
 
-from tbps.config.data import Benchmark, Captioning, Data
+from dataclasses import replace
+
+from tbps.config.clip_sizes import ClipSizes, ImageTowerSizes, TextTowerSizes
+from tbps.config.data import Benchmark, Captioning, Data, Pixels
 from tbps.config.encoders import Bert, MaeDecoder, Vit
 from tbps.config.evaluation import Evaluation
 from tbps.config.loop import Loop
@@ -58,6 +61,23 @@ def data(benchmark: Benchmark, *, root: str, weak_positive_probability: float = 
         batch_pairs=32,
         group_pairs=16,
         workers=1,
+    )
+
+
+CLIP_TOWERS = ClipSizes(
+    image=ImageTowerSizes(width=64, layers=2, heads=2, intermediate=256, patch_px=8),
+    text=TextTowerSizes(width=64, layers=2, heads=2, intermediate=256),
+    features=64,
+)
+
+
+def clip_data() -> Data:
+    """A synthetic CUHK-PEDES in batches of 32, as CLIP's towers read it; the vocabulary is CLIP's own."""
+    return replace(
+        data("cuhk-pedes", root="demo/cuhk-pedes", weak_positive_probability=0.0),
+        captioning=Captioning(vocabulary="clip", max_words=0, max_tokens=77, cleaning="none"),
+        pixels=Pixels(interpolation="bilinear"),
+        augmentations=("flip", "pad-crop", "erase"),
     )
 
 

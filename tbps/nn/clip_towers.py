@@ -15,8 +15,3 @@ class ClipTowers(nn.Module):
         super().__init__()
         self.image = image
         self.text = text
-
-    def set_activation_checkpointing(self, on: bool) -> None:
-        """Recompute blocks in backward: less memory, the same losses."""
-        for tower in (self.image, self.text):
-            tower.blocks.checkpointing = on

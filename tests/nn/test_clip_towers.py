@@ -188,8 +188,7 @@ def test_activation_checkpointing_changes_no_gradient(pooled: bool) -> None:
     outcomes = []
     for on in (False, True):
         towers = small()
-        towers.set_activation_checkpointing(on)
-        assert towers.image.blocks.checkpointing == towers.text.blocks.checkpointing == on
+        towers.image.blocks.checkpointing = towers.text.blocks.checkpointing = on
         torch.manual_seed(3)
         loss = towers.image(torch.randn(2, 3, 32, 16), pooled=pooled).square().sum()
         loss = loss + towers.text(packed(5, 20, 2), pooled=pooled).square().sum()
@@ -204,7 +203,7 @@ def test_checkpointing_keeps_less_for_backward() -> None:
     kept = {}
     for on in (False, True):
         towers, sizes = small(), []
-        towers.set_activation_checkpointing(on)
+        towers.image.blocks.checkpointing = towers.text.blocks.checkpointing = on
         with torch.autograd.graph.saved_tensors_hooks(lambda x, s=sizes: s.append(x.numel()) or x, lambda x: x):  # type: ignore[misc]
             towers.image(torch.randn(4, 3, 32, 16))
         kept[on] = sum(sizes)
