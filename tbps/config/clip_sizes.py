@@ -98,6 +98,14 @@ class ClipSizes:
             )
         return (image_px[0] - patch) // step + 1, (image_px[1] - patch) // step + 1
 
+    def told(self) -> dict[str, str]:
+        """What no tensor's shape tells of towers, as the metadata of a file of weights says it."""
+        return {
+            "quick_gelu": str(int(self.quick_gelu)),
+            "image_heads": str(self.image.heads),
+            "text_heads": str(self.text.heads),
+        }
+
 
 def _check_heads(path: str, width: int, heads: int) -> None:
     if width % heads:

@@ -17,6 +17,6 @@ class Start:
     """ViT weights: a Hugging Face name or local path. Swin weights, for a method whose image encoder is a Swin."""
     clip: str = ""
     """CLIP's two towers, for a method that has them: a name of open_clip such as `ViT-B-16-quickgelu:openai`, a Hugging Face
-    name, or a local path (a file of OpenAI, open_clip, IRRA or TBPS-CLIP; a folder)."""
+    name, or a local path (a file of OpenAI, open_clip, IRRA or TBPS-CLIP, or exported from a run; a folder)."""
     sha256: str = ""
     """Expected digest of the `weights` file; empty = not checked."""

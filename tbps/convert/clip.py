@@ -1,13 +1,15 @@
 """CLIP's towers from the files of others, by path, Hugging Face name or open_clip's `MODEL:TAG`, into a method.
 
 Read: files of OpenAI (TorchScript archives) and open_clip, Hugging Face folders of a CLIPModel or of open_clip, checkpoints
-of IRRA (towers under `base_model.`) and TBPS-CLIP (text tower under `encode_text.`). What is not of the towers is reported.
+of IRRA (towers under `base_model.`) and TBPS-CLIP (text tower under `encode_text.`), and what `tbps convert` writes, under
+our names or official ones. What is not of the towers is reported.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,6 +20,7 @@ from tbps.convert.clip_names import (
     LOGIT_SCALE,
     NO_WEIGHTS,
     TEXT,
+    TOWERS,
     from_clip,
     from_hugging_face,
 )
@@ -26,7 +29,7 @@ from tbps.convert.files import read_foreign
 from tbps.convert.hugging_face import Pretrained, read_pretrained
 from tbps.convert.official import Converted
 from tbps.convert.open_clip_models import check_towers, fetch, find_model, is_open_clip_name
-from tbps.convert.weights import LoadReport, place
+from tbps.convert.weights import LoadReport, place, read_grid
 from tbps.convert.wrappers import unwrapped
 
 _BASE = "base_model."
@@ -49,6 +52,8 @@ def is_clip(keys: Mapping[str, Any]) -> bool:
 def from_any_clip(found: Pretrained) -> ClipWeights:
     """CLIP's towers under our names. ValueError: a ResNet, an unknown tower, not a CLIP."""
     state, source = found.weights.tensors, found.weights.source
+    if any(key.startswith(TOWERS) for key in state):
+        return _ours(found)
     outside: list[str] = []
     if any(key.startswith(_BASE) for key in state):
         outside = [key for key in state if not key.startswith(_BASE)]
@@ -64,7 +69,8 @@ def from_any_clip(found: Pretrained) -> ClipWeights:
         tensors, unplaced = from_clip(state)
     computed = [key for key in state if key in NO_WEIGHTS]
     return ClipWeights(
-        converted=Converted(tensors=tensors, unplaced=sorted(unplaced + outside), duplicates=computed), told=told
+        converted=Converted(tensors=tensors, unplaced=sorted(unplaced + outside), duplicates=computed),
+        told=_as_the_file_says(found, told),
     )
 
 
@@ -77,6 +83,7 @@ def read_clip(name_or_path: str) -> tuple[ClipWeights, str]:
         weights.tensors = unwrapped(weights.tensors, name_or_path)
         clip = from_any_clip(Pretrained(weights=weights, config={"model_cfg": dict(model.config)}))
     else:
+        _check_no_run(name_or_path)
         clip = from_any_clip(read_pretrained(name_or_path))
     check_complete(clip.converted.tensors, "clip", name_or_path)
     return clip, name_or_path
@@ -99,6 +106,22 @@ def load_clip(method: nn.Module, name_or_path: str) -> LoadReport:
     report.missing = [name for name in report.missing if name.startswith((IMAGE, TEXT, LOGIT_SCALE))]
     report.unplaced += converted.unplaced
     return report
+
+
+def _ours(found: Pretrained) -> ClipWeights:
+    """A file under our names: its towers and logit scale; what else it holds has no place."""
+    state = found.weights.tensors
+    tensors = {name: tensor for name, tensor in state.items() if name.startswith(TOWERS) or name == LOGIT_SCALE}
+    unplaced = sorted(state.keys() - tensors.keys())
+    return ClipWeights(converted=Converted(tensors=tensors, unplaced=unplaced), told=_as_the_file_says(found, Told()))
+
+
+def _as_the_file_says(found: Pretrained, told: Told) -> Told:
+    """What is known of towers, and what a file says of itself that we converted or exported, which counts more."""
+    about = found.weights.about
+    said = replace(Told.of_metadata(about), grid=read_grid(about.get("image_grid", "")))
+    known = {name: getattr(said, name) for name in ("quick_gelu", "image_heads", "text_heads", "grid")}
+    return replace(told, **{name: value for name, value in known.items() if value is not None})
 
 
 def told_by_open_clip(config: Mapping[str, Any]) -> Told:
@@ -134,6 +157,15 @@ def _told_by_keys(keys: Mapping[str, Tensor]) -> Told:
     """OpenAI's archives, IRRA and TBPS-CLIP are OpenAI's weights or made of them: QuickGELU."""
     openai = "input_resolution" in keys or any(key.startswith((_BASE, "encode_text.")) for key in keys)
     return Told(quick_gelu=True if openai else None)
+
+
+def _check_no_run(name_or_path: str) -> None:
+    path = Path(name_or_path).expanduser()
+    if (path / "checkpoints").is_dir() and (path / "config.json").is_file():
+        raise ValueError(
+            f"start.clip is {name_or_path}, the folder of a run, expected a file of weights or a name; start from a run with"
+            f" --start.weights {name_or_path}"
+        )
 
 
 def _check_keys(state: Mapping[str, Tensor], source: str) -> None:

@@ -10,6 +10,13 @@ from torch import Tensor, nn
 
 from tbps.convert.clip_names import IMAGE, TEXT
 
+_HEADS = {
+    "image_heads": ("its image tower", "towers.image.blocks.0.attention", "towers.image.heads"),
+    "text_heads": ("its text tower", "towers.text.blocks.0.attention", "towers.text.heads"),
+    "cross_heads": ("where words are guessed, it", "cross_former.cross_attention", "cross_heads"),
+}
+"""Of each number of heads: whose it is in a sentence, the layer of a method that has it, and its setting."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Told:
@@ -18,43 +25,46 @@ class Told:
     quick_gelu: bool | None = None
     image_heads: int | None = None
     text_heads: int | None = None
+    cross_heads: int | None = None
+    """Of IRRA's captions that look at an image."""
     grid: tuple[int, int] | None = None
     """Rows and columns of the patches of its images."""
 
     def as_metadata(self) -> dict[str, str]:
         """As text, in the metadata of a converted file."""
-        told = {"quick_gelu": self.quick_gelu, "image_heads": self.image_heads, "text_heads": self.text_heads}
+        told = {name: getattr(self, name) for name in ("quick_gelu", *_HEADS)}
         return {name: str(int(value)) for name, value in told.items() if value is not None}
 
     @staticmethod
     def of_metadata(metadata: Mapping[str, str]) -> Told:
         """The inverse, without the grid."""
-        quick, image_heads, text_heads = (
-            int(metadata[name]) if name in metadata else None for name in ("quick_gelu", "image_heads", "text_heads")
-        )
-        return Told(quick_gelu=None if quick is None else bool(quick), image_heads=image_heads, text_heads=text_heads)
+        quick = metadata.get("quick_gelu")
+        heads: dict[str, Any] = {name: int(metadata[name]) for name in _HEADS if name in metadata}
+        return Told(quick_gelu=None if quick is None else bool(int(quick)), **heads)
 
 
 def check_fit(method: nn.Module, tensors: Mapping[str, Tensor], told: Told, source: str) -> None:
     """ValueError where the file's towers are of another size than the method's, or have other heads or activations."""
     _check_sizes(method, tensors, told, source)
-    _check_told(method, told, source)
+    _check_heads(method, told, source)
+    block: Any = method.get_submodule("towers.image.blocks.0")  # both towers have the same
+    if told.quick_gelu not in (None, block.quick_gelu):
+        trained, ours = ("QuickGELU", "the exact GELU") if told.quick_gelu else ("the exact GELU", "QuickGELU")
+        raise ValueError(
+            f"{source}: its towers were trained with {trained}, expected {ours}; set --method.towers.quick-gelu"
+            f" {told.quick_gelu}"
+        )
 
 
-def _check_told(method: nn.Module, told: Told, source: str) -> None:
-    """ValueError where activation or heads differ: shapes would fit, and every number would be nonsense."""
-    for tower, heads in (("image", told.image_heads), ("text", told.text_heads)):
-        block: Any = method.get_submodule(f"towers.{tower}.blocks.0")
-        if heads not in (None, block.attention.heads):
+def _check_heads(method: nn.Module, told: Told, source: str) -> None:
+    """ValueError where heads differ: shapes would fit, and every number would be nonsense."""
+    modules: dict[str, Any] = dict(method.named_modules())
+    for name, (whose, layer, setting) in _HEADS.items():
+        heads, own = getattr(told, name), getattr(modules.get(layer), "heads", None)
+        if heads is not None and own is not None and heads != own:
             raise ValueError(
-                f"{source}: its {tower} tower has {heads} attention heads, expected {block.attention.heads}; set"
-                f" --method.towers.{tower}.heads {heads}"
-            )
-        if told.quick_gelu not in (None, block.quick_gelu):
-            trained, ours = ("QuickGELU", "the exact GELU") if told.quick_gelu else ("the exact GELU", "QuickGELU")
-            raise ValueError(
-                f"{source}: its towers were trained with {trained}, expected {ours}; set --method.towers.quick-gelu"
-                f" {told.quick_gelu}"
+                f"{source}: {whose} has {heads} attention heads, expected {own}; set"
+                f" --method.{setting.replace('_', '-')} {heads}"
             )
 
 
@@ -73,6 +83,13 @@ def _check_sizes(method: nn.Module, tensors: Mapping[str, Tensor], told: Told, s
         f"{source}: its towers are of another size (towers.{first} {found[first]}, expected {ours.get(first)}); set"
         f" {settings}, or take weights of this size"
     )
+
+
+def have_towers(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether all is there that `sizes_of` reads."""
+    both = {f"{tower}{part}.weight" for tower in (IMAGE, TEXT) for part in ("norm_post", "blocks.0.fc1")}
+    image, text = (f"{IMAGE}patch_embed", f"{IMAGE}projection"), (f"{TEXT}words", f"{TEXT}positions")
+    return tensors.keys() >= both | {f"{name}.weight" for name in (*image, *text)}
 
 
 def sizes_of(tensors: Mapping[str, Tensor]) -> dict[str, int]:

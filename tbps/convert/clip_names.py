@@ -16,7 +16,8 @@ from torch import Tensor
 
 from tbps.convert.naming import Names, Row, rename
 
-IMAGE, TEXT = "towers.image.", "towers.text."
+TOWERS = "towers."
+IMAGE, TEXT = f"{TOWERS}image.", f"{TOWERS}text."
 """Where a method's towers lie."""
 POSITIONS = f"{IMAGE}positions"
 """The table that depends on the size of images: one row for [CLS], then one per patch."""

@@ -8,7 +8,8 @@ from pathlib import Path
 from torch import Tensor
 
 from tbps.convert.aptm_names import has_swin, to_aptm
-from tbps.convert.clip_names import has_official_name, to_clip
+from tbps.convert.clip_fit import Told
+from tbps.convert.clip_names import IMAGE, TEXT, has_official_name, to_clip
 from tbps.convert.completeness import check_finite
 from tbps.convert.files import sha256_of
 from tbps.convert.irra_names import to_irra
@@ -57,9 +58,9 @@ def export(
     kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(_STATE)}
     lines = [f"{file}: {len(tensors)} tensors, sha256 {metadata['sha256']}"]
     if official and metadata.get("kind") == "irra":
-        lines += _write_irra(kept, out)
+        lines += _write_irra(kept, out, metadata)
     elif official and any(name.startswith("towers.") for name in kept):
-        lines += _write_clip(kept, out)
+        lines += _write_clip(kept, out, metadata)
     elif official and has_swin(kept):
         lines += _write_aptm(kept, out)
     elif official:
@@ -103,20 +104,31 @@ def _write_official(kept: dict[str, Tensor], tensors: dict[str, Tensor], out: Pa
     return lines
 
 
-def _write_clip(kept: dict[str, Tensor], out: Path) -> list[str]:
+def _write_clip(kept: dict[str, Tensor], out: Path, metadata: Mapping[str, str]) -> list[str]:
     """As open_clip's own training writes them: `open_clip.create_model(NAME, pretrained=FILE)` reads it."""
     state = {name: tensor.contiguous() for name, tensor in to_clip(kept).items()}
-    write_torch(state, out, key="state_dict")
+    write_torch(state, out, key="state_dict", about=metadata)
     ours_alone = [name for name in kept if not has_official_name(name)]
     lines = [f"{out}: {len(state)} tensors under the keys of OpenAI and open_clip"]
+    if (told := Told.of_metadata(metadata)).image_heads:
+        width = len(kept[f"{IMAGE}norm_post.weight"]) // told.image_heads
+        lines.append(
+            f"the open_clip model that reads it must have quick_gelu {told.quick_gelu}, vision_cfg.head_width {width} and"
+            f" text_cfg.heads {told.text_heads}, which no tensor says"
+        )
     return lines + [f"{name} has no official key and is left out" for name in ours_alone]
 
 
-def _write_irra(kept: dict[str, Tensor], out: Path) -> list[str]:
+def _write_irra(kept: dict[str, Tensor], out: Path, metadata: Mapping[str, str]) -> list[str]:
     """As the official code of IRRA saves them, which loads a file whatever its precision."""
     state = {name: tensor.contiguous() for name, tensor in to_irra(kept).items()}
-    write_torch(state, out)
-    return [f"{out}: {len(state)} tensors under the official keys of IRRA"]
+    write_torch(state, out, about=metadata)
+    lines = [f"{out}: {len(state)} tensors under the official keys of IRRA"]
+    told, widths = Told.of_metadata(metadata), [len(kept[f"{tower}norm_post.weight"]) for tower in (IMAGE, TEXT)]
+    heads = (told.image_heads, told.text_heads)
+    if told.quick_gelu is False or any(found and width != 64 * found for found, width in zip(heads, widths, strict=True)):
+        lines.append("the official code will compute other features: it knows QuickGELU and heads of 64 numbers alone")
+    return lines
 
 
 def _write_aptm(kept: dict[str, Tensor], out: Path) -> list[str]:
@@ -141,6 +153,7 @@ def _resolve(source: Path) -> tuple[Path, dict[str, str]]:
             "kind": type(run.method).__name__.lower(),
             "run": f"{run.recipe}/{run.name}",
             "checkpoint": checkpoint.name,
+            **run.method.told(),
         }
         if base := read_progress(checkpoint).get(BASE):
             metadata[BASE] = str(base)

@@ -15,14 +15,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from tbps.convert.torchscript import is_torchscript, read_torchscript
 
 WRAPPERS = ("model", "state_dict", "model_state_dict", "module")
 """Keys under which training scripts (`module`: DeepSpeed) store the weights, beside optimiser and config."""
+
+ABOUT = "tbps"
+"""Key of a torch file that we export beside its weights: what no tensor tells, as the metadata of a file under our names."""
 
 _PLAIN = (
     *(torch.float32, torch.float16, torch.bfloat16, torch.float64),
@@ -47,6 +49,8 @@ class ForeignWeights:
     """Digest of the file; of several files, their digests joined by commas."""
     source: str
     """What the user named."""
+    about: dict[str, str] = field(default_factory=dict)
+    """What the file says of its weights: safetensors' metadata, or what an export of ours has beside them."""
 
 
 def read_foreign(path: Path) -> ForeignWeights:
@@ -54,10 +58,10 @@ def read_foreign(path: Path) -> ForeignWeights:
     if not path.is_file():
         found = "a folder" if path.is_dir() else "nothing"
         raise ValueError(f"{path}: found {found}, expected a file of weights (torch or safetensors); check the path")
-    content = _read_safetensors(path) if _is_safetensors(path) else _read_torch(path)
+    content, about = _read_safetensors(path) if _is_safetensors(path) else _read_torch(path)
     tensors, others = _weights(path, content)
     _check_plain(path, tensors)
-    return ForeignWeights(tensors=tensors, others=others, sha256=sha256_of(path), source=str(path))
+    return ForeignWeights(tensors=tensors, others=others, sha256=sha256_of(path), source=str(path), about=about)
 
 
 def sha256_of(path: Path) -> str:
@@ -72,20 +76,23 @@ def _is_safetensors(path: Path) -> bool:
         return file.read(9)[8:] == b"{" or path.suffix == ".safetensors"
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata."""
     try:
-        return load_file(path)
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path}: not a readable safetensors file ({error}); get it again") from error
 
 
-def _read_torch(path: Path) -> object:
+def _read_torch(path: Path) -> tuple[object, dict[str, str]]:
+    """What was saved, and what an export of ours says beside it."""
     try:
         if is_torchscript(path):
-            return read_torchscript(path)
+            return read_torchscript(path), {}
         # Mapping a file leaves on the disk what is not copied out of it: half of a checkpoint is the optimiser's.
         with torch.serialization.safe_globals(_allowed_globals()):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         wanted = re.search(r"(?:GLOBAL|class|function) ([\w.]+\.[\w.]+)", str(error))
         if wanted is None:  # torch's own text is about an option that its caller may change
@@ -96,6 +103,8 @@ def _read_torch(path: Path) -> object:
         ) from error
     except _UNREADABLE as error:
         raise _not_a_tensor_file(path, error) from error
+    about = content.get(ABOUT) if isinstance(content, Mapping) else None
+    return content, {str(key): str(value) for key, value in about.items()} if isinstance(about, Mapping) else {}
 
 
 def _not_a_tensor_file(path: Path, error: Exception) -> ValueError:

@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from tbps.convert.clip_fit import Told, check_fit
+from tbps.convert.clip_fit import Told, check_fit, have_towers
 from tbps.convert.clip_names import POSITIONS as CLIP_POSITIONS
 from tbps.convert.completeness import check_finite
 from tbps.nn.queue import EMPTY
@@ -58,15 +58,23 @@ class LoadReport:
         return "; ".join(parts)
 
 
-def load_weights(method: nn.Module, path: Path, *, keep_queue: bool = False, old_grid: Grid | None = None) -> LoadReport:
+def load_weights(
+    method: nn.Module,
+    path: Path,
+    *,
+    keep_queue: bool = False,
+    old_grid: Grid | None = None,
+    told: Mapping[str, str] | None = None,
+) -> LoadReport:
     """Read a safetensors file under our names (made by `tbps convert`, or a checkpoint's model file) into `method`.
 
-    old_grid: patches of the file's images, where the file does not say it itself, as a checkpoint does not.
+    old_grid: patches of the file's images; told: what its method's config says that no shape tells (`told()`). Both where
+    the file does not say it itself, as a checkpoint does not.
     """
     tensors, metadata = read_weights(path)
     grid = read_grid(metadata.get("image_grid", "")) or old_grid
-    if metadata.get("kind") in ("clip", "irra") and hasattr(method, "towers"):
-        check_fit(method, tensors, Told.of_metadata(metadata), str(path))
+    if have_towers(tensors) and have_towers(method.state_dict()):
+        check_fit(method, tensors, Told.of_metadata({**(told or {}), **metadata}), str(path))
     return place(method, tensors, source=str(path), keep_queue=keep_queue, old_grid=grid)
 
 

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from tbps.convert.files import ABOUT
 from tbps.runs.atomic_file import fsync_path
 
 FORMAT = "tbps-weights-1"
@@ -31,9 +32,15 @@ def write_safetensors(tensors: Mapping[str, Tensor], out: Path, metadata: Mappin
     _write(out, lambda aside: save_file(own, aside, metadata={"format": FORMAT, **metadata}))
 
 
-def write_torch(tensors: Mapping[str, Tensor], out: Path, *, key: str = "model") -> None:
-    """Write a torch file with the tensors under `model`, as official checkpoints have them, or under another key."""
-    _write(out, lambda aside: torch.save({key: dict(tensors)}, aside))
+def write_torch(
+    tensors: Mapping[str, Tensor], out: Path, *, key: str = "model", about: Mapping[str, str] | None = None
+) -> None:
+    """Write a torch file with the tensors under `model`, as official checkpoints have them, or under another key.
+
+    about: what `read_foreign` finds again beside them; official code leaves it alone.
+    """
+    beside = {ABOUT: dict(about)} if about else {}
+    _write(out, lambda aside: torch.save({key: dict(tensors), **beside}, aside))
 
 
 def _write(out: Path, save: Callable[[Path], None]) -> None:

@@ -108,14 +108,14 @@ def _load_weights(method: Method, given: Start) -> set[str]:
     """Names of what was placed."""
     from tbps.convert.weights import load_weights
 
-    path, grid = Path(given.weights).expanduser(), None
+    path, grid, told = Path(given.weights).expanduser(), None, None
     if path.is_dir():
         run = RunFolder(path).read_run()
-        grid = run.method.grid(run.data.image_px)
+        grid, told = run.method.grid(run.data.image_px), run.method.told()
         path = on_main(lambda: best_checkpoint(path), doing="checking the checkpoints") / checkpoint.MODEL_FILE
     if given.sha256:
         on_main(lambda: _check_digest(path, given.sha256), doing=f"reading {path}")
-    report = load_weights(method, path, old_grid=grid)
+    report = load_weights(method, path, old_grid=grid, told=told)
     logger.info("starting from %s: %s", path, report.text())
     return set(report.placed)
 

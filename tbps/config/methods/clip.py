@@ -77,6 +77,10 @@ class Clip(MethodConfig):
         """See the base class."""
         return self.towers.grid(image_px)
 
+    def told(self) -> dict[str, str]:
+        """See the base class."""
+        return self.towers.told()
+
     def check(self, data: Data, evaluation: Evaluation) -> None:
         """See the base class."""
         self.towers.grid(data.image_px)

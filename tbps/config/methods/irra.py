@@ -102,6 +102,10 @@ class Irra(MethodConfig):
         """See the base class."""
         return self.towers.grid(image_px)
 
+    def told(self) -> dict[str, str]:
+        """See the base class."""
+        return self.towers.told() | {"cross_heads": str(self.cross_heads)}
+
     def check(self, data: Data, evaluation: Evaluation) -> None:
         """See the base class."""
         self.towers.grid(data.image_px)

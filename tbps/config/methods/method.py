@@ -42,3 +42,8 @@ class MethodConfig:
     def grid(self, image_px: tuple[int, int]) -> tuple[int, int] | None:
         """Rows and columns of the patches of an image, by which tables of positions are resized; None = it has none."""
         return None
+
+    def told(self) -> dict[str, str]:
+        """What a file of the method's weights must say of these settings, because no tensor's shape does: under other
+        ones the weights would fit, and every number would be wrong. Names: tbps/convert/clip_fit.py. Default: nothing."""
+        return {}
