@@ -74,8 +74,8 @@ def cuhk_pedes() -> Run:
             rules=NO_DECAY,
             weight_decay=0.02,  # TBPS-CLIP
             decay_vectors=False,  # TBPS-CLIP
-            betas=(0.9, 0.98),  # TBPS-CLIP; CLIP, Table 20: 0.98 for vision transformers
-            eps=1e-8,  # torch's; CLIP, Table 20, has 1e-6
+            betas=(0.9, 0.98),  # TBPS-CLIP; CLIP has 0.98 for vision transformers
+            eps=1e-8,  # torch's; CLIP has 1e-6 for vision transformers
         ),
         schedule=Schedule(
             epochs=60,  # IRRA; TBPS-CLIP: 5

@@ -1,8 +1,8 @@
 """MARS's image decoder: rebuilds removed patches from kept ones and the caption's text states.
 
 Shapes: B images, P = 1 + N tokens, N patches, K kept patches, L caption tokens, D image width.
-Source: MARS, Sec. 3.4; block layout as in the official checkpoints: pre-norm self-attention, cross-attention to the text,
-GEGLU feed-forward; queries, keys and values without bias; no norm at the end.
+Source: MARS (arXiv 2407.04287), Sec. 3.4; block layout as in the official checkpoints: pre-norm self-attention,
+cross-attention to the text, GEGLU feed-forward; queries, keys and values without bias; no norm at the end.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The slow copy of a module: theta_m <- m theta_m + (1 - m) theta. Source: ALBEF, Sec. 3.2 (after MoCo)."""
+"""The slow copy of a module: theta_m <- m theta_m + (1 - m) theta (ALBEF, arXiv 2107.07651, Sec. 3.2, after MoCo)."""
 
 from __future__ import annotations
 

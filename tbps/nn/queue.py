@@ -1,4 +1,4 @@
-"""Past momentum features with their identities, oldest overwritten first. Source: ALBEF, Sec. 3.2 (after MoCo).
+"""Past momentum features with their identities, oldest overwritten first (ALBEF, arXiv 2107.07651, Sec. 3.2, after MoCo).
 
 Shapes: K places, E features, G pairs of a global batch.
 """

@@ -73,8 +73,8 @@ def attribute_loss(logit_M2: Tensor, *, matched_M: Tensor, weight_M: Tensor) -> 
     """sum_m w_m CE(logit_m, matched_m), with the weights of `chunk_table`; 0 when no caption has a chunk.
 
     logit_M2 (M, 2): the matching head on chunk vectors; matched_M (M,) int64: 1 in positive rows.
-    Source: MARS, Eq. 13 (uniform) and 15 (omega). Differs as the official code: rows without a chunk are not counted in
-    the mean, where Eq. 13 divides by 3B.
+    Source: MARS (arXiv 2407.04287), Eq. 13 (uniform) and 15 (omega). Differs as the official code: rows without a chunk are
+    not counted in the mean, where Eq. 13 divides by 3B.
     """
     return (weight_M * F.cross_entropy(logit_M2.float(), matched_M, reduction="none")).sum()
 

@@ -18,7 +18,7 @@ def backward_attention(gradient_IHQd: Tensor, value_IHPd: Tensor) -> Tensor:
     """B_j = mean_h ds / dA_hj: (I, Q, P) float32, how much a phrase's score s would gain if its [CLS] attended more to j.
 
     [CLS] receives o_h = sum_j A_hj v_hj from a layer, so ds / dA_hj = (ds / do_h) . v_hj, whatever the softmax before it.
-    gradient_IHQd: ds / do_h of each phrase; value_IHPd: v_hj. Source: LAIP, Eq. 6.
+    gradient_IHQd: ds / do_h of each phrase; value_IHPd: v_hj. Source: LAIP (arXiv 2406.10845), Eq. 6.
     """
     return (gradient_IHQd.float() @ value_IHPd.float().transpose(2, 3)).mean(1)
 
@@ -28,7 +28,8 @@ def patch_weights(forward_IQP: Tensor, backward_IQP: Tensor, *, attention: Atten
 
     forward: w = n(F). backward: w = n([B]+). both: w = n(F [B]+), or (n(F) + n([B]+)) / 2 as `sum`. n(x) = x / sum_j x_j,
     and 1 / P where all x are 0, so that `both` is F where no patch would help.
-    Source: LAIP, Eq. 7, of which only the words are left. Ours: patches that would lower the score count as 0.
+    Source: LAIP (arXiv 2406.10845), Eq. 7, of which only the words are left. Ours: patches that would lower the score count
+    as 0.
     """
     forward_IQP = _normalise(forward_IQP)
     if attention == "forward":

@@ -12,7 +12,7 @@ def fusion_triplet_loss(score_R: Tensor, *, margin: float, has_negative_B: Tenso
     """[m - s(I, T) + s(I, T-)]+ + [m - s(I, T) + s(I-, T)]+, mean over the pairs of a group, then over groups.
 
     score_R (3B,): matched logit of B pairs, B (negative image, caption), B (image, negative caption); has_negative_B (B,)
-    bool: a pair whose group holds no other identity is not counted. Source: LAIP, Eq. 20.
+    bool: a pair whose group holds no other identity is not counted. Source: LAIP (arXiv 2406.10845), Eq. 20.
     """
     matched_B, image_B, caption_B = score_R.float().chunk(3)
     value_B = (margin - matched_B + caption_B).relu() + (margin - matched_B + image_B).relu()

@@ -16,8 +16,8 @@ def negative_weights(logit_Bg: Tensor, identity_B: Tensor) -> tuple[Tensor, Tens
     p_ij = softmax_j(logit_ij) over pairs of other identities. logit_Bg (B, g): similarities over the temperature to the
     members of the row's group; identity_B (B,). Returns (B, g) rows that sum to 1 (0 where the group has one identity
     only) and (B,) bool.
-    Source: ALBEF, Sec. 3.1. Differs: the softmax runs over the other identities alone; the official code zeroes the own
-    identity afterwards, which is the same distribution but underflows once the model is sure of its pairs.
+    Source: ALBEF (arXiv 2107.07651), Sec. 3.1. Differs: the softmax runs over the other identities alone; the official code
+    zeroes the own identity afterwards, which is the same distribution but underflows once the model is sure of its pairs.
     """
     same_Bg = _same_identity(identity_B, logit_Bg.shape[1])
     has_B = ~same_Bg.all(1)

@@ -14,7 +14,7 @@ def matching_loss(logit_R2: Tensor, *, has_negative_B: Tensor, group_pairs: int)
 
     logit_R2 (3B, 2); has_negative_B (B,) bool: rows whose group holds no other identity have no negatives, and count
     with their positive only. Mean over the rows of a group, then over groups.
-    Source: ALBEF, Eq. 4; RaSa calls it p-ITM, its positives include weak ones.
+    Source: ALBEF (arXiv 2107.07651), Eq. 4; RaSa calls it p-ITM, its positives include weak ones.
     """
     num_pairs = len(has_negative_B)
     label_R = (torch.arange(3 * num_pairs, device=logit_R2.device) < num_pairs).long()

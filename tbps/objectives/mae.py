@@ -26,7 +26,8 @@ def reconstruction_loss(predicted_BNX: Tensor, pixel_BNX: Tensor, removed_BN: Te
     """Mean squared error of a patch's values, mean over removed patches (as many in each image, so over groups too).
 
     predicted_BNX, pixel_BNX (B, N, p * p * 3): the normalised input pixels, not normalised per patch; removed_BN (B, N)
-    1 or 0. Source: MARS, Eq. 16. Differs as the official code: mean over a patch's values, where Eq. 16 sums them.
+    1 or 0. Source: MARS (arXiv 2407.04287), Eq. 16. Differs as the official code: mean over a patch's values, where Eq. 16
+    sums them.
     """
     error_BN = (predicted_BNX.float() - pixel_BNX).square().mean(-1)
     return (error_BN * removed_BN).sum() / removed_BN.sum()

@@ -32,7 +32,7 @@ def token_mask(number_B4L: Tensor, *, probability: float, words: range) -> Token
     """Masks made of four numbers for each token: is it chosen, is it [MASK], is it another word, which one.
 
     number_B4L (B, 4, L) uniform in [0, 1), 1 beyond the end of a caption, where nothing is chosen; probability: share of
-    chosen tokens; words: ids of which the random word is one. Source: BERT, Sec. 3.1.
+    chosen tokens; words: ids of which the random word is one. Source: BERT (arXiv 1810.04805), Sec. 3.1.
     """
     select_BL, mask_BL, random_BL, word_BL = number_B4L.unbind(1)
     return TokenMask(
@@ -55,7 +55,7 @@ def mask_tokens(captions: Captions, mask: TokenMask, *, special_ids: Collection[
     """Masked ids (B, L) and chosen positions (B, L) bool.
 
     Chosen: mask.select where a token may be masked. Of the chosen: [MASK] where mask.mask_BL; else the random word where
-    mask.random_BL; else unchanged. Source: BERT, Sec. 3.1 (80 / 10 / 10).
+    mask.random_BL; else unchanged. Source: BERT (arXiv 1810.04805), Sec. 3.1 (80 / 10 / 10).
     """
     token_ids_BL = captions.token_ids_BL
     chosen_BL = mask.select_BL & maskable(captions, special_ids=special_ids)

@@ -26,7 +26,7 @@ def masked_word_loss(
 
     logit_MV, momentum_logit_MV (M, V): online and momentum word logits (m) at masked positions; label_M (M,) int64;
     soft_log_MV: the log p of the second term, default log_softmax(logit) over words. A group without a masked position
-    counts as 0. Source: ALBEF, Eq. 3 and 7.
+    counts as 0. Source: ALBEF (arXiv 2107.07651), Eq. 3 and 7.
     """
     log_MV = logit_MV.float().log_softmax(1)
     value_M = F.nll_loss(log_MV, label_M, reduction="none")

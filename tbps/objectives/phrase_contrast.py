@@ -14,7 +14,8 @@ def phrase_candidates(identity_M: Tensor, group_M: Tensor, words_M: Tensor) -> T
     """(M, M) bool: which phrases n are candidates of phrase m: itself, and those of other identities of its group.
 
     Phrases of the same identity are neither right nor wrong, nor are those of the same words: every second person has
-    "black hair". Source: LAIP, Eq. 10, of which only the words are left; that equal words are left out is ours.
+    "black hair". Source: LAIP (arXiv 2406.10845), Eq. 10, of which only the words are left; that equal words are left out is
+    ours.
     """
     other_MM = (identity_M[:, None] != identity_M) & (group_M[:, None] == group_M) & (words_M[:, None] != words_M)
     return other_MM | torch.eye(len(identity_M), dtype=torch.bool, device=identity_M.device)

@@ -1,4 +1,4 @@
-"""Noun phrases of captions as short captions of their own, each with a masked word (LAIP, Sec. II-B).
+"""Noun phrases of captions as short captions of their own, each with a masked word (LAIP, arXiv 2406.10845, Sec. II-B).
 
 Shapes: B captions, L tokens, M phrases of all captions, T tokens of the longest.
 """

@@ -1,4 +1,5 @@
-"""Text enrichment: masked words are replaced by other words that the word head finds likely. Source: AGA, Sec. III-C.
+"""Text enrichment: masked words are replaced by other words that the word head finds likely. Source: AGA (arXiv 2412.15106),
+Sec. III-C.
 
 Shapes: M masked positions, V words, k candidates.
 """
@@ -19,7 +20,8 @@ def draw_other_words(
 
     logit_MV (M, V); original_M (M,) int64; uniform_M (M,) float64 in [0, 1): the word is the first whose cumulated share
     exceeds it; never: ids that are no words ([PAD], [CLS], [MASK]). The original is dropped from the k and the others are
-    renormalised; where none is left it stays. Returns (M,) int64. Source: AGA, Eq. 10-11. Differs: `never` is ours.
+    renormalised; where none is left it stays. Returns (M,) int64. Source: AGA (arXiv 2412.15106), Eq. 10-11. Differs:
+    `never` is ours.
     """
     wordless = torch.zeros(logit_MV.shape[1], device=logit_MV.device)
     for token_id in never:
