@@ -34,6 +34,8 @@ def export(
 ) -> str:
     """Write the online encoder and heads, without momentum encoder, queue and optimiser; returns the report.
 
+    What the method's config calls `TRAINING_ONLY` is left out, too, where the source is a run or a checkpoint in one.
+
     source: a run folder (its best checkpoint, else its newest), a checkpoint folder, or a file under our names.
     official: write a torch file with official keys under `model` instead, momentum copies included: the official code
     reads those before anything else. grid: rows and columns of patches, where neither the source nor a run says it.
@@ -43,7 +45,7 @@ def export(
     source's, `out` exists.
     """
     check_out(out, force=force)
-    file, metadata = _resolve(source)
+    file, metadata, training_only = _resolve(source)
     tensors, stored = _read(file, of_a_run="run" in metadata)
     metadata = stored | metadata | {"source": str(source.name), "sha256": sha256_of(file)}
     metadata.pop("format", None)
@@ -55,7 +57,7 @@ def export(
         raise ValueError(f"{source}: holds adapters, for which official code has no keys; add --merge")
     if grid:
         metadata["image_grid"] = grid_text(_told_grid(tensors, grid, metadata, file))
-    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(_STATE)}
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith((*_STATE, *training_only))}
     lines = [f"{file}: {len(tensors)} tensors, sha256 {metadata['sha256']}"]
     if official and metadata.get("kind") == "irra":
         lines += _write_irra(kept, out, metadata)
@@ -68,7 +70,7 @@ def export(
     else:
         write_safetensors(kept, out, metadata)
         lines += [f"adapters and heads alone, for encoders with sha256 {metadata.get(BASE)}"] if adapters else []
-        lines += [f"{out}: {len(kept)} tensors; left out {len(tensors) - len(kept)} of momentum encoder and queue"]
+        lines += [f"{out}: {len(kept)} tensors; left out {len(tensors) - len(kept)} {_described(training_only)}"]
     return "\n".join(lines)
 
 
@@ -140,10 +142,15 @@ def _write_aptm(kept: dict[str, Tensor], out: Path) -> list[str]:
     ]
 
 
-def _resolve(source: Path) -> tuple[Path, dict[str, str]]:
-    """The file of weights, and what its run says about it."""
+def _described(training_only: tuple[str, ...]) -> str:
+    parts = ["momentum encoder", "queue", *(name.removesuffix(".") for name in training_only)]
+    return f"of {', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def _resolve(source: Path) -> tuple[Path, dict[str, str], tuple[str, ...]]:
+    """The file of weights, what its run says about it, and how names of tensors begin that ranking does not read."""
     if source.is_file():
-        return source, {}
+        return source, {}, ()
     folder = RunFolder(source)
     if folder.config.is_file():
         run = folder.read_run()
@@ -158,7 +165,7 @@ def _resolve(source: Path) -> tuple[Path, dict[str, str]]:
         if base := read_progress(checkpoint).get(BASE):
             metadata[BASE] = str(base)
         metadata |= {"image_grid": grid_text(grid)} if grid else {}
-        return checkpoint / MODEL_FILE, metadata
+        return checkpoint / MODEL_FILE, metadata, run.method.TRAINING_ONLY
     if not (source / MODEL_FILE).is_file():
         raise ValueError(
             f"{source}: found no config.json and no {MODEL_FILE}, expected a run folder (runs/<recipe>/<name>), a checkpoint"
@@ -166,7 +173,9 @@ def _resolve(source: Path) -> tuple[Path, dict[str, str]]:
         )
     if reason := why_broken(source):
         raise ValueError(f"{source}: the checkpoint cannot be used: {reason}; export the run folder, or another checkpoint")
-    return source / MODEL_FILE, {"checkpoint": source.name}
+    around = RunFolder(source.absolute().parents[1])
+    training_only = around.read_run().method.TRAINING_ONLY if around.config.is_file() else ()
+    return source / MODEL_FILE, {"checkpoint": source.name}, training_only
 
 
 def _read(file: Path, *, of_a_run: bool) -> tuple[dict[str, Tensor], dict[str, str]]:

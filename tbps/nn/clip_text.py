@@ -10,7 +10,7 @@ openai/CLIP clip/model.py, CLIP.encode_text.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from tbps.nn.packing import Layout, Packing, lay_out, upload
 
 @dataclass(frozen=True, kw_only=True)
 class PackedText:
-    """Captions as the text tower reads them. `dataclasses.replace(packed, token_id_N=...)`: others in the same places."""
+    """Captions as the text tower reads them. `with_token_ids`: others in the same places."""
 
     token_id_N: Tensor
     """Token ids, packed, on the device."""
@@ -48,6 +48,13 @@ def pack_captions(
     id_N[real_N] = ids_BL[layout.sequence_N[real_N], layout.position_N[real_N]]
     token_id_N, end_B = upload([id_N, layout.start_S + keys_B - 1], device)
     return PackedText(token_id_N=token_id_N, end_B=end_B, packing=layout.to(device), layout=layout)
+
+
+def with_token_ids(text: PackedText, token_ids_BL: Tensor) -> PackedText:
+    """Other token ids, on the host, in the same places; of captions without computed padding."""
+    ids_BL = token_ids_BL.numpy()
+    (token_id_N,) = upload([ids_BL[text.layout.sequence_N, text.layout.position_N]], text.token_id_N.device)
+    return replace(text, token_id_N=token_id_N)
 
 
 class ClipTextTower(nn.Module):

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 
-from recipes import aga, albef, clip, irra, laip, mars, pretrain_coco, pretrain_mals, rasa
+from recipes import aga, albef, bilma, clip, irra, laip, mars, pretrain_coco, pretrain_mals, rasa
 from tbps.config.data import Captioning
 from tbps.config.encoders import Bert, MaeDecoder, Vit
 from tbps.config.methods.aga import Aga
@@ -24,7 +24,9 @@ from tbps.config.ranges import Range, ranges_of
 from tbps.config.run import Run
 from tbps.config.schedule import Schedule
 
-RECIPES = {recipe.__name__: recipe for recipe in (aga, albef, clip, irra, laip, mars, pretrain_coco, pretrain_mals, rasa)}
+RECIPES = {
+    recipe.__name__: recipe for recipe in (aga, albef, bilma, clip, irra, laip, mars, pretrain_coco, pretrain_mals, rasa)
+}
 
 
 def parts_of(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:

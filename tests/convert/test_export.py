@@ -14,6 +14,7 @@ from small_methods import scattered, state, tiny
 
 from tbps.config.data import Captioning, Data
 from tbps.config.encoders import Vit
+from tbps.config.methods.bilma import Bilma
 from tbps.config.methods.rasa import Rasa
 from tbps.config.optim import Optimiser
 from tbps.config.run import Run
@@ -40,9 +41,9 @@ RUN = Run(
 )
 
 
-def run_folder(tmp_path: Path, states: dict[int, Any], best: int | None) -> Path:
+def run_folder(tmp_path: Path, states: dict[int, Any], best: int | None, *, run: Run = RUN) -> Path:
     """A run with checkpoints; validated where `best` says which was the best."""
-    folder = OpenRunFolder(replace(RUN, runs=str(tmp_path / "runs")))
+    folder = OpenRunFolder(replace(run, runs=str(tmp_path / "runs")))
     for step, model in states.items():
         progress = {"step": step}
         checkpoint.save(folder.checkpoints, step=step, model=model, optimiser={"x": torch.zeros(2)}, progress=progress)
@@ -63,6 +64,19 @@ def test_a_method_may_call_its_tensors_as_it_likes(tmp_path: Path) -> None:
     assert load_file(tmp_path / "out.safetensors").keys() == own.keys()
     with pytest.raises(ValueError, match=r"none of the 2 tensors \(.*\) has a key in official code that we know; leave out"):
         export(folder, tmp_path / "official.pth", official=True)
+
+
+@pytest.mark.parametrize("of", ["run", "checkpoint"])
+def test_what_only_training_reads_is_left_out(tmp_path: Path, of: str) -> None:
+    towers = {"towers.image.cls_token": torch.ones(4), "classifier.bias": torch.zeros(2)}
+    encoder = {"cross_modal_encoder.mask_token": torch.ones(4), "cross_modal_encoder.word_head.out.bias": torch.zeros(3)}
+    data = replace(RUN.data, captioning=Captioning(vocabulary="clip", max_words=0, max_tokens=77))
+    run = replace(RUN, method=Bilma(), data=data, recipe="bilma")
+    folder = run_folder(tmp_path, {5: towers | encoder}, None, run=run)
+    source = folder if of == "run" else folder / "checkpoints/step-00000005"
+    report = export(source, tmp_path / "out.safetensors")
+    assert "2 tensors; left out 2 of momentum encoder, queue and cross_modal_encoder" in report
+    assert load_file(tmp_path / "out.safetensors").keys() == towers.keys()
 
 
 @pytest.mark.parametrize(("best", "expected"), [(10, 10), (None, 20)])

@@ -23,7 +23,7 @@ VOCABULARY_SIZE = 500
 """Fewer than in `tiny`: so few captions do not hold 600 word pieces."""
 RECIPES = ("albef", "rasa", "mars", "aga", "laip", "pretrain_mals", "pretrain_coco")
 """Those of ALBEF's family."""
-CLIP_FAMILY = ("clip", "irra")
+CLIP_FAMILY = ("clip", "irra", "bilma")
 """Those with CLIP's towers and byte pairs, which rank by similarity alone."""
 
 CLIP_AS_RECIPES_TRAIN = ("--data.workers", "2")
@@ -103,7 +103,7 @@ def make_world(folder: Path) -> World:
     """Write it: about two seconds."""
     world = World(folder=folder)
     common: dict[str, Any] = {"workers": 1, "image_px": IMAGE_PX, "parsing": False}
-    write_world(world.cuhk_pedes, benchmark="cuhk-pedes", num_identities=40, seed=1, **common)
+    write_world(world.cuhk_pedes, benchmark="cuhk-pedes", num_identities=40, seed=1, **{**common, "parsing": True})
     write_world(world.rstpreid, benchmark="rstpreid", num_identities=24, seed=2, **common)
     write_world(world.mals, benchmark="mals", num_identities=64, seed=3, **common)
     write_world(world.coco, benchmark="coco", num_identities=40, seed=4, **common)

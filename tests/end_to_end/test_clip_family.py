@@ -111,6 +111,8 @@ def _assert_same(found: Path, recipe: str, alone: Path) -> None:
 @pytest.mark.slow
 def test_four_micro_batches(world: World, alone: tuple[str, Path], tmp_path: Path) -> None:
     recipe, runs = alone
+    if recipe == "bilma":
+        pytest.skip("two processes with two micro-batches each are tried below")
     assert run_recipe(recipe, *_arguments(world, tmp_path, recipe), "--data.micro-batch-pairs", "8") == 0
     _assert_same(tmp_path, recipe, runs)
 
@@ -119,6 +121,8 @@ def test_four_micro_batches(world: World, alone: tuple[str, Path], tmp_path: Pat
 @pytest.mark.parametrize(("stage", "micro_batch"), [(0, 0), (0, 8), (1, 0), (2, 8), (3, 8)])
 def test_two_processes(world: World, alone: tuple[str, Path], tmp_path: Path, stage: int, micro_batch: int) -> None:
     recipe, runs = alone
+    if recipe == "bilma" and (stage, micro_batch) not in ((0, 8), (2, 8)):
+        pytest.skip("BiLMa shares its batch out by the code of IRRA: two of five ways keep the suite short")
     words = [*_arguments(world, tmp_path, recipe), "--data.micro-batch-pairs", str(micro_batch)]
     done = call(*LAUNCH_TWO, f"recipes/{recipe}.py", *words, **spread(stage))
     assert done.returncode == 0, done.stderr
@@ -147,6 +151,8 @@ def test_activation_checkpointing_changes_no_loss_and_bfloat16_little(
 @pytest.mark.parametrize("recipe", CLIP_FAMILY)
 def test_killed_and_stopped_at_random_moments(world: World, tmp_path: Path, recipe: str, stage: int) -> None:
     """`python -m tests.chaos --recipe clip --zero 2 --times 10` makes as many as one likes."""
+    if (recipe, stage) == ("bilma", 0):
+        pytest.skip("IRRA, whose parts it has, is killed under DDP")
     assert CLIP_AS_RECIPES_TRAIN  # loader workers hear signals too
     chaos = Chaos(world, tmp_path, seed=11 + stage, say=lambda line: None, recipe=recipe, stage=stage)
     chaos.interrupt(2)

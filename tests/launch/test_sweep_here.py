@@ -35,9 +35,14 @@ NUM_ROWS = {
     "laip_table5": 3,
     "laip_table6": 4,
     "lora": 10,
+    "bilma_table2": 12,
+    "bilma_grid": 27,
+    "bilma_targets": 4,
 }
-NO_FIGURES = {"alpha_1 -0.05", "alpha_1 0", "alpha_1 0.1", "Random"}
-"""Rows of AGA's Table VII, whose figures are a slip, and of its Table I, whose figures are RaSa's."""
+NO_FIGURES = {"alpha_1 -0.05", "alpha_1 0", "alpha_1 0.1", "Random", "pixels", "mean colour", "feature"}
+"""Rows of AGA's Table VII, whose figures are a slip, of its Table I, whose figures are RaSa's, and of BiLMa's supplement."""
+NO_PAPER = ("lora", "bilma_grid")
+"""Sweeps of which no paper reports a row."""
 HEAD = "from launch.sweep_points import Row, grid\n"
 
 
@@ -63,7 +68,7 @@ def test_every_shipped_sweep_is_read(file: Path) -> None:
     assert {one.point.seed for one in sweep.points} == {42, 43, 44}
     for one in sweep.points:
         figures = one.table_row.published
-        assert (not figures) == (one.point.row in NO_FIGURES or file.stem == "lora")
+        assert (not figures) == (one.point.row in NO_FIGURES or file.stem in NO_PAPER)
         assert not figures or 0 < figures["mAP"] < figures["rank_1"] < figures["rank_5"] < figures["rank_10"] < 100
     assert len({one.point.row for one in sweep.points}) == NUM_ROWS[file.stem]
 
@@ -99,6 +104,9 @@ def test_a_configuration_in_several_tables_is_trained_once() -> None:
     others = {"aga_table4": "Ema", "aga_table5": "p_tem 0.3", "aga_table6": "k 5", "aga_table8": "beta 0.95"}
     assert len(aga) == 3 and all(runs_of(name)[row] == aga for name, row in others.items())
     assert runs_of("aga_table1")["AGM"] == runs_of("aga_table3")["AGM"]
+    bilma = runs_of("bilma_table2")
+    assert bilma["cuhk-pedes: MLM, SemMIM (BiLMa)"] == runs_of("bilma_targets")["label (BiLMa)"]
+    assert bilma["rstpreid: MLM, SemMIM (BiLMa)"] == runs_of("bilma_grid")["rstpreid: m_p 0.15, beta 1.0"]
     laip = [runs_of(f"laip_table{number}") for number in (4, 5, 6)]
     assert laip[0]["8: LAIP"] == laip[1]["LAIP (MPM)"] == laip[2]["LAIP+"] and len(set().union(*laip[0].values())) == 24
 

@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from tbps.data.label_maps import ATR_LABELS, ATR_SIDES, swap_sides
+from tbps.data.label_maps import swap_sides
+from tbps.data.label_sets import ATR
 from tbps.objectives.patch_labels import NOT_COUNTED, UNLABELLED, label_counts, majority_label, patches_of
 
-NUM_LABELS = len(ATR_LABELS)
+NUM_LABELS = len(ATR)
 
 
 def maps(*, labels: int = NUM_LABELS, seed: int = 0) -> Tensor:
@@ -72,7 +73,7 @@ def test_a_mirrored_map_has_the_labels_of_the_mirrored_person() -> None:
     """Left and right exchange places and names; without the names, patches of shoes, legs and arms would be wrong."""
     blocks = torch.tensor([[[9, 10], [12, 13], [0, 15]]], dtype=torch.uint8)
     map_BHW = blocks.repeat_interleave(4, 1).repeat_interleave(4, 2)
-    mirrored = swap_sides(map_BHW.flip(-1), ATR_SIDES)
+    mirrored = swap_sides(map_BHW.flip(-1), ATR.sides)
     assert labels_of(map_BHW).tolist() == [[9, 10, 12, 13, 0, 15]]
     assert labels_of(mirrored).tolist() == [[9, 10, 12, 13, 14, 0]]
     assert labels_of(map_BHW.flip(-1)).tolist() == [[10, 9, 13, 12, 15, 0]]

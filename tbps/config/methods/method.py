@@ -28,6 +28,8 @@ class MethodConfig:
 
     MODULE: ClassVar[str] = ""
     """Dotted name of the module whose function `build` makes the method. A name only: configs import no method."""
+    TRAINING_ONLY: ClassVar[tuple[str, ...]] = ()
+    """How the names of parameters begin that ranking does not read: an export leaves them out."""
 
     TABLE_NUMBERS: ClassVar[tuple[TableNumber, ...]] = ()
     """Numbers of its log that tables of results show."""

@@ -18,11 +18,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tbps.config.methods.irra import Irra
 from tbps.data.batch import Batch, Draws
+from tbps.methods.clip.global_matching import make_classifier, match_globally, percent_right, unit
+from tbps.methods.clip.masked_captions import mask_captions
 from tbps.methods.clip.towers import build_towers
 from tbps.methods.method import EmbeddedCaptions, EmbeddedImages, LossesAndNumbers, Method
 from tbps.nn.clip_text import PackedText, pack_captions
@@ -30,9 +31,6 @@ from tbps.nn.clip_towers import ClipTowers
 from tbps.nn.cross_former import CrossFormer, WordHead
 from tbps.nn.packing import upload
 from tbps.objectives.guessed_words import guessed_words_loss
-from tbps.objectives.identity_classification import identity_classification
-from tbps.objectives.irra_masking import mask_words
-from tbps.objectives.sdm import similarity_distribution_matching
 from tbps.text.token_batch import Captions
 
 
@@ -94,9 +92,7 @@ class IrraMethod(Method):
         self.cross_former: CrossFormer | None = None
         self.word_head: WordHead | None = None
         if "identity" in weights:
-            self.classifier = nn.Linear(features, num_identities)
-            nn.init.normal_(self.classifier.weight, std=0.001)
-            nn.init.zeros_(self.classifier.bias)
+            self.classifier = make_classifier(features=features, num_identities=num_identities)
         if "mlm" in weights:
             self.cross_former = CrossFormer(width=features, layers=cross_layers, heads=cross_heads, quick_gelu=quick_gelu)
             self.word_head = WordHead(width=features, vocabulary_size=vocabulary_size, layers=cross_layers)
@@ -111,23 +107,21 @@ class IrraMethod(Method):
         task = self.word_task(batch.own, draws)
         encoded = self.encode(batch, task)
         whole = batch.scope.whole(_rows(encoded, task))
-        losses: dict[str, Tensor] = {}
-        numbers: dict[str, Tensor] = {}
-        if "sdm" in self.weights:
-            losses["sdm"] = similarity_distribution_matching(
-                whole["image"], whole["caption"], batch.scope.identity_G, logit_scale=self.logit_scale
-            )
-        if self.classifier is not None:
-            image_BC, caption_BC = self.classifier(encoded.image_BE), self.classifier(encoded.caption_BE)
-            losses["identity"] = identity_classification(image_BC, caption_BC, batch.identity_B)
-            for name, logit_BC in (("image", image_BC), ("caption", caption_BC)):
-                numbers[f"identity_of_{name}"] = _percent_right(logit_BC, batch.identity_B).mean()
+        losses, numbers = match_globally(
+            encoded.image_BE,
+            encoded.caption_BE,
+            whole,
+            batch,
+            classifier=self.classifier,
+            weights=self.weights,
+            logit_scale=self.logit_scale,
+        )
         if task is not None:
             logit_MV = self.guess(encoded, task)
             # The loop averages over the shares of a batch, each of which adds its own words.
             mean_over = whole["masked_words"].sum() / batch.scope.shares
             losses["mlm"] = guessed_words_loss(logit_MV, task.word_M, mean_over=mean_over)
-            numbers["words_guessed"] = _percent_right(logit_MV, task.word_M).sum() / mean_over
+            numbers["words_guessed"] = percent_right(logit_MV, task.word_M).sum() / mean_over
         return losses, numbers
 
     def contrast_rows(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
@@ -146,14 +140,10 @@ class IrraMethod(Method):
         """The captions with masks; None where no word is guessed."""
         if self.word_head is None:
             return None
-        ids_BL = captions.token_ids_BL
-        masked = mask_words(ids_BL, draws["mlm"], mask_id=self.mask_id, probability=self.mlm_probability)
+        masked = mask_captions(captions, draws["mlm"], mask_id=self.mask_id, probability=self.mlm_probability)
         text = pack_captions(masked.token_ids_BL, captions.lengths, device=self.device, padded_to=self.padded_to)
-        caption_M, place_M = masked.chosen_BL.numpy().nonzero()
-        row_M, word_M, count_B = upload(
-            [text.layout.rows(caption_M, place_M), ids_BL.numpy()[caption_M, place_M], masked.chosen_BL.numpy().sum(1)],
-            self.device,
-        )
+        rows = text.layout.rows(masked.caption_M, masked.place_M)
+        row_M, word_M, count_B = upload([rows, masked.word_M, masked.count_B], self.device)
         return WordTask(text=text, row_M=row_M, word_M=word_M, count_B=count_B.float())
 
     def encode(self, batch: Batch, task: WordTask | None) -> Encoded:
@@ -179,11 +169,11 @@ class IrraMethod(Method):
 
     def embed_images(self, image_BCHW: Tensor) -> EmbeddedImages:
         """See tbps/methods/method.py."""
-        return EmbeddedImages(feature_IE=_unit(self.towers.image(image_BCHW, pooled=True)))
+        return EmbeddedImages(feature_IE=unit(self.towers.image(image_BCHW, pooled=True)))
 
     def embed_captions(self, captions: Captions) -> EmbeddedCaptions:
         """See tbps/methods/method.py."""
-        return EmbeddedCaptions(feature_QE=_unit(self.towers.text(self._pack(captions), pooled=True)))
+        return EmbeddedCaptions(feature_QE=unit(self.towers.text(self._pack(captions), pooled=True)))
 
     def _pack(self, captions: Captions) -> PackedText:
         return pack_captions(captions.token_ids_BL, captions.lengths, device=self.device)
@@ -191,11 +181,6 @@ class IrraMethod(Method):
 
 def build(config: Irra, *, image_px: tuple[int, int], num_identities: int = 0) -> IrraMethod:
     """The method with random weights. ValueError: identities are classified, and nobody said how many there are."""
-    if config.weights.identity and not num_identities:
-        raise ValueError(
-            "the number of training identities is 0, expected at least 1: method.weights.identity trains a classifier of"
-            " them; set data.num_identities, or that weight to 0"
-        )
     towers = config.towers
     return IrraMethod(
         towers=build_towers(towers, image_px=image_px),
@@ -216,15 +201,5 @@ def build(config: Irra, *, image_px: tuple[int, int], num_identities: int = 0) -
 
 def _rows(encoded: Encoded, task: WordTask | None) -> dict[str, Tensor]:
     """A row for each pair: unit features, and how many words are to be guessed."""
-    rows = {"image": _unit(encoded.image_BE), "caption": _unit(encoded.caption_BE)}
+    rows = {"image": unit(encoded.image_BE), "caption": unit(encoded.caption_BE)}
     return rows if task is None else rows | {"masked_words": task.count_B}
-
-
-def _unit(feature_BE: Tensor) -> Tensor:
-    return F.normalize(feature_BE.float(), dim=-1)
-
-
-@torch.no_grad()
-def _percent_right(logit_RC: Tensor, class_R: Tensor) -> Tensor:
-    """100 where the largest logit is that of the class, else 0."""
-    return (logit_RC.argmax(1) == class_R) * 100.0
