@@ -135,7 +135,9 @@ def test_an_official_file_comes_back_as_it_was(tmp_path: Path, kind: str) -> Non
     assert f"{len(expected)} tensors under official keys, without queue" in report
 
 
-def test_official_export_without_a_twin_copies_the_online_encoder_and_names_what_has_no_key(tmp_path: Path) -> None:
+def test_official_export_without_a_momentum_encoder_copies_the_online_encoder_and_names_what_has_no_key(
+    tmp_path: Path,
+) -> None:
     model = state(tiny("mars", attribute_head="own"))
     save_file(stripped(model), tmp_path / "ours.safetensors")
     report = export(tmp_path / "ours.safetensors", tmp_path / "official.pth", official=True)

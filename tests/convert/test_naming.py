@@ -38,7 +38,7 @@ def test_incomplete_and_unknown_and_second_keys_have_no_place() -> None:
     assert unplaced == ["text_encoder.embeddings.LayerNorm.bias"]
 
 
-def test_official_names_of_twin_and_bert_level() -> None:
+def test_official_names_of_momentum_encoder_and_bert_level() -> None:
     name = "momentum_encoder.text_encoder.layers.7.cross_attention.key_value.weight"
     start = "text_encoder_m.bert.encoder.layer.7.crossattention.self"
     assert official_names(name) == (f"{start}.key.weight", f"{start}.value.weight")

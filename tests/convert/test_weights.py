@@ -21,7 +21,7 @@ def interpolated(position_1PD: Tensor, old: tuple[int, int], new: tuple[int, int
     return torch.cat([position_1PD[0, :1], resized[0].reshape(patch.shape[1], -1).T])[None]
 
 
-def test_everything_of_a_file_is_placed_and_twin_and_queue_kept_on_request() -> None:
+def test_everything_of_a_file_is_placed_and_momentum_encoder_and_queue_kept_on_request() -> None:
     file = state(scattered(tiny("mars", seed=1)))
     file["queue.identity_K"] = torch.tensor([3, 1, 4, 1, 5])
     file["queue.pointer"] = torch.tensor([2])
@@ -108,7 +108,7 @@ def test_another_vocabulary_is_refused_with_both_sizes() -> None:
         place(tiny("rasa"), file, source="a")
 
 
-def test_an_absent_twin_is_rebuilt_from_the_online_encoder() -> None:
+def test_an_absent_momentum_encoder_is_rebuilt_from_the_online_encoder() -> None:
     file = online(state(scattered(tiny("rasa", seed=1))))
     method = scattered(tiny("rasa"))
     report = place(method, file, source="a")

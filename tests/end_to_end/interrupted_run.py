@@ -45,7 +45,7 @@ def arguments(world: World, runs: Path, *, recipe: str = "mars") -> list[str]:
 
 
 def end_of(run_folder: Path) -> dict[str, Any]:
-    """What must be equal: final weights, twin, queue and optimiser state, log, evaluations, results but for times."""
+    """What must be equal: final weights, momentum encoder, queue, optimiser state, log, evaluations, results but times."""
     manifest = json.loads((run_folder / f"checkpoints/step-{STEPS:08d}/manifest.json").read_text())
     results = json.loads((run_folder / "results/final-cuhk-pedes-test.json").read_text())
     return {

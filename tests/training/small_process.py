@@ -46,7 +46,7 @@ def run_small(runs: str, changes: dict[str, Any], parts_changes: dict[str, Any],
 
 
 def _write_digest(method: Any, file: Path) -> None:
-    """Of everything that this process holds of the method, twin and queue included."""
+    """Of everything that this process holds of the method, momentum encoder and queue included."""
     digest = hashlib.sha256()
     for name, tensor in sorted(method.state_dict().items()):
         digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
@@ -108,7 +108,7 @@ def _wait(runs: Path, reached: Callable[[str], bool], what: str) -> None:
 
 
 def final_state(runs: Path, step: int) -> dict[str, str]:
-    """Digests of weights, twin and queue, and of the optimiser state, after `step` steps."""
+    """Digests of weights, momentum encoder and queue, and of the optimiser state, after `step` steps."""
     folder = RunFolder(runs / "small" / "test")
     manifest = json.loads((folder.checkpoints / f"step-{step:08d}" / "manifest.json").read_text())
     return {name: entry["sha256"] for name, entry in manifest["files"].items()}

@@ -1,4 +1,4 @@
-"""Two processes on gloo against one: the same losses, weights, twin and queue."""
+"""Two processes on gloo against one: the same losses, weights, momentum encoder and queue."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [0, 1, 2])
-def test_weights_twin_and_queue_are_the_same_on_all_ranks(tmp_path: Path, stage: int) -> None:
+def test_weights_momentum_encoder_and_queue_are_the_same_on_all_ranks(tmp_path: Path, stage: int) -> None:
     zero = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": str(stage)} if stage else {}
     process = _launch(tmp_path / "two", {"steps": STEPS}, {}, **zero)
     assert _finish(process, tmp_path / "two") == 0, log_of(tmp_path / "two")

@@ -24,7 +24,7 @@ def _start(folder: Path, given: Start) -> tuple[SmallMethod, int]:
     return method, start(method, RunFolder(folder), given).steps
 
 
-def test_scratch_moves_the_twin_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_scratch_moves_the_momentum_encoder_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     torch.manual_seed(0)
     fresh = SmallMethod()
     with torch.no_grad():
@@ -82,5 +82,5 @@ def test_the_own_checkpoint_comes_before_given_weights(tmp_path: Path, caplog: p
         method, step = _start(tmp_path, Start(weights=str(tmp_path / "absent")))
     assert step == 5 and f"going on from {saved} (5 steps done)" in caplog.text
     assert torch.equal(method.momentum_encoder.image.weight, source.momentum_encoder.image.weight), (
-        "a resumed twin does not move"
+        "a resumed momentum encoder does not move"
     )

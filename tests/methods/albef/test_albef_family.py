@@ -90,7 +90,7 @@ def test_soft_targets_rise_over_the_first_epoch(epoch: float, alpha: float) -> N
 
 
 @pytest.mark.parametrize("momentum_dropout", [True, False])
-def test_the_twins_mode(momentum_dropout: bool) -> None:
+def test_the_momentum_encoders_mode(momentum_dropout: bool) -> None:
     method = build(replace(RASA, momentum_dropout=momentum_dropout))
     assert method.training and method.online.training
     assert method.momentum_encoder.training == momentum_dropout
@@ -98,7 +98,7 @@ def test_the_twins_mode(momentum_dropout: bool) -> None:
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-def test_nothing_of_the_twin_is_trained(config: Config) -> None:
+def test_nothing_of_the_momentum_encoder_is_trained(config: Config) -> None:
     method = build(config)
     batch, draws = make_step(config)
     total_loss(method, method(batch, draws)[0]).backward()

@@ -117,7 +117,7 @@ def test_two_micro_batches_queue_as_one_batch(config: Config) -> None:
         assert torch.allclose(getattr(whole.queue, name), getattr(parts.queue, name), atol=1e-6)
 
 
-def test_the_queue_holds_the_twins_features_in_order() -> None:
+def test_the_queue_holds_the_momentum_encoders_features_in_order() -> None:
     method = build(RASA)
     batch, draws = make_step(RASA)
     method(batch, draws)
@@ -127,7 +127,7 @@ def test_the_queue_holds_the_twins_features_in_order() -> None:
     assert method.queue.identity_K.tolist() == [*IDENTITIES, -100, -100]
 
 
-def test_the_twin_moves_once_per_step() -> None:
+def test_the_momentum_encoder_moves_once_per_step() -> None:
     method = build(replace(RASA, momentum=0.9))
     before = method.momentum_encoder.image_projection.weight.clone()
     batch, draws = make_step(replace(RASA, momentum=0.9))
