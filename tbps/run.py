@@ -29,7 +29,7 @@ from tbps.evaluation.evaluate import evaluate
 from tbps.evaluation.metrics import METRICS
 from tbps.methods.method import Method
 from tbps.methods.registry import build_method, fields_for, module_of
-from tbps.nn.lora import merge_adapters
+from tbps.nn.lora import frozen_to, merge_adapters
 from tbps.reporting.exhibits import write_exhibits
 from tbps.reporting.gallery import write_queries
 from tbps.reporting.results import (
@@ -257,6 +257,7 @@ def merged_weights(path: Path) -> dict[str, torch.Tensor]:
         raise ValueError(f"{path} has no adapters to merge; leave out --merge")
     method = _build(run)
     load_finished(method, run, best_checkpoint(path))
+    frozen_to([method], torch.float32)  # a sum in bfloat16 would round adapters away
     merge_adapters(method)
     return method.state_dict()
 

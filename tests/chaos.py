@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).parent / "end_to_end"))
 
-from interrupted_run import Chaos
+from interrupted_run import Chaos, on_adapters
 from small_world import make_world
 
 
@@ -30,13 +30,15 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="of signals, targets and moments (default: a new one)")
     parser.add_argument("--recipe", default="mars", help="its tiny is run")
     parser.add_argument("--zero", type=int, default=0, help="stage of DeepSpeed's ZeRO (default: DDP)")
+    parser.add_argument("--lora", action="store_true", help="with adapters on frozen encoders, of a short run before")
     given = parser.parse_args()
     seed = random.randrange(1_000_000) if given.seed is None else given.seed
     _say(f"seed {seed}")
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
         world = make_world(Path(folder) / "world")
-        chaos = Chaos(world, Path(folder), seed=seed, say=_say, recipe=given.recipe, stage=given.zero)
+        more = on_adapters(world, Path(folder) / "base", recipe=given.recipe) if given.lora else []
+        chaos = Chaos(world, Path(folder), seed=seed, say=_say, recipe=given.recipe, stage=given.zero, more=more)
         _say(f"left alone, the run takes {chaos.starting_s:.0f} s to begin and {chaos.training_s:.0f} s to its end")
         try:
             chaos.interrupt(given.times, until=began + 60 * given.minutes)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from tbps.config.ranges import Count, Positive, check_ranges
+
+TARGETS = ("q", "k", "v", "out", "fc1", "fc2")
+"""What `Lora.targets` may name; tbps/nn/lora.py says which layers those are."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,10 +31,17 @@ class Lora:
 
     def __post_init__(self) -> None:
         check_ranges(self, "lora")
-        if self.adapters and not self.on:
+        if any(name not in TARGETS for name in self.names) or bool(self.targets) != self.on:
             raise ValueError(
-                f"lora.adapters is {self.adapters}, and lora.targets is empty: name the layers that the adapters sit on, as"
-                " q,k,v,out"
+                f"lora.targets is {self.targets!r}, expected some of {', '.join(TARGETS)}, with commas between them, or"
+                " nothing"
+            )
+        without_effect = [field for field in fields(self) if getattr(self, field.name) != field.default and not self.on]
+        if without_effect:
+            name = without_effect[0].name
+            raise ValueError(
+                f"lora.{name} is {getattr(self, name)}, and lora.targets is empty: name the layers that adapters sit on, as"
+                f" q,k,v,out, or leave lora.{name} out"
             )
 
     @property
@@ -41,5 +51,5 @@ class Lora:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The targets, one by one."""
-        return tuple(name.strip() for name in self.targets.split(",") if name.strip())
+        """The targets, each once."""
+        return tuple(dict.fromkeys(name.strip() for name in self.targets.split(",") if name.strip()))

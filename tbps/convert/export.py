@@ -16,7 +16,7 @@ from tbps.convert.irra_names import to_irra
 from tbps.convert.official import to_official, with_duplicates
 from tbps.convert.weights import POSITIONS, Grid, checked_grid, grid_text, read_weights
 from tbps.convert.writing import check_out, write_safetensors, write_torch
-from tbps.runs.checkpoint import BASE, MODEL_FILE, read_progress, why_broken
+from tbps.runs.checkpoint import ALPHA, BASE, MODEL_FILE, read_progress, why_broken
 from tbps.runs.run_folder import RunFolder
 from tbps.runs.selection import best_checkpoint
 
@@ -52,7 +52,7 @@ def export(
     adapters = any(".lora_" in name for name in tensors)
     if merged is not None:
         tensors, adapters = merged(), False
-        metadata.pop(BASE, None)
+        metadata = {name: value for name, value in metadata.items() if name not in (BASE, ALPHA)}
     if adapters and official:
         raise ValueError(f"{source}: holds adapters, for which official code has no keys; add --merge")
     if grid:
@@ -163,7 +163,7 @@ def _resolve(source: Path) -> tuple[Path, dict[str, str], tuple[str, ...]]:
             **run.method.told(),
         }
         if base := read_progress(checkpoint).get(BASE):
-            metadata[BASE] = str(base)
+            metadata |= {BASE: str(base), ALPHA: f"{run.lora.alpha:g}"}
         metadata |= {"image_grid": grid_text(grid)} if grid else {}
         return checkpoint / MODEL_FILE, metadata, run.method.TRAINING_ONLY
     if not (source / MODEL_FILE).is_file():

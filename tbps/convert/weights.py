@@ -70,8 +70,14 @@ def load_weights(
 
     old_grid: patches of the file's images; told: what its method's config says that no shape tells (`told()`). Both where
     the file does not say it itself, as a checkpoint does not.
+    ValueError: it does not fit, or holds adapters alone.
     """
     tensors, metadata = read_weights(path)
+    if any(".lora_" in name for name in tensors):
+        raise ValueError(
+            f"{path} holds adapters and heads, without the encoders under them; expected whole weights: write them by"
+            " `tbps convert --export --merge`, or give these as lora.adapters and their encoders as start.weights"
+        )
     grid = read_grid(metadata.get("image_grid", "")) or old_grid
     if have_towers(tensors) and have_towers(method.state_dict()):
         check_fit(method, tensors, Told.of_metadata({**(told or {}), **metadata}), str(path))

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-TARGETS = {"q": "query", "k": "key", "v": "value", "out": "out", "fc1": "fc1", "fc2": "fc2"}
-"""What a user may name, and the layers' own name: query, key, value and output of attention, both layers of an MLP."""
+LAYER_OF = {"q": "query", "k": "key", "v": "value", "out": "out", "fc1": "fc1", "fc2": "fc2"}
+"""Each target that a user may name, and what its layers are called: parts of attention, and both layers of an MLP."""
 
 _FUSED = {"qkv": ("query", "key", "value"), "key_value": ("key", "value")}
 """Layers that compute several things at once, and what: an adapter on one of them would be shared by all."""
@@ -48,18 +48,14 @@ class SplitLinear(nn.Module):
 
 
 def add_adapters(encoders: Iterable[nn.Module], *, rank: int, alpha: float, targets: Sequence[str]) -> None:
-    """Freeze the encoders, in place, and put an adapter on every layer that `targets` (keys of TARGETS) name.
+    """Freeze the encoders, in place, and put an adapter on every layer that `targets` (keys of LAYER_OF) name.
 
     A layer that is frozen already gets none: a method has said so that no loss reaches it. Fused layers are split first.
-    ValueError: a target is unknown, or no encoder has such a layer.
+    ValueError: no encoder has a layer that a target names.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
     encoders = list(encoders)
-    if unknown := [target for target in targets if target not in TARGETS]:
-        raise ValueError(
-            f"lora.targets names {unknown[0]!r}, expected some of {', '.join(TARGETS)}, with commas between them"
-        )
     for encoder in encoders:
         _split_fused(encoder)
     layers = [_layers(encoder) for encoder in encoders]
@@ -67,7 +63,7 @@ def add_adapters(encoders: Iterable[nn.Module], *, rank: int, alpha: float, targ
     if missing := [target for target in targets if target not in there]:
         raise ValueError(
             f"lora.targets names {missing[0]!r}, and no encoder has such a layer; there are"
-            f" {', '.join(target for target in TARGETS if target in there)}"
+            f" {', '.join(target for target in LAYER_OF if target in there)}"
         )
     for encoder, found in zip(encoders, layers, strict=True):
         encoder.requires_grad_(False)
@@ -115,7 +111,7 @@ def _split_fused(encoder: nn.Module) -> None:
 
 def _layers(encoder: nn.Module) -> dict[str, str]:
     """Name of each linear layer that may carry an adapter, and the target that it is."""
-    target_of = {own: target for target, own in TARGETS.items()}
+    target_of = {own: target for target, own in LAYER_OF.items()}
     return {
         name: target_of[name.rpartition(".")[2]]
         for name, layer in encoder.named_modules()

@@ -31,6 +31,8 @@ PROGRESS_FILE = "progress.json"
 
 BASE = "base_sha256"
 """Key of the digest of what adapters sit on, in a checkpoint's progress and in an exported file's metadata."""
+ALPHA = "lora_alpha"
+"""Key of the adapters' alpha in an exported file's metadata."""
 MANIFEST_FILE = "manifest.json"
 
 _COPY = "copy the checkpoint from a backup, or remove it to go on from the one before"

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import logging
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from tbps.config.lora import Lora
 from tbps.methods.method import Method
-from tbps.nn.lora import add_adapters, digest_of, frozen_to
+from tbps.nn.lora import LAYER_OF, add_adapters, digest_of, frozen_to
 from tbps.nn.momentum import momentum_copy
 from tbps.runs import checkpoint
+from tbps.runs.run_folder import RunFolder
 from tbps.runs.selection import best_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -81,12 +85,33 @@ def in_words(method: Method, lora: Lora) -> str:
     trained = {name: p for name, p in method.named_parameters() if p.requires_grad}
     adapters = sum(p.numel() * p.element_size() for name, p in trained.items() if ".lora_" in name)
     copies = tuple(f"{name}." for name in method.copies)
-    frozen = sum(p.numel() for name, p in method.named_parameters() if not p.requires_grad and not name.startswith(copies))
+    frozen = [p for name, p in method.named_parameters() if not p.requires_grad and not name.startswith(copies)]
     numbers = sum(p.numel() for p in trained.values())
+    moments = 2 * sum(p.numel() * p.element_size() for p in trained.values())  # Adam keeps two numbers for each
     return (
-        f"adapters of rank {lora.rank} on {', '.join(lora.names)}: {numbers:,} parameters are trained, {frozen:,} are"
-        f" frozen; the adapters take {adapters / 1e6:.2f} MB, the optimiser's state {2 * 4 * numbers / 1e6:.2f} MB"
+        f"adapters of rank {lora.rank} on {', '.join(lora.names)}: {numbers:,} parameters are trained,"
+        f" {sum(p.numel() for p in frozen):,} are frozen; the adapters take {adapters / 1e6:.2f} MB, the optimiser's state"
+        f" {moments / 1e6:.2f} MB, the frozen parameters {sum(p.numel() * p.element_size() for p in frozen) / 1e6:.2f} MB"
     )
+
+
+def gradients_in_words(norms: Mapping[str, Tensor]) -> str:
+    """How large the adapters' gradients are, by target, and which adapters got none.
+
+    norms: of every trained parameter, by name. An adapter's norm is that of A and B together: A has none while B is 0.
+    """
+    squared: dict[str, float] = {}
+    for name, norm in norms.items():
+        layer, is_adapter, _ = name.partition(".lora_")
+        if is_adapter:
+            squared[layer] = squared.get(layer, 0.0) + float(norm) ** 2
+    without = [layer for layer, value in squared.items() if value == 0.0]
+    ranges = []
+    for target, own in LAYER_OF.items():
+        if found := [math.sqrt(value) for layer, value in squared.items() if layer.rpartition(".")[2] == own]:
+            ranges.append(f"{target} {min(found):.2e} to {max(found):.2e}")
+    missing = f"{len(without)} got none: {', '.join(without)}" if without else "each got one"
+    return f"gradient norms of {len(squared)} adapters: {', '.join(ranges)}; {missing}"
 
 
 def check_base(base: Base, recorded: object, where: Path) -> None:
@@ -98,41 +123,65 @@ def check_base(base: Base, recorded: object, where: Path) -> None:
         )
 
 
-def load_adapters(method: Method, base: Base, given: str) -> str:
-    """Adapters and heads of another run on the same base into an adapted method; returns what was done, in words.
+def load_adapters(method: Method, base: Base, lora: Lora) -> str:
+    """Adapters and heads of another run on the same base into a method adapted by `lora`; returns what was done, in words.
 
-    ValueError: there are none, they sit on another base, or an adapter is missing or of another rank.
+    ValueError: there are none, they sit on another base or on other layers, or have another rank or alpha.
     """
-    path = Path(given).expanduser()
-    if path.is_dir():
-        folder = best_checkpoint(path)
-        path, recorded = folder / checkpoint.MODEL_FILE, checkpoint.read_progress(folder).get(checkpoint.BASE, "")
-        found = checkpoint.read_tensors(path)
-    else:
-        try:
-            with safe_open(path, framework="pt") as opened:
-                recorded = (opened.metadata() or {}).get(checkpoint.BASE, "")
-            found = checkpoint.read_tensors(path)
-        except (OSError, SafetensorError) as error:
-            raise ValueError(
-                f"lora.adapters {path} cannot be read ({error}); expected a file of `tbps convert --export`"
-            ) from error
-    if not recorded:
+    path = Path(lora.adapters).expanduser()
+    found, told = _of_a_run(path) if path.is_dir() else _of_a_file(path)
+    if not told.get(checkpoint.BASE):
         raise ValueError(
             f"lora.adapters {path} holds no adapters; expected an export, or the folder, of a run with lora.targets"
         )
-    check_base(base, recorded, path)
-    own = {name: tensor for name, tensor in method.state_dict().items() if name not in base.frozen}
-    copies = tuple(f"{name}." for name in method.copies)
-    wrong = [
-        f"{name}: found {tuple(found[name].shape) if name in found else 'none'}, expected {tuple(tensor.shape)}"
-        for name, tensor in own.items()
-        if ".lora_" in name and not name.startswith(copies) and (name not in found or found[name].shape != tensor.shape)
-    ]
+    check_base(base, told[checkpoint.BASE], path)
+    state = method.state_dict()
+    own = {name: tensor for name, tensor in state.items() if name not in base.frozen}
+    wrong = _differences(found, own, copies=tuple(f"{name}." for name in method.copies))
+    if (alpha := told.get(checkpoint.ALPHA)) != f"{lora.alpha:g}":
+        wrong.append(f"alpha: found {alpha}, expected {lora.alpha:g}")
     if wrong:
         raise ValueError(
-            f"lora.adapters {path} does not fit: {'; '.join(wrong[:2])}; give lora.rank and lora.targets as it was made with"
+            f"lora.adapters {path} does not fit: {'; '.join(wrong[:2])}; give lora.rank, lora.alpha and lora.targets as it"
+            " was made with"
         )
     placed = {name: tensor for name, tensor in found.items() if name in own and own[name].shape == tensor.shape}
     method.load_state_dict(placed, strict=False)
+    for copy, source in method.copies.items():  # an export leaves slow copies out
+        for name in state.keys() - placed.keys():
+            if name.startswith(f"{copy}."):
+                state[name].copy_(state[source + name.removeprefix(copy)])
     return f"adapters and heads of {path}: {len(placed)} tensors"
+
+
+_Told = Mapping[str, str]
+"""What is recorded of adapters: the sha256 of their base, and their alpha."""
+
+
+def _of_a_run(path: Path) -> tuple[dict[str, Tensor], _Told]:
+    folder = best_checkpoint(path)
+    base = str(checkpoint.read_progress(folder).get(checkpoint.BASE, ""))
+    alpha = RunFolder(path).read_run().lora.alpha
+    return checkpoint.read_tensors(folder / checkpoint.MODEL_FILE), {checkpoint.BASE: base, checkpoint.ALPHA: f"{alpha:g}"}
+
+
+def _of_a_file(path: Path) -> tuple[dict[str, Tensor], _Told]:
+    try:
+        with safe_open(path, framework="pt") as opened:
+            told = opened.metadata() or {}
+        return checkpoint.read_tensors(path), told
+    except (OSError, SafetensorError) as error:
+        raise ValueError(
+            f"lora.adapters {path} cannot be read ({error}); expected a file of `tbps convert --export`"
+        ) from error
+
+
+def _differences(found: Mapping[str, Tensor], own: Mapping[str, Tensor], *, copies: tuple[str, ...]) -> list[str]:
+    """Adapters that are missing, of another shape, or too many; those below slow copies (`copies`) may be missing."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in found.items() if ".lora_" in name}
+    wrong = [
+        f"{name}: found {shapes.get(name, 'none')}, expected {tuple(tensor.shape)}"
+        for name, tensor in own.items()
+        if ".lora_" in name and not name.startswith(copies) and shapes.get(name) != tuple(tensor.shape)
+    ]
+    return wrong + [f"{name}: found {shape}, expected none" for name, shape in shapes.items() if name not in own]

@@ -41,6 +41,10 @@ class Parallel(Protocol):
     def backward(self, loss: Tensor) -> None:
         """Gradients, averaged over the processes."""
 
+    def gradient_norms(self) -> dict[str, Tensor]:
+        """Norm of each trained parameter's gradient of the whole batch, 0 where there is none, by name: scalars on the
+        device. Between the last backward pass of a step and its update; call on all."""
+
     def update(self, agree: Callable[[Tensor], Agreement]) -> Agreement:
         """Clip and take a step, unless the gradient norm is not finite. `agree` is called once, with that norm."""
 
@@ -92,6 +96,11 @@ class DataParallel:
         """Gradients."""
         self.accelerator.backward(loss)
 
+    def gradient_norms(self) -> dict[str, Tensor]:
+        """Of the gradients that all processes hold."""
+        trained = {name: parameter for name, parameter in self.method.named_parameters() if parameter.requires_grad}
+        return {name: norm_of(parameter.grad, parameter.device) for name, parameter in trained.items()}
+
     def update(self, agree: Callable[[Tensor], Agreement]) -> Agreement:
         """Decided on the device: the optimiser reads `not_finite` there."""
         norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in self.parameters if parameter.grad is not None])
@@ -121,3 +130,8 @@ class DataParallel:
     def whole_method(self) -> Method:
         """The method itself."""
         return self.method
+
+
+def norm_of(gradient: Tensor | None, device: torch.device) -> Tensor:
+    """Norm of a gradient, a float32 scalar on `device`; 0 where there is none."""
+    return torch.zeros((), device=device) if gradient is None else gradient.detach().float().norm()

@@ -19,7 +19,7 @@ from tbps.runs import checkpoint
 from tbps.runs.atomic_file import words_of, write_json
 from tbps.runs.run_folder import OpenRunFolder, RunFolder
 from tbps.runs.selection import best_step
-from tbps.training.adapters import adapt
+from tbps.training.adapters import adapt, gradients_in_words
 from tbps.training.compilation import compile_image_blocks
 from tbps.training.contrast import check_contrast
 from tbps.training.distributed import on_main, start_processes
@@ -81,9 +81,6 @@ class _Training:
             _choose_gemm(folder)
         torch.manual_seed(run.loop.seed)
         self.method = parts.build().to(accelerator.device)
-        self.method.set_activation_checkpointing(run.loop.activation_checkpointing)
-        if run.loop.compile:
-            compile_image_blocks(self.method, accelerator.device)
         if run.lora.base == "bf16" and run.loop.precision != "bf16":
             raise ValueError(
                 "lora.base is bf16, expected fp32 where loop.precision is fp32: frozen weights in bfloat16 compute under its"
@@ -91,6 +88,9 @@ class _Training:
             )
         started = start(self.method, folder, run.start, reranks=run.reranks, lora=run.lora)
         self.first, self.base = started.steps, started.base
+        self.method.set_activation_checkpointing(run.loop.activation_checkpointing)  # with adapters, some modules are new
+        if run.loop.compile:
+            compile_image_blocks(self.method, accelerator.device)
         on_main(lambda: folder.forget_evaluations_after(self.first))
         self.saved = self.first
         self.batches = parts.make_batches(
@@ -132,6 +132,8 @@ class _Training:
             self.stepper.begin(step)
             rates = self.stepper.set_learning_rates(step)
             losses = self.stepper.forward_backward(step, batches)
+            if step == self.first and self.run.lora.on:
+                logger.info("step %d: %s", done, gradients_in_words(self.parallel.gradient_norms()))
             agreement = self.stepper.update(step, losses, self.signals.requested)  # none where a number is not finite
             self.method.after_step()  # momentum encoder and queue, where there are
             read = agreement.read()

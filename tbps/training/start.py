@@ -54,7 +54,7 @@ def start(method: Method, folder: RunFolder, given: Start, *, reranks: bool = Tr
     if own is not None:
         return _resume(method, own, base)
     if lora.adapters:
-        logger.info("%s", load_adapters(method, base, lora.adapters))
+        logger.info("%s", load_adapters(method, base, lora))
     method.before_first_step()
     return Started(steps=0, optimiser_tensors={}, base=base)
 

@@ -22,6 +22,7 @@ from tbps.data.contrast_scope import Rows
 from tbps.methods.method import LossesAndNumbers, Method
 from tbps.training.agreement import Agreement
 from tbps.training.contrast import rows_of
+from tbps.training.data_parallel import norm_of
 from tbps.training.optimiser import check_state_tensors, make_optimiser
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -90,6 +91,12 @@ class Zero:
         """
         finite = torch.where(loss.detach().isfinite(), 1.0, float("nan"))
         self.engine.backward(loss * finite, scale_wrt_gas=False)
+
+    def gradient_norms(self) -> dict[str, Tensor]:
+        """Each gradient is put together from its shares, one after another."""
+        from deepspeed.utils import safe_get_full_grad
+
+        return {name: norm_of(safe_get_full_grad(parameter), self.device) for name, parameter in self.named.items()}
 
     def update(self, agree: Callable[[Tensor], Agreement]) -> Agreement:
         """The engine finds the norm, and leaves the weights alone where it is not finite, in one call."""

@@ -10,8 +10,9 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from small_world import (
     LAUNCH_TWO,
     REPOSITORY,
     World,
+    call,
     environment,
     metrics,
     spread,
@@ -42,6 +44,16 @@ def arguments(world: World, runs: Path, *, recipe: str = "mars") -> list[str]:
     real = CLIP_AS_RECIPES_TRAIN if recipe in CLIP_FAMILY else AS_RECIPES_TRAIN
     changes = ["--schedule.epochs", "3", "--loop.save-steps", "4", "--loop.log-steps", "1", *real]
     return ["tiny", *world.overrides(runs, recipe=recipe, max_steps=STEPS), *changes]
+
+
+def on_adapters(world: World, folder: Path, *, recipe: str = "mars") -> list[str]:
+    """Words that make `arguments` a run with adapters on frozen encoders: those of two steps of the recipe, which this
+    trains in `folder`, in a process of its own."""
+    short = ["--schedule.max-steps", "2", "--evaluation.test", "False", "--evaluation.every-epochs", "0"]
+    words = [*arguments(world, folder, recipe=recipe), "--name", "base", *short]
+    done = call(sys.executable, f"recipes/{recipe}.py", *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return ["--start.weights", str(folder / recipe / "base"), "--lora.targets", "q,k,v,out", "--lora.rank", "4"]
 
 
 def end_of(run_folder: Path) -> dict[str, Any]:
@@ -187,7 +199,7 @@ class Interruption:
 class Chaos:
     """Runs that are interrupted and started again by the same command, one after another, each compared at its end.
 
-    say: takes a line about each interruption. stage: of ZeRO; 0 = DDP.
+    say: takes a line about each interruption. stage: of ZeRO; 0 = DDP. more: words of the command, after `arguments`.
     """
 
     def __init__(
@@ -199,9 +211,10 @@ class Chaos:
         say: Callable[[str], object],
         recipe: str = "mars",
         stage: int = 0,
+        more: Sequence[str] = (),
     ) -> None:
         self.world, self.folder, self.say = world, folder, say
-        self.recipe, self.stage = recipe, stage
+        self.recipe, self.stage, self.more = recipe, stage, more
         self.draws = random.Random(seed)
         self.made = {signal.SIGKILL: 0, signal.SIGTERM: 0}
         self.runs = 0
@@ -272,5 +285,5 @@ class Chaos:
         return trains - began, time.monotonic() - trains
 
     def _launch(self, runs: Path, log: Path) -> Launch:
-        words = [*LAUNCH_TWO, f"recipes/{self.recipe}.py", *arguments(self.world, runs, recipe=self.recipe)]
-        return Launch(words, log, stage=self.stage)
+        words = [*arguments(self.world, runs, recipe=self.recipe), *self.more]
+        return Launch([*LAUNCH_TWO, f"recipes/{self.recipe}.py", *words], log, stage=self.stage)
