@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 from adapted_scores import assert_merged_scores_as_adapted
-from interrupted_run import Chaos, on_adapters
 from recipe_process import finish, kill_group, start
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -224,16 +223,6 @@ def test_frozen_weights_in_bfloat16_take_half_and_merge_in_float32(
     # Of ALBEF's small encoders, norms and embeddings are a fifth; of CLIP's, nearly all is the table of words.
     assert frozen_mb["bf16"] < (0.65 if base[0] == "albef" else 0.99) * frozen_mb["fp32"]
     assert_merged_scores_as_adapted(tmp_path / base[0] / "bf16", tmp_path / "merged.safetensors")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("stage", [0, 2])
-def test_two_processes_killed_and_stopped_at_random_moments(world: World, tmp_path: Path, stage: int) -> None:
-    """`python -m tests.chaos --lora` makes as many interruptions as one likes."""
-    more = on_adapters(world, tmp_path / "base", recipe="irra")
-    chaos = Chaos(world, tmp_path, seed=3 + stage, say=lambda line: None, recipe="irra", stage=stage, more=more)
-    chaos.interrupt(2)
-    assert list(chaos.made.values()) == [1, 1]
 
 
 def test_frozen_random_encoders_are_refused(world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
