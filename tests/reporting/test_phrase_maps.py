@@ -15,7 +15,7 @@ from small_retrieval import IMAGE_PX, shown_split, small_encoder, small_method, 
 
 from tbps.config.methods.laip import Laip, LaipWeights
 from tbps.data.pairs import EvaluationSet
-from tbps.methods.albef.phrase_maps import heated
+from tbps.methods.heat_map import heated
 from tbps.reporting.exhibits import write_exhibits
 from tbps.reporting.report import write_report
 from tbps.text.captions import CaptionEncoder

@@ -38,13 +38,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from tbps.config.data import LabelSetName
 from tbps.config.methods.bilma import Bilma
 from tbps.data.batch import Batch, Draws
 from tbps.data.label_sets import LABEL_SETS
+from tbps.data.shown_pairs import ShownSplit
+from tbps.methods.clip.bilma_exhibits import Shower
 from tbps.methods.clip.global_matching import make_classifier, match_globally, percent_right, unit
 from tbps.methods.clip.masked_captions import mask_captions
 from tbps.methods.clip.patch_task import PatchTask, PatchTelling
 from tbps.methods.clip.towers import build_towers
+from tbps.methods.exhibit import Exhibit
 from tbps.methods.method import EmbeddedCaptions, EmbeddedImages, LossesAndNumbers, Method
 from tbps.nn.clip_text import PackedText, pack_captions, with_token_ids
 from tbps.nn.clip_towers import ClipTowers
@@ -107,15 +111,15 @@ class BilmaMethod(Method):
         classifier: nn.Linear | None,
         cross_modal_encoder: CrossModalEncoder | None,
         telling: PatchTelling,
-        field: str,
+        label_set: LabelSetName,
         logit_scale: float,
         mask_id: int,
         word_mask_ratio: float,
         mask_text_for_all_losses: bool,
     ) -> None:
-        """cross_modal_encoder: None where neither words nor patches are told; field: of the batch, with its label maps."""
+        """cross_modal_encoder: None where neither words nor patches are told; label_set: of the maps."""
         super().__init__(weights=weights)
-        self.telling, self.field = telling, field
+        self.telling, self.label_set = telling, label_set
         self.logit_scale, self.mask_id, self.word_mask_ratio = logit_scale, mask_id, word_mask_ratio
         self.mask_text_for_all_losses = mask_text_for_all_losses
         self.towers = towers
@@ -201,7 +205,7 @@ class BilmaMethod(Method):
             draws["patches"].numpy(),
             joint,
             image_BCHW=batch.image_BCHW,
-            map_BHW=batch.fields.get(self.field),
+            map_BHW=batch.fields.get(f"parsing_{self.label_set}"),
             erased_BHW=batch.erased_BHW,
         )
 
@@ -243,6 +247,22 @@ class BilmaMethod(Method):
             encoded.image_BPE, encoded.text_TE, plan.joint, rows_M=patches.row_M, masked_BP=patches.masked_BP
         )
         return encoder.patch_head(hidden_ME)
+
+    @torch.no_grad()
+    def exhibits(self, shown: ShownSplit) -> list[Exhibit]:
+        """Parsing maps, masked patches, and what answers for masked words and patches; nothing where nothing is told."""
+        if self.cross_modal_encoder is None:
+            return []
+        shower = Shower(
+            towers=self.towers,
+            encoder=self.cross_modal_encoder,
+            telling=self.telling,
+            tokeniser=shown.encoder.tokeniser,
+            mask_id=self.mask_id,
+            label_set=self.label_set,
+            grid=self.towers.image.grid,
+        )
+        return shower.chapters(shown)
 
     def embed_images(self, image_BCHW: Tensor) -> EmbeddedImages:
         """See tbps/methods/method.py."""
@@ -287,7 +307,7 @@ def build(config: Bilma, *, image_px: tuple[int, int], num_identities: int = 0) 
         classifier=classifier,
         cross_modal_encoder=encoder,
         telling=telling,
-        field=config.field,
+        label_set=config.label_set,
         logit_scale=config.logit_scale,
         mask_id=config.mask_id,
         word_mask_ratio=config.word_mask_ratio,
