@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from tbps.config.rewording import Rewording
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Text:
@@ -24,6 +26,8 @@ class Text:
     """Id of the first token, where the encoder relies on it."""
     mask_id: int | None = None
     """Id that stands for a masked word, where the encoder relies on it."""
+    ends: bool = False
+    """Whether BERT's captions end with [SEP], as BERT's own code has it; ALBEF and its relatives leave it out."""
     settings: str = "method"
     """Settings that hold these values, as messages name them."""
 
@@ -60,6 +64,12 @@ class Needs:
     """A second, independently augmented view of each image (for a momentum encoder)."""
     weak_positives: bool = False
     """Whether it makes something of a caption that was swapped for another one of the same identity."""
+    rewording: Rewording | None = None
+    """A reworded copy of each training caption, as `batch.reworded`; None = none is made."""
+    prompts: tuple[str, ...] = ()
+    """Sentences that the method reads beside the captions, as `batch.prompts`."""
+    word_starts: bool = False
+    """Which pieces of captions, reworded ones and prompts begin a word: `Captions.starts_BL`."""
     fields: tuple[str, ...] = ()
     """Further fields of each pair, as `batch.fields[name]`: names of `tbps.data.fields.FIELDS`, or of `FIELDS` of the
     method's own module."""

@@ -42,6 +42,10 @@ class Batch:
     """Number of this batch's first group in the global batch: dropout is keyed by groups."""
     last_stage: bool = True
     """Whether the step belongs to the last stage of the schedule; there is one stage, or two."""
+    reworded: Captions | None = None
+    """A copy of the own caption with other words; None where the method wants none."""
+    prompts: Captions | None = None
+    """The method's own sentences; None where it has none."""
     fields: dict[str, Tensor] = field(default_factory=dict)
     """Further fields of each pair that the method asks for, on the device, by name; B first. Label maps are (B, H, W) uint8
     and lie over `image_BCHW`."""
@@ -110,6 +114,8 @@ class HostBatch:
     keys: tuple[str, ...]
     """Pair keys, for messages."""
     epoch: float
+    reworded: Captions | None = None
+    prompts: Captions | None = None
     maps: dict[str, Tensor] = field(default_factory=dict)
     """(B, H, W) uint8 label maps by their field's name, which are moved as the first view is. Sides are exchanged already
     where that is mirrored."""

@@ -23,7 +23,8 @@ from tbps.data.label_maps import check_size, resize_map, swap_sides
 from tbps.data.pairs import EvaluationSet, PairSource
 from tbps.data.sample_order import BatchOrder
 from tbps.data.worker_batches import PATIENCE_S, load
-from tbps.text.captions import CaptionEncoder, EncodedCaption, make_captions, says_side
+from tbps.text.captions import CaptionEncoder, EncodedCaption, make_captions, says_side, with_word_starts
+from tbps.text.rewording import Rewriter
 from tbps.text.token_batch import Captions
 
 
@@ -48,6 +49,7 @@ class _Pair:
     own: EncodedCaption
     paired: EncodedCaption
     replaced: bool
+    reworded: EncodedCaption | None
     identity: int
     draws: dict[str, Tensor]
     maps: dict[str, Tensor]
@@ -77,11 +79,14 @@ class PairDataset(Dataset[HostBatch]):
         self.seed = seed
         self.maps = {name: field for name, field in chosen.items() if field.label_map}
         self.fields = {name: field for name, field in chosen.items() if not field.label_map}
+        self.rewriter = None if needs.rewording is None else Rewriter.of(needs.rewording)
+        prompts = [self._encode(prompt, f"prompt {number}") for number, prompt in enumerate(needs.prompts)]
+        self.prompts = make_captions(prompts) if prompts else None
 
     def __getitem__(self, micro_batch: MicroBatch) -> HostBatch:
         """Load and stack the pairs. ValueError names the pair that cannot be loaded."""
         pairs = [self.load(epoch, index) for epoch, index in micro_batch.pairs]
-        return _stack(pairs, self.needs.draws, epoch=micro_batch.epoch)
+        return replace(_stack(pairs, self.needs.draws, epoch=micro_batch.epoch), prompts=self.prompts)
 
     def load(self, epoch: int, index: int) -> _Pair:
         """Load pair `index` as it is in `epoch`."""
@@ -98,8 +103,8 @@ class PairDataset(Dataset[HostBatch]):
         uniform = uniforms(generator_of(seed=self.seed, epoch=epoch, key=key, use="pair"))
         swapped = self._choose_caption(index, uniform) if self.needs.weak_positives else index
         caption, other = self.source.caption(index), self.source.caption(swapped)
-        own = self.encoder.encode(caption, key)
-        paired = own if other == caption else self.encoder.encode(other, self.source.key(swapped))
+        own = self._encode(caption, key)
+        paired = own if other == caption else self._encode(other, self.source.key(swapped))
         num_views = 2 if self.needs.second_view else 1
         views = draw_views(self.data.augmentations, num_views=num_views, image_px=self.data.image_px, uniform=uniform)
         if self.data.keep_sides and (says_side(caption) or says_side(other)):
@@ -117,6 +122,7 @@ class PairDataset(Dataset[HostBatch]):
             # As in RaSa's and MARS's code: drawing an equal sentence is no replacement.
             replaced=other != caption,
             identity=int(self.source.identity_N[index]),
+            reworded=self._reword(epoch, caption, key),
             draws=draw_pair(self.needs.draws, generator=method, num_tokens=len(own.token_ids)),
             maps=maps,
             fields={name: read_field(name, field, self.source, index) for name, field in self.fields.items()},
@@ -150,6 +156,17 @@ class PairDataset(Dataset[HostBatch]):
         ]
         return tuple(pixels for pixels, _ in changed), changed[0][1]
 
+    def _encode(self, caption: str, key: str) -> EncodedCaption:
+        encoded = self.encoder.encode(caption, key)
+        return with_word_starts(encoded, self.encoder.tokeniser) if self.needs.word_starts else encoded
+
+    def _reword(self, epoch: int, caption: str, key: str) -> EncodedCaption | None:
+        """Another one in each epoch."""
+        if self.rewriter is None:
+            return None
+        generator = generator_of(seed=self.seed, epoch=epoch, key=key, use="rewording")
+        return self._encode(self.rewriter.reword(self.encoder.clean(caption), generator), key)
+
     def _choose_caption(self, index: int, uniform: Iterator[float]) -> int:
         """The pair whose caption stands for pair `index`: itself, or a weak positive."""
         swap, place = next(uniform) < self.data.weak_positive_probability, next(uniform)
@@ -167,6 +184,7 @@ def _stack(pairs: Sequence[_Pair], draws: Sequence[Draw], *, epoch: float) -> Ho
     own = make_captions([pair.own for pair in pairs])
     pixels = [torch.stack(view) for view in zip(*(pair.pixels for pair in pairs), strict=True)]
     corners = [pair.views.corner for pair in pairs if pair.views.corner is not None]
+    reworded = [pair.reworded for pair in pairs if pair.reworded is not None]
     erases = [pair.views.erase for pair in pairs if pair.views.erase is not None]
     return HostBatch(
         pixels_BCHW=pixels[0],
@@ -181,6 +199,7 @@ def _stack(pairs: Sequence[_Pair], draws: Sequence[Draw], *, epoch: float) -> Ho
         draws=stack_draws(draws, [pair.draws for pair in pairs], length=own.token_ids_BL.shape[1]),
         keys=tuple(pair.key for pair in pairs),
         epoch=epoch,
+        reworded=make_captions(reworded) if reworded else None,
         maps={name: _stack_field(name, [(pair.key, pair.maps[name]) for pair in pairs]) for name in pairs[0].maps},
         fields={name: _stack_field(name, [(pair.key, pair.fields[name]) for pair in pairs]) for name in pairs[0].fields},
     )

@@ -61,6 +61,8 @@ def make_views(
         identity_B=host.identity_B,
         group_pairs=group_pairs,
         epoch=host.epoch,
+        reworded=host.reworded,
+        prompts=host.prompts,
         first_group=first_group,
         last_stage=last_stage,
         fields={**host.fields, **maps},

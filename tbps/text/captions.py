@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -41,6 +41,8 @@ class EncodedCaption:
     """(T,) int64: 0 = in no attribute chunk, c >= 1 = in chunk c, counted from the left without gaps."""
     chunk_weights: Tensor | None = None
     """(chunks,) float32: weight of chunk c at c - 1 (MARS Eq. 14), where the encoder was given word frequencies."""
+    starts: Tensor | None = None
+    """(T,) bool: pieces that begin a word, and special tokens; see `with_word_starts`."""
     vacuous: Tensor | None = None
     """(T,) bool: pieces of semantically vacuous words, where the encoder was asked to mark them."""
     num_dropped_chunks: int = 0
@@ -158,11 +160,20 @@ class CaptionEncoder:
         return [self.encode(caption, key) for caption, key in zip(captions, keys, strict=True)]
 
 
+def with_word_starts(caption: EncodedCaption, tokeniser: Tokeniser) -> EncodedCaption:
+    """The same caption with its word starts marked."""
+    ids = caption.token_ids.tolist()
+    last = len(ids) if tokeniser.end_id is None else len(ids) - 1
+    starts = [True, *tokeniser.starts_words(ids[1:last]), *[True] * (len(ids) - last)]
+    return replace(caption, starts=torch.tensor(starts))
+
+
 def make_captions(encoded: Sequence[EncodedCaption]) -> Captions:
     """Stack B captions of one encoder, padded to the longest, rounded up to a multiple of 8. B >= 1."""
     lengths = tuple(len(caption.token_ids) for caption in encoded)
     padded = -(-max(lengths) // _PAD_MULTIPLE) * _PAD_MULTIPLE
     weights = [caption.chunk_weights for caption in encoded if caption.chunk_weights is not None]
+    starts = [caption.starts for caption in encoded if caption.starts is not None]
     vacuous = [caption.vacuous for caption in encoded if caption.vacuous is not None]
     assert len(weights) in (0, len(encoded)), "captions with and without chunk weights come from different encoders"
     assert len(vacuous) in (0, len(encoded)), "captions with and without marked words come from different encoders"
@@ -171,6 +182,7 @@ def make_captions(encoded: Sequence[EncodedCaption]) -> Captions:
         lengths=lengths,
         chunk_id_BL=pad_rows([caption.chunk_ids for caption in encoded], length=padded),
         chunk_weight_BC=pad_rows(weights, length=max(map(len, weights))) if weights else None,
+        starts_BL=pad_rows(starts, length=padded, value=True) if starts else None,
         vacuous_BL=pad_rows(vacuous, length=padded) if vacuous else None,
     )
 

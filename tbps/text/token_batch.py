@@ -25,6 +25,8 @@ class Captions:
     """(B, L) int64: 0 = in no attribute chunk, c >= 1 = in chunk c of this caption."""
     chunk_weight_BC: Tensor | None = None
     """(B, C) float32: weight of chunk c at column c - 1 (MARS Eq. 14); None = every chunk counts 1."""
+    starts_BL: Tensor | None = None
+    """(B, L) bool: pieces that begin a word, special tokens and padding too; None where the method does not ask for them."""
     vacuous_BL: Tensor | None = None
     """(B, L) bool: pieces of semantically vacuous words (AGA, Table I); None where the method does not ask for them."""
 

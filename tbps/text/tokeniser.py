@@ -83,7 +83,7 @@ def open_tokeniser(captioning: Captioning, text: Text, module: ModuleType | None
     """
     check_captioning(captioning, text)
     if text.tokeniser == "bert":
-        opened: Tokeniser = open_word_pieces(captioning.vocabulary)
+        opened: Tokeniser = open_word_pieces(captioning.vocabulary, ends=text.ends)
     elif text.tokeniser == "clip":
         opened = ClipTokens(with_mask=text.mask_id is not None)
     else:

@@ -32,14 +32,11 @@ _REMEMBERED_WORDS = 65_536
 class WordPieces:
     """Word pieces and their ids. Picklable.
 
-    A caption starts with [CLS] and has no [SEP], as in the official code of ALBEF and its relatives. Raises ValueError where
-    one of the five BERT special tokens is missing or [PAD] is not entry 0.
+    A caption starts with [CLS]. It ends with [SEP] where `ends` says so, not in the official code of ALBEF and its
+    relatives. Raises ValueError where one of the five BERT special tokens is missing or [PAD] is not entry 0.
     """
 
-    end_id: int | None = None
-    """No end token."""
-
-    def __init__(self, tokenizer: Tokenizer, *, name: str) -> None:
+    def __init__(self, tokenizer: Tokenizer, *, name: str, ends: bool = False) -> None:
         tokenizer.no_truncation()
         tokenizer.no_padding()
         self.name = name
@@ -53,6 +50,7 @@ class WordPieces:
             raise ValueError(f"vocabulary {name} has no entry {missing[0]}, expected {', '.join(SPECIAL_TOKENS)} as in BERT")
         self.pad_id, self.unk_id, self.start_id, self.sep_id, mask_id = (ids[token] for token in SPECIAL_TOKENS)
         self.mask_id: int | None = mask_id
+        self.end_id: int | None = self.sep_id if ends else None
         if self.pad_id != 0:
             raise ValueError(
                 f"vocabulary {name} has [PAD] as entry {self.pad_id}, expected entry 0, the row that BERT's embedding keeps"
@@ -136,9 +134,10 @@ class WordPieces:
         return "".join(piece[2:] if piece.startswith("##") else f" {piece}" for piece in pieces).strip()
 
 
-def open_word_pieces(vocabulary: str) -> WordPieces:
+def open_word_pieces(vocabulary: str, *, ends: bool = False) -> WordPieces:
     """Open a vocabulary: `vocab.txt`, `tokenizer.json`, a folder with one of them, or a Hugging Face name.
 
+    ends: captions end with [SEP].
     Raises ValueError where it cannot be found or read.
     """
     path = Path(vocabulary).expanduser()
@@ -150,7 +149,7 @@ def open_word_pieces(vocabulary: str) -> WordPieces:
         )
     else:
         tokenizer = _named_tokenizer(vocabulary)
-    return WordPieces(tokenizer, name=vocabulary)
+    return WordPieces(tokenizer, name=vocabulary, ends=ends)
 
 
 def train_vocabulary(captions: Iterable[str], *, size: int, path: Path) -> WordPieces:

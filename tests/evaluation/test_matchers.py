@@ -146,6 +146,7 @@ def test_rows_of_captions_keep_every_field() -> None:
         lengths=(4, 2, 3),
         chunk_id_BL=torch.arange(12, 24).view(3, 4),
         chunk_weight_BC=torch.rand(3, 2),
+        starts_BL=torch.rand(3, 4) > 0.5,
         vacuous_BL=torch.rand(3, 4) > 0.5,
     )
     part = whole.rows(range(1, 3))
