@@ -33,6 +33,42 @@ class Vit:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Swin:
+    """Swin transformer. Defaults: Swin-B with windows of 8, as APTM has it."""
+
+    width: Count = 128
+    """Numbers that describe a token of the first stage; each later stage has twice as many as the one before."""
+    depths: Annotated[tuple[int, ...], Range(1)] = (2, 2, 18, 2)
+    """Blocks of each stage."""
+    heads: Annotated[tuple[int, ...], Range(1)] = (4, 8, 16, 32)
+    """Attention heads of each stage; they divide its width."""
+    window: Count = 8
+    """Rows and columns of a window; a stage whose shorter side is no longer has windows of that side, and no shifts."""
+    patch_px: Count = 4
+    """Height and width of a patch."""
+    drop_path: Annotated[float, Range(0, below=1)] = 0.1
+    """How often a training step leaves out the last block's branches for an image; from the first block on, whose never
+    are, it rises in a straight line."""
+    init_std: Positive = 0.02
+    """Spread of random weights of dense layers; narrow encoders learn faster with about width ** -0.5."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "method.swin")
+        if len(self.depths) != len(self.heads):
+            raise ValueError(
+                f"method.swin.depths names {len(self.depths)} stages and method.swin.heads {len(self.heads)}, expected the"
+                " same number; change one of them"
+            )
+        for stage, heads in enumerate(self.heads):
+            _check_heads(f"the width of stage {stage} of method.swin", self.width * 2**stage, "its heads", heads)
+
+    @property
+    def last_width(self) -> int:
+        """Width of the tokens of the last stage."""
+        return int(self.width * 2 ** (len(self.depths) - 1))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Bert:
     """BERT whose last layers (or all) carry cross-attention to the image. Defaults: BERT-base."""
 

@@ -13,13 +13,14 @@ class Schedule:
     """Learning rate: a warm-up, then a curve from each parameter group's own rate down to `min_lr`.
 
     IRRA's: `warmup_epochs` 5, `warmup_share` 0.1, `every` epoch, `min_lr` 0. APTM's in pretraining: `curve` linear,
-    `warmup_steps` 2600, `warmup_share` 0, `min_lr` 0.
+    `warmup_steps` 2600, `warmup_share` 0, `min_lr` 0; in fine-tuning: `linear-drops`, a tenth of the epochs.
     """
 
     epochs: Positive
     """Length of training in passes over the pairs; the last step is rounded up."""
-    curve: Literal["cosine", "linear"] = "cosine"
-    """How the rate falls after the warm-up: along half a cosine, or in a straight line."""
+    curve: Literal["cosine", "linear", "linear-drops"] = "cosine"
+    """How the rate falls after the warm-up: along half a cosine, or in a straight line. `linear-drops`: that line times 0.5
+    from four times the length of the warm-up on, times 0.2 from seven times on (APTM's fine-tuning)."""
     min_lr: NotNegative = 1e-6
     """Where the curve ends, for every group."""
     warmup_steps: CountOrNone = 0
@@ -51,6 +52,11 @@ class Schedule:
             raise ValueError(
                 f"schedule.warmup_epochs is {self.warmup_epochs:g} and {other}, expected one length of a linear warm-up, or"
                 " schedule.warmup_steps of a held one; set schedule.warmup_epochs to 0, or change the other"
+            )
+        if self.curve == "linear-drops" and (self.warmup == "hold" or not self.has_warmup):
+            raise ValueError(
+                "schedule.curve is linear-drops without a linear warm-up, expected one, of whose length the drops are"
+                " multiples; set schedule.warmup_epochs, or the curve to linear"
             )
         if self.warmup_stairs > 1 and (self.warmup != "hold" or (self.warmup_steps - 1) % self.warmup_stairs):
             raise ValueError(

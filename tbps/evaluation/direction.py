@@ -14,7 +14,15 @@ from torch import Tensor
 
 from tbps.evaluation.chance import chance
 from tbps.evaluation.metrics import Metrics, QueryScores, join_scores, score_queries, summarise
-from tbps.evaluation.ranking_order import Rule, Span, final_order, similarity_order, summed_scores
+from tbps.evaluation.ranking_order import (
+    Rule,
+    Span,
+    final_order,
+    least_of_each_share,
+    similarity_order,
+    summed_scores,
+    sums_of_processes,
+)
 from tbps.evaluation.ranks import Ranks
 
 CHUNK_QUERIES = 256
@@ -106,12 +114,8 @@ def rank_direction(
             similarity_CG, final_CK = similarity(chunk), score_AK[rows]
             if rule.score == "sum":
                 candidate_CK = similarity_CG.gather(1, candidate_AK[rows])
-                final_CK = summed_scores(
-                    final_CK,
-                    candidate_CK,
-                    of_scores=of_scores,
-                    of_similarities=of_similarities,
-                    similarity_weight=rule.similarity_weight,
+                final_CK = _sums(
+                    score_AK, rows, candidate_CK, rule=rule, of_scores=of_scores, of_similarities=of_similarities
                 )
             order_CG = final_order(similarity_CG, candidate_AK[rows], final_CK, tail=rule.tail)
             final_parts.append(score(chunk, order_CG))
@@ -126,6 +130,29 @@ def rank_direction(
         shown=_shown(query_AE, gallery_GE, shown_AT, first_AK[:, :num_candidates], score_AK),
         num_gallery=len(gallery_GE),
         num_candidates=num_candidates,
+    )
+
+
+def _sums(
+    score_AK: Tensor, rows: slice, similarity_CK: Tensor, *, rule: Rule, of_scores: Span, of_similarities: Span
+) -> Tensor:
+    """The score `sum` of the candidates of some queries."""
+    weight = rule.similarity_weight
+    if rule.processes == 1:
+        return summed_scores(
+            score_AK[rows],
+            similarity_CK,
+            of_scores=of_scores,
+            of_similarities=of_similarities,
+            similarity_weight=weight,
+        )
+    return sums_of_processes(
+        score_AK[rows],
+        similarity_CK,
+        least_C1=least_of_each_share(score_AK, processes=rule.processes)[rows],
+        of_similarities=of_similarities,
+        similarity_weight=weight,
+        processes=rule.processes,
     )
 
 

@@ -81,7 +81,12 @@ def evaluate(
     ranks = Ranks.current()
     matcher = _matcher(method, config.rerank_k if rerank else 0, ranks)
     num_candidates = config.rerank_k if matcher is not None else 0
-    rule = Rule(tail=config.tail, score=config.score, similarity_weight=config.similarity_weight)
+    rule = Rule(
+        tail=config.tail,
+        score=config.score,
+        similarity_weight=config.similarity_weight,
+        processes=config.score_processes,
+    )
     started = time.perf_counter()
     captions, num_cut = _all_captions(evaluation_set, encoder)
     with _evaluating(method):

@@ -27,6 +27,8 @@ class Rule:
     """What orders the candidates."""
     similarity_weight: float = 0.002
     """Weight of the similarity in the score `sum`."""
+    processes: int = 1
+    """The score `sum` as APTM's evaluation code makes it on so many processes; 1 = free of how many there were."""
 
     @property
     def itc_weight(self) -> float:
@@ -101,10 +103,44 @@ def summed_scores(
 
     of_scores: of all candidates' matching scores of the split; of_similarities: of all its similarities.
     Source: APTM's evaluation code (Shuyu-XJTU/APTM, reTools.py) on one process. There an entry that is no candidate takes
-    its query's lowest matching score, so it stands behind the candidates, by similarity: our tail of that name. On W
-    processes that code scales by a fill value of 1000 and counts the similarity W times; that is not repeated here.
+    its query's lowest matching score, so it stands behind the candidates, by similarity: our tail of that name.
     """
     return of_scores.scaled(score_CK) + similarity_weight * of_similarities.scaled(similarity_CK)
+
+
+FILL = 1000.0
+"""What APTM's code has in the rows of other processes when it looks for the least and the largest matching score."""
+
+
+def least_of_each_share(score_AK: Tensor, *, processes: int) -> Tensor:
+    """The least matching score of the queries that one process had, for each query: (A, 1).
+
+    APTM's code gives A // W + 1 consecutive queries to each of W processes, the last ones fewer.
+    """
+    share = len(score_AK) // processes + 1
+    return torch.cat([part.min().expand(len(part), 1) for part in score_AK.split(share)])
+
+
+def sums_of_processes(
+    score_CK: Tensor,
+    similarity_CK: Tensor,
+    *,
+    least_C1: Tensor,
+    of_similarities: Span,
+    similarity_weight: float,
+    processes: int,
+) -> Tensor:
+    """What APTM's evaluation code orders the candidates by on W > 1 processes, but for a constant W - 1: (C, K).
+
+    (m - least) / (1000 - least) + W * similarity_weight * similarity, similarities brought to 0 to 1.
+
+    Each process brings its matching scores m to 0 to 1 together with the fill value 1000 of all other rows, adds the
+    similarities to every row, and the matrices of all processes are added. So m counts about a thousandth, and the
+    similarity W times. least_C1: of the share that a query belongs to (`least_of_each_share`).
+    Source: Shuyu-XJTU/APTM, reTools.py; its figures were made on 4 processes.
+    """
+    scaled_CK = (score_CK - least_C1) / (FILL - least_C1)
+    return scaled_CK + processes * similarity_weight * of_similarities.scaled(similarity_CK)
 
 
 def _refuse_nan(value_CG: Tensor, name: str) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 @torch.no_grad()
-def negative_weights(logit_Bg: Tensor, identity_B: Tensor) -> tuple[Tensor, Tensor]:
+def negative_weights(logit_Bg: Tensor, identity_B: Tensor, *, floor: float = 0.0) -> tuple[Tensor, Tensor]:
     """Probability of each pair of the group as negative of each row, and which rows have any.
 
     p_ij = softmax_j(logit_ij) over pairs of other identities. logit_Bg (B, g): similarities over the temperature to the
@@ -18,9 +18,13 @@ def negative_weights(logit_Bg: Tensor, identity_B: Tensor) -> tuple[Tensor, Tens
     only) and (B,) bool.
     Source: ALBEF (arXiv 2107.07651), Sec. 3.1. Differs: the softmax runs over the other identities alone; the official code
     zeroes the own identity afterwards, which is the same distribution but underflows once the model is sure of its pairs.
+    With a floor f, as APTM's code has it: p_ij = softmax_j(logit_ij) over the whole group, own identity too, plus f; rows
+    then do not sum to 1.
     """
     same_Bg = _same_identity(identity_B, logit_Bg.shape[1])
     has_B = ~same_Bg.all(1)
+    if floor:
+        return (logit_Bg.float().softmax(1) + floor).masked_fill(same_Bg, 0.0), has_B
     weight_Bg = logit_Bg.float().masked_fill(same_Bg, -torch.inf).softmax(1)
     return torch.where(has_B[:, None], weight_Bg, 0.0), has_B
 

@@ -102,6 +102,7 @@ def _direction(direction: Direction, rule: Rule) -> dict[str, Any]:
     coarse_rule = {"rule": {"rerank_k": 0, "itc_weight": 1.0}}
     # With an itc_weight of 0 matching alone ranks the candidates: similarity chose them and orders what it left out.
     reranked_rule = {"rerank_k": direction.num_candidates, "tail": rule.tail, "itc_weight": rule.itc_weight}
+    reranked_rule |= {"as_on_processes": rule.processes} if rule.processes > 1 else {}
     return {
         "coarse": {**asdict(direction.coarse), **coarse_rule},
         "reranked": None if direction.reranked is None else {**asdict(direction.reranked), "rule": reranked_rule},
@@ -160,6 +161,7 @@ def _stem(results: Mapping[str, Any]) -> str:
     rule = final_metrics(results)["rule"]
     words = [f"k{rule['rerank_k']}", *([f"tail-{rule['tail']}"] if rule["rerank_k"] else [])]
     words += [f"similarity-{rule['itc_weight']:g}"] if rule["rerank_k"] and rule["itc_weight"] else []
+    words += [f"as-on-{rule['as_on_processes']}"] if "as_on_processes" in rule else []
     words += ["image-to-text"] if results["image_to_text"]["reranked"] else []
     return "-".join([stem, *words, Path(results["weights"]).name])
 
@@ -214,6 +216,7 @@ def rule_in_words(metrics: dict[str, Any]) -> str:
     if not rule["rerank_k"]:
         return "similarity"
     added = f", matching + {rule['itc_weight']:g} similarity" if rule["itc_weight"] else ""
+    added += f" as on {rule['as_on_processes']} processes" if "as_on_processes" in rule else ""
     return f"re-ranked k={rule['rerank_k']}{added}, tail by {rule['tail']}"
 
 

@@ -3,7 +3,7 @@
 Source: the cosine scheduler of the ALBEF, RaSa and MARS code, whose epoch-wise curve and 101 held iterations are `every`
 = epoch, `warmup` = hold, `warmup_steps` = 101. Its `warmup_epochs: W` counts in units of 100 iterations: W stairs of 100
 steps, `warmup_steps` = 100 W + 1 and `warmup_stairs` = W, all within the first epoch. IRRA's (anosorae/IRRA solver/
-lr_scheduler.py) and APTM's (Shuyu-XJTU/APTM scheduler.py, `linear`) are named in `Schedule`.
+lr_scheduler.py) and APTM's (Shuyu-XJTU/APTM scheduler.py: `linear`, and `step`, our `linear-drops`) are named in `Schedule`.
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ def second_stage_step(schedule: Schedule, *, steps_per_epoch: float) -> int:
 def learning_rate(schedule: Schedule, *, step: int, steps_per_epoch: float, base_lr: float) -> float:
     """Rate of a parameter group with `base_lr` in optimiser step `step` (from 0).
 
-    r(p) = min_lr + (base_lr - min_lr) (1 + cos(pi p)) / 2, or linear: min_lr + (base_lr - min_lr) (1 - p). p is the share of
-    training behind us: of the whole of it after a held warm-up (official), of the part after the warm-up where it rises
-    linearly, so that the curve has no jump. In a linear warm-up of W steps (or epochs) r = first + (base_lr - first)
+    r(p) = min_lr + (base_lr - min_lr) (1 + cos(pi p)) / 2, or linear: min_lr + (base_lr - min_lr) (1 - p), of which
+    `linear-drops` leaves a half of the difference from step 4 W on, a fifth from 7 W on. p is the share of training behind
+    us: of the whole of it after a held warm-up (official), of the part after the warm-up where it rises linearly, so that
+    the curve has no jump. In a linear warm-up of W steps (or epochs) r = first + (base_lr - first)
     step / W. Each of two stages has the whole curve. A held warm-up ends with its first epoch, whatever its length
     (official).
     """
@@ -55,7 +56,9 @@ def learning_rate(schedule: Schedule, *, step: int, steps_per_epoch: float, base
     start = 0 if hold else length
     rest = epochs * steps_per_epoch - start
     progress = min(1.0, max(0.0, (position - start) / rest)) if rest > 0 else 1.0
-    left = 1 - progress if schedule.curve == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
+    left = 0.5 * (1 + math.cos(math.pi * progress)) if schedule.curve == "cosine" else 1 - progress
+    if schedule.curve == "linear-drops":
+        left *= 1.0 if warmed < 4 * length else 0.5 if warmed < 7 * length else 0.2
     return schedule.min_lr + (base_lr - schedule.min_lr) * left
 
 

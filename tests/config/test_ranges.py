@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 
-from recipes import aga, albef, bilma, clip, irra, laip, mars, pretrain_coco, pretrain_mals, rasa
+from recipes import aga, albef, aptm, bilma, clip, irra, laip, mars, pretrain_aptm, pretrain_coco, pretrain_mals, rasa
 from tbps.config.data import Captioning
 from tbps.config.encoders import Bert, MaeDecoder, Vit
 from tbps.config.methods.aga import Aga
@@ -25,7 +25,11 @@ from tbps.config.run import Run
 from tbps.config.schedule import Schedule
 
 RECIPES = {
-    recipe.__name__: recipe for recipe in (aga, albef, bilma, clip, irra, laip, mars, pretrain_coco, pretrain_mals, rasa)
+    recipe.__name__: recipe
+    for recipe in (
+        *(aga, albef, aptm, bilma, clip, irra, laip, mars, rasa),
+        *(pretrain_aptm, pretrain_coco, pretrain_mals),
+    )
 }
 
 

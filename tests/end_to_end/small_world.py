@@ -72,7 +72,9 @@ class World:
 
     def root(self, recipe: str) -> Path:
         """What the recipe trains on."""
-        return {"pretrain_mals": self.shards, "pretrain_coco": self.coco}.get(recipe, self.cuhk_pedes)
+        return {"pretrain_mals": self.shards, "pretrain_aptm": self.shards, "pretrain_coco": self.coco}.get(
+            recipe, self.cuhk_pedes
+        )
 
     @property
     def vocabulary(self) -> Path:
@@ -93,7 +95,7 @@ class World:
             # What the tests count on, whatever `tiny` is tuned to.
             *("--schedule.epochs", "3"),
             *(() if recipe in CLIP_FAMILY else (*words, *matching)),
-            *(() if recipe == "pretrain_mals" else ("--evaluation.every-epochs", "1")),
+            *(() if recipe in ("pretrain_mals", "pretrain_aptm") else ("--evaluation.every-epochs", "1")),
             # A step of the first stage, then all losses.
             *(("--schedule.second-stage-epoch", "0.2") if recipe == "laip" else ()),
         ]

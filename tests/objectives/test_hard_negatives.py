@@ -86,3 +86,16 @@ def test_the_hardest_negative_is_the_most_similar_pair_of_another_identity() -> 
     ]
     assert found.tolist() == expected and has.tolist() == [True] * 4 + [False] * 4
     assert hardest_negatives(torch.zeros(4, 4), identity[:4])[0].tolist() == [2, 2, 0, 0]
+
+
+def test_a_floor_under_every_probability() -> None:
+    torch.manual_seed(3)
+    logit, identity = 5 * torch.randn(6, 3), torch.tensor([0, 0, 1, 2, 2, 2])
+    found, has = negative_weights(logit, identity, floor=0.01)
+    assert has.tolist() == [True] * 3 + [False] * 3
+    for row in range(6):
+        powers = logit[row].double().exp()
+        for column in range(3):
+            other = row // 3 * 3 + column
+            expected = 0.0 if identity[other] == identity[row] else float(powers[column] / powers.sum()) + 0.01
+            assert found[row, column].item() == pytest.approx(expected, abs=1e-6)

@@ -117,7 +117,6 @@ def test_albef_reranks_both_directions_with_the_single_image_of_a_caption_as_its
 
 
 def test_the_sum_of_matching_and_similarity_as_aptm_makes_it_on_one_process() -> None:
-    """On more processes the official score is another one: see `summed_scores`."""
     facts, tensors = recording("aptm_rerank")
     similarity, query, gallery = (tensors[name] for name in ("expected.sims_t2i", "inputs.q_pids", "inputs.g_pids"))
     candidate, matching = tensors["expected.topk_idx"], tensors["expected.itm_topk"]

@@ -121,6 +121,18 @@ def test_aptm_falls_in_a_line_after_its_warm_up() -> None:
         assert found == pytest.approx(1e-4 * factor, rel=1e-9)
 
 
+def test_aptm_fine_tunes_along_a_line_with_drops() -> None:
+    """Shuyu-XJTU/APTM scheduler.py, `step`: its line, halved after four tenths, a fifth of it after seven."""
+    schedule = Schedule(epochs=30, curve="linear-drops", min_lr=0.0, warmup_epochs=3, warmup_share=0.0)
+    for step in range(300):
+        factor = step / 30 if step < 30 else (300 - step) / 270
+        factor *= 1 if step < 120 else 0.5 if step < 210 else 0.2
+        found = learning_rate(schedule, step=step, steps_per_epoch=10, base_lr=1e-4)
+        assert found == pytest.approx(1e-4 * factor, rel=1e-9), f"step {step}"
+    with pytest.raises(ValueError, match="linear-drops without a linear warm-up"):
+        Schedule(epochs=30, curve="linear-drops")
+
+
 def test_a_line_ends_at_the_floor_and_may_fall_once_an_epoch() -> None:
     rates = _rates(Schedule(epochs=4, curve="linear", min_lr=0.2, every="epoch"), 8, 2)
     assert rates == pytest.approx([1.0, 1.0, 0.8, 0.8, 0.6, 0.6, 0.4, 0.4])

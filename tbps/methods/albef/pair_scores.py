@@ -30,7 +30,7 @@ class CrossMatcher:
     """The matching head on the cross encoder's [CLS]: see `tbps.methods.method.Matcher`."""
 
     text: Bert
-    itm_head: nn.Linear
+    itm_head: nn.Module
     pack: Callable[[Captions], PackedCaptions]
     """Lays captions out for the encoders."""
     device: torch.device
@@ -69,7 +69,7 @@ def prepare_captions(text: Bert, captions: PackedCaptions, hidden_ND: Tensor | N
 @torch.no_grad()
 def match_pairs(
     text: Bert,
-    itm_head: nn.Linear,
+    itm_head: nn.Module,
     *,
     captions: PreparedCaptions,
     image_IPD: Tensor,

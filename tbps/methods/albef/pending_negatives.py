@@ -46,9 +46,12 @@ class PendingNegatives:
     hold "negative_image" and "negative_caption", rows of the batch (B,), in place of drawn ones.
     """
 
-    def __init__(self, *, i2t_BC: Tensor, t2i_BC: Tensor, identity_B: Tensor, group_pairs: int, draws: Draws) -> None:
-        weight_t2i, has_B = negative_weights(t2i_BC[:, :group_pairs], identity_B)
-        weight_i2t, _ = negative_weights(i2t_BC[:, :group_pairs], identity_B)
+    def __init__(
+        self, *, i2t_BC: Tensor, t2i_BC: Tensor, identity_B: Tensor, group_pairs: int, draws: Draws, floor: float = 0.0
+    ) -> None:
+        """floor: added to every probability, as APTM's code has it."""
+        weight_t2i, has_B = negative_weights(t2i_BC[:, :group_pairs], identity_B, floor=floor)
+        weight_i2t, _ = negative_weights(i2t_BC[:, :group_pairs], identity_B, floor=floor)
         self.has_B = has_B
         uniform_B2 = draws["negatives"].to(identity_B.device, non_blocking=True)
         image_B = draws.recorded.get("negative_image")
