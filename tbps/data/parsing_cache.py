@@ -32,7 +32,7 @@ class Manifest:
     parser: str
     """What made the maps, by name."""
     parser_sha256: str | None
-    """Digest of the model; None where there is none, or it is not known."""
+    """Digest of the model, or of the files that another tool wrote; None where there is none."""
 
     def content(self) -> dict[str, Any]:
         """As JSON."""

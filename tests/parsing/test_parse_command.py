@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -223,3 +224,23 @@ def test_images_that_would_share_a_map_are_refused(world: Path) -> None:
     (world / "data_captions.json").write_text(json.dumps([*rows, twin]))
     with pytest.raises(ValueError, match=r"^images \S+.jpg and \S+.bmp differ in their ending alone, so that their parsing"):
         images_to_parse(world, "rstpreid")
+
+
+def test_progress_is_a_bar_on_a_terminal_and_lines_in_a_file(
+    world: Path,
+    model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    number = len(images_to_parse(world, "rstpreid"))
+    caplog.set_level("INFO")
+    monkeypatch.setattr("tbps.parse_command.LINE_S", 0.0)
+    assert main(command_of(world, model)) == 0
+    lines = [record.message for record in caplog.records if "images parsed" in record.message]
+    assert lines[0] == f"3 of {number} images parsed" and lines[-1] == f"{number} of {number} images parsed"
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    capsys.readouterr()
+    assert main(command_of(world, model)) == 0
+    assert f"{number}/{number}" in capsys.readouterr().err
