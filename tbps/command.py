@@ -55,6 +55,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_evaluate(commands.add_parser("evaluate", help="score a run on its own or another data set"))
     report = commands.add_parser("report", help="one HTML file about a run")
     report.add_argument("run_folder", type=Path, metavar="RUN", help="run folder: runs/<recipe>/<name>")
+    report.add_argument(
+        "--beside", type=Path, metavar="OTHER", help="another run: what both find for the same captions, side by side"
+    )
     report.set_defaults(run=_report)
     _add_results(commands.add_parser("results", help="one table over runs: means over seeds, published figures beside"))
     doctor = commands.add_parser(
@@ -350,7 +353,7 @@ def _evaluate(given: argparse.Namespace) -> None:
 def _report(given: argparse.Namespace) -> None:
     from tbps.run import report_run
 
-    sys.stdout.write(f"{report_run(given.run_folder)}\n")
+    sys.stdout.write(f"{report_run(given.run_folder, beside=given.beside)}\n")
 
 
 def _examine(given: argparse.Namespace) -> int:

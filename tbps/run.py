@@ -281,11 +281,11 @@ def _where(file: Path, results: Mapping[str, Any], folder: RunFolder) -> str:
     return f"{results['purpose']}, written to {file}{stays}"
 
 
-def report_run(path: Path) -> Path:
-    """Write the HTML report of a run folder; returns its path."""
+def report_run(path: Path, *, beside: Path | None = None) -> Path:
+    """Write the HTML report of a run folder, with another run's first images beside its own; returns its path."""
     from tbps.reporting.report import write_report
 
-    return write_report(path)
+    return write_report(path, beside=beside)
 
 
 def _validation(run: Run, tokeniser: Tokeniser, splits: tuple[str, ...]) -> Evaluate | None:

@@ -25,6 +25,9 @@ SHOWN_RANKS = 10
 HEIGHT_PX = 192
 """Rows of a thumbnail."""
 FOLDER = "report"
+COMPARED = "compared"
+"""Key of the captions that are the same whatever was found, so that runs can be set side by side."""
+NUM_COMPARED = 6
 
 
 def choose_queries(scores: QueryScores, *, per_group: int = 4) -> dict[str, list[int]]:
@@ -72,6 +75,10 @@ def write_queries(
                 "queries": [_query(query, evaluated, evaluation_set, pictures) for query in queries],
             }
             for group, queries in groups.items()
+        ],
+        COMPARED: [
+            _query(query, evaluated, evaluation_set, pictures)
+            for query in _spread(scores.num_relevant_Q > 0, NUM_COMPARED, without=())
         ],
         "pictures": pictures,
     }

@@ -20,6 +20,7 @@ from tbps.reporting.curves import Curves, read_curves
 from tbps.reporting.exhibits import FILE as EXHIBITS
 from tbps.reporting.gallery import FOLDER
 from tbps.reporting.results import PURPOSES, final_metrics, metric_rows, notes, read_results, rule_in_words
+from tbps.reporting.side_by_side import side_by_side
 from tbps.runs.atomic_file import write_text
 from tbps.runs.run_folder import RunFolder
 
@@ -31,10 +32,11 @@ GROUP_MEANING = {
 }
 
 
-def write_report(run_folder: Path) -> Path:
+def write_report(run_folder: Path, *, beside: Path | None = None) -> Path:
     """Write `report/report.html` from what the run folder holds; a part that is not there is left out, and said so.
 
-    Raises ValueError where the folder is no run folder or a file in it is damaged.
+    beside: another run, whose first images for some captions are shown beside this one's.
+    Raises ValueError where a folder is no run folder, a file in it is damaged, or the runs have no evaluation in common.
     """
     config = RunFolder(run_folder).read_config()
     curves = read_curves(run_folder / "metrics.jsonl")
@@ -62,6 +64,7 @@ def write_report(run_folder: Path) -> Path:
         evaluation_charts=_evaluation_charts(curves),
         broken_lines=curves.num_broken_lines,
         galleries=_galleries(run_folder),
+        compared=None if beside is None else side_by_side(run_folder, beside),
         group_meaning=GROUP_MEANING,
         exhibits=_exhibits(run_folder),
     )
