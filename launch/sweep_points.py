@@ -30,8 +30,8 @@ class Row:
     """One configuration: what it overrides, as on the command line, and what the paper reports for it."""
 
     overrides: str = ""
-    published: tuple[float, ...] = ()
-    """rank-1, rank-5, rank-10 and mAP, or nothing."""
+    published: tuple[float | None, ...] = ()
+    """rank-1, rank-5, rank-10 and mAP, None for one that the paper does not give; or nothing."""
 
     def __post_init__(self) -> None:
         if len(self.published) not in (0, len(PUBLISHED_METRICS)):
@@ -68,7 +68,7 @@ def grid(
             seed=seed,
             row=name,
             overrides=tuple(shlex.split(row.overrides)),
-            published=dict(zip(PUBLISHED_METRICS, row.published)),
+            published={name: value for name, value in zip(PUBLISHED_METRICS, row.published) if value is not None},
             also_on=dict(also_on or {}),
         )
         for name, row in rows.items()

@@ -23,7 +23,7 @@ from tbps.data.pairs import EvaluationSet
 from tbps.evaluation.candidates import candidate_scores
 from tbps.evaluation.direction import Direction, rank_direction
 from tbps.evaluation.embedding import Gallery, embed_gallery, embed_queries
-from tbps.evaluation.metrics import METRICS
+from tbps.evaluation.metrics import METRICS, Metrics
 from tbps.evaluation.ranking_order import Rule
 from tbps.evaluation.ranks import Ranks
 from tbps.methods.method import EmbeddedCaptions, Matcher, Method
@@ -116,6 +116,13 @@ def evaluate(
             num_captions=num_candidates if rerank_image_to_text else 0,
             rule=rule,
         )
+    if ranks.rank == 0 and (reranked := text_to_image.reranked) is not None:
+        logger.info(
+            "text to image by similarity: %s; the best %d re-ranked: %s",
+            _in_words(text_to_image.coarse),
+            text_to_image.num_candidates,
+            _in_words(reranked),
+        )
     return Evaluated(
         text_to_image=text_to_image,
         image_to_text=image_to_text,
@@ -128,6 +135,10 @@ def evaluate(
         embed_s=embed_s,
         rank_s=time.perf_counter() - started - embed_s,
     )
+
+
+def _in_words(metrics: Metrics) -> str:
+    return f"rank-1 {metrics.rank_1:.2f}, mAP {metrics.mAP:.2f}"
 
 
 def _matcher(method: Method, rerank_k: int, ranks: Ranks) -> Matcher | None:

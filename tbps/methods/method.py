@@ -79,6 +79,8 @@ class Method(nn.Module):
 
     encoders: ClassVar[tuple[str, ...]] = ()
     """Dotted names of its encoders: what low-rank adapters freeze and sit on. All else is a head, and is trained whole."""
+    unfrozen: tuple[str, ...] = ()
+    """Dotted names of parameters of its encoders that are trained beside low-rank adapters."""
     copies: ClassVar[Mapping[str, str]] = {}
     """Dotted name of each module that is a slow copy of another one (a momentum encoder), and that of the other one."""
 

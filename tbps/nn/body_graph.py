@@ -9,13 +9,16 @@ Modeling), Eq. 12, f_GNN; GCN: Kipf and Welling, arXiv 1609.02907, Eq. 2.
 
 from __future__ import annotations
 
+import warnings
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch_geometric.nn import GCNConv
 
 from tbps.nn.body_parts import PARTS, TORSO
+
+with warnings.catch_warnings(action="ignore"):  # torch-geometric scripts some functions, which torch deprecates
+    from torch_geometric.nn import GCNConv
 
 Adjacency = Literal["star", "star-and-head-arms"]
 _HEAD_ARMS = (("head", "left arm"), ("head", "right arm"))

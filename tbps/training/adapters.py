@@ -52,6 +52,8 @@ def adapt(method: Method, lora: Lora) -> Base:
     sha256 = base_sha256(method)
     encoders = [method.get_submodule(name) for name in method.encoders]
     add_adapters(encoders, rank=lora.rank, alpha=lora.alpha, targets=lora.names)
+    for name in method.unfrozen:
+        method.get_parameter(name).requires_grad_(True)
     if lora.base == "bf16":
         frozen_to(encoders, torch.bfloat16)
     frozen = {

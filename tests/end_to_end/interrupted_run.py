@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from small_world import (
+    ADAPTED,
     AS_RECIPES_TRAIN,
     CLIP_AS_RECIPES_TRAIN,
     CLIP_FAMILY,
@@ -41,7 +42,7 @@ EARLY = 0.25
 
 def arguments(world: World, runs: Path, *, recipe: str = "mars") -> list[str]:
     """Validations after steps 4 or 5, 9 and 12, checkpoints every 4 steps as well, the test at the end."""
-    real = CLIP_AS_RECIPES_TRAIN if recipe in CLIP_FAMILY else AS_RECIPES_TRAIN
+    real = CLIP_AS_RECIPES_TRAIN if recipe in (*CLIP_FAMILY, *ADAPTED) else AS_RECIPES_TRAIN
     changes = ["--schedule.epochs", "3", "--loop.save-steps", "4", "--loop.log-steps", "1", *real]
     return ["tiny", *world.overrides(runs, recipe=recipe, max_steps=STEPS), *changes]
 

@@ -11,8 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from recipes import clip
+from tbps.convert.writing import write_safetensors
 from tbps.data.annotations import read_annotations
 from tbps.data.shard_writer import write_shards
+from tbps.methods.registry import build_method
 from tbps.recipe_command import recipe_command
 from tbps.synthetic.world import write_world
 from tbps.text.word_pieces import train_vocabulary
@@ -25,6 +30,8 @@ RECIPES = ("albef", "rasa", "mars", "aga", "laip", "pretrain_mals", "pretrain_co
 """Those of ALBEF's family."""
 CLIP_FAMILY = ("clip", "irra", "bilma")
 """Those with CLIP's towers and byte pairs, which rank by similarity alone."""
+ADAPTED = ("bamg",)
+"""Those with adapters on CLIP's frozen towers: they start from weights."""
 
 CLIP_AS_RECIPES_TRAIN = ("--data.workers", "2")
 AS_RECIPES_TRAIN = ("--data.workers", "2", "--method.bert.dropout", "0.1")
@@ -81,6 +88,11 @@ class World:
         """Word pieces of the captions."""
         return self.folder / "vocab.txt"
 
+    @property
+    def clip(self) -> Path:
+        """Weights of the towers of `recipes/clip.py tiny`; random ones."""
+        return self.folder / "clip.safetensors"
+
     def overrides(self, runs: Path, *, recipe: str = "mars", max_steps: int = 3) -> list[str]:
         """What makes a `tiny` run read this world and write to `runs`; later overrides win."""
         words = ("--data.captioning.vocabulary", str(self.vocabulary), "--method.bert.vocabulary-size", str(VOCABULARY_SIZE))
@@ -94,7 +106,8 @@ class World:
             *("--loop.tensorboard", "False"),
             # What the tests count on, whatever `tiny` is tuned to.
             *("--schedule.epochs", "3"),
-            *(() if recipe in CLIP_FAMILY else (*words, *matching)),
+            *(() if recipe in (*CLIP_FAMILY, *ADAPTED) else (*words, *matching)),
+            *(("--start.weights", str(self.clip)) if recipe in ADAPTED else ()),
             *(() if recipe in ("pretrain_mals", "pretrain_aptm") else ("--evaluation.every-epochs", "1")),
             # A step of the first stage, then all losses.
             *(("--schedule.second-stage-epoch", "0.2") if recipe == "laip" else ()),
@@ -115,7 +128,15 @@ def make_world(folder: Path) -> World:
         *read_annotations(world.mals, "mals").split("train").caption,
     ]
     train_vocabulary(captions, size=VOCABULARY_SIZE, path=world.vocabulary)
+    _write_clip(world.clip)
     return world
+
+
+def _write_clip(file: Path) -> None:
+    run = clip.tiny()
+    torch.manual_seed(0)
+    towers = build_method(run.method, image_px=run.data.image_px).state_dict()
+    write_safetensors(towers, file, {"image_grid": "8x4"})
 
 
 def run_recipe(recipe: str, *arguments: str) -> int:
