@@ -328,6 +328,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--score", choices=("matching", "sum"), help="what orders the re-ranked: matching, or with similarity"
     )
+    parser.add_argument("--score-processes", type=int, help="the score sum as APTM's code makes it on so many processes")
     parser.add_argument("--image-to-text-rerank", action="store_true", help="re-rank captions for each image too (ALBEF)")
     parser.set_defaults(run=_evaluate)
 
@@ -335,15 +336,17 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
 def _evaluate(given: argparse.Namespace) -> None:
     from tbps.run import evaluate_run
 
+    names = ("rerank_k", "tail", "score", "score_processes")
+    rules = {name: value for name in names if (value := getattr(given, name)) is not None}
+    if "score" in rules:  # another score than the run's is free of the number of processes unless it says so
+        rules.setdefault("score_processes", 1)
     sys.stdout.write(
         evaluate_run(
             given.run_folder,
             benchmark=given.on,
             root=given.root,
             split=given.split,
-            rerank_k=given.rerank_k,
-            tail=given.tail,
-            score=given.score,
+            rules=rules,
             rerank_image_to_text=given.image_to_text_rerank,
         )
         + "\n"

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -201,13 +201,12 @@ def evaluate_run(
     benchmark: Benchmark | None = None,
     root: str = "",
     split: str = "test",
-    rerank_k: int | None = None,
-    tail: Literal["similarity", "index"] | None = None,
-    score: Literal["matching", "sum"] | None = None,
+    rules: Mapping[str, Any] | None = None,
     rerank_image_to_text: bool = False,
 ) -> str:
     """Score a run's best checkpoint, on its own benchmark or another; writes results and gallery, returns the table.
 
+    rules: settings of evaluation that stand for the run's own.
     The final result is training's, or that of the first call after a training that tests nothing. Whatever is scored by
     other rules than the run's, before its end, or once more, is a trial under a name of its own.
     """
@@ -215,14 +214,11 @@ def evaluate_run(
     run = folder.read_run()
     if benchmark is not None and benchmark != run.data.benchmark and not root:
         raise ValueError(f"the run was trained on {run.data.benchmark}: name the folder of {benchmark} with --root")
-    changes: dict[str, Any] = {} if rerank_k is None else {"rerank_k": rerank_k}
-    changes |= {} if tail is None else {"tail": tail}
-    changes |= {} if score is None else {"score": score}
     own = run
     run = replace(
         run,
         data=replace(run.data, benchmark=benchmark or run.data.benchmark, root=root or run.data.root),
-        evaluation=replace(run.evaluation, **changes),
+        evaluation=replace(run.evaluation, **(rules or {})),
     )
     announce_ranking(run)
     device = torch.device(choose_device().kind)

@@ -49,6 +49,11 @@ def test_pretraining_then_fine_tuning_to_the_report(world: World, tmp_path: Path
     assert results["text_to_image"]["reranked"]["rule"] == rule
     page = (run_folder / "report/report.html").read_text()
     assert "matching + 0.002 similarity as on 4 processes" in page
+    assert main(["evaluate", str(run_folder), "--score", "matching"]) == 0  # the run's four processes do not hold for it
+    assert main(["evaluate", str(run_folder), "--score", "sum", "--score-processes", "2"]) == 0
+    trials = [json.loads(file.read_text()) for file in (run_folder / "results").glob("trial-*.json")]
+    rules = [trial["text_to_image"]["reranked"]["rule"] for trial in trials]
+    assert {(rule["itc_weight"], rule.get("as_on_processes")) for rule in rules} == {(0.0, None), (0.002, 2)}
     assert main(["convert", str(run_folder), str(tmp_path / "official.pth"), "--export", "--official"]) == 0
     assert main(["convert", str(tmp_path / "official.pth"), str(tmp_path / "ours.safetensors")]) == 0
     again = [*world.overrides(tmp_path, recipe="aptm", max_steps=1), "--name", "again", "--evaluation.test", "False"]
