@@ -62,7 +62,12 @@ class RunFolder:
             raise error if str(self.config) in str(error) else ValueError(f"{self.config}: {error}") from error
 
     def check_same(self, run: Run) -> None:
-        """ValueError where `run`, as launched, would give another result than what was started here."""
+        """ValueError where `run`, as launched, would give another result than what was started here.
+
+        A folder in which no step was made holds nothing that another config could spoil: a first command that was refused.
+        """
+        if not self.begun():
+            return
         recorded = self.read_run()
         if changes := difference(recorded, run.as_begun(recorded)):
             precision = " (loop.precision also comes from launch settings: give --accelerate or --loop.precision as then)"
@@ -71,6 +76,11 @@ class RunFolder:
                 f"{self.path} was started with another config ({'; '.join(changes)}); restore the old values{also} to go on,"
                 " or choose another name with --name"
             )
+
+    def begun(self) -> bool:
+        """Whether there are numbers or a checkpoint of a step."""
+        logged = self.metrics.exists() and self.metrics.stat().st_size > 0
+        return logged or (self.checkpoints.is_dir() and any(self.checkpoints.iterdir()))
 
     def machine_choice(self, name: str) -> str | None:
         """What was chosen at the first start by measuring the machine, and changes bits."""
@@ -124,11 +134,11 @@ class OpenRunFolder(RunFolder):
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         self.report.mkdir(exist_ok=True)
         self._lock = _lock(self.path)
-        if self.config.exists():
+        checkpoint.remove_temporary(self.checkpoints)
+        if self.config.exists() and self.begun():
             self._check(run)
         else:
             write_json(self.config, self._new_config(run))
-        checkpoint.remove_temporary(self.checkpoints)
 
     def close(self) -> None:
         """Let another process have the folder."""

@@ -18,7 +18,7 @@ from launch.submit import main as submit
 from launch.sweep import plan_points
 from launch.sweep_points import read_sweep
 from tbps.recipe_command import read_overrides
-from tbps.runs.run_folder import OpenRunFolder
+from tbps.runs.run_folder import OpenRunFolder, RunFolder
 from tbps.training.distributed import as_launched
 
 REAL = ["--data.workers", "1", "--method.bert.dropout", "0.1", "--loop.log-steps", "1"]
@@ -76,7 +76,9 @@ def test_another_precision_than_at_the_start_is_refused_and_told(
 ) -> None:
     for first, second, change in (("bf16", "ddp", "bf16 -> fp32"), ("ddp", "bf16", "fp32 -> bf16")):
         words = ["recipes/mars.py", "tiny", *world.overrides(tmp_path / first)]
-        OpenRunFolder(plan_run(words[0], words[1], words[2:], accelerate=first).run).close()
+        run = plan_run(words[0], words[1], words[2:], accelerate=first).run
+        OpenRunFolder(run).close()
+        RunFolder.of(run).metrics.write_text('{"step": 1}\n')
         asked = [*words, "--cluster", "testbed", "--dry-run", "--accelerate"]
         assert submit([*asked, first]) == 0, capsys.readouterr().err
         capsys.readouterr()

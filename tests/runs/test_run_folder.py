@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from small_method import small_run
 
+from tbps.config.run import Run
 from tbps.config.serialise import to_json
 from tbps.runs.config_hash import config_hash
 from tbps.runs.run_folder import OpenRunFolder, RunFolder
@@ -48,15 +49,31 @@ def test_config_is_resolved_and_readable_again(tmp_path: Path) -> None:
     assert folder.read_run() == run
 
 
+def _begin(run: Run) -> None:
+    """A folder in which a step was made."""
+    OpenRunFolder(run).close()
+    RunFolder.of(run).metrics.write_text('{"step": 1}\n')
+
+
 def test_another_config_is_refused_with_the_difference(tmp_path: Path) -> None:
     run = small_run(tmp_path)
-    OpenRunFolder(run).close()
+    _begin(run)
     OpenRunFolder(replace(run, loop=replace(run.loop, log_steps=99))).close()
     with pytest.raises(ValueError, match=r"was started with another config \(optim.lr: 0.01 -> 0.1; ") as caught:
         OpenRunFolder(small_run(tmp_path, lr=0.1, eps=1e-2))
     assert str(caught.value).endswith(
         "optim.eps: 1e-08 -> 0.01); restore the old values to go on, or choose another name with --name"
     )
+
+
+def test_another_config_may_begin_where_no_step_was_made(tmp_path: Path) -> None:
+    OpenRunFolder(small_run(tmp_path)).close()
+    changed = small_run(tmp_path, lr=0.1)
+    OpenRunFolder(changed).close()
+    assert RunFolder.of(changed).read_run() == changed
+    (RunFolder.of(changed).checkpoints / "step-00000001").mkdir()
+    with pytest.raises(ValueError, match=r"was started with another config \(optim.lr: 0.1 -> 0.01"):
+        OpenRunFolder(small_run(tmp_path))
 
 
 def test_a_second_copy_is_refused_until_the_first_is_dead(tmp_path: Path) -> None:
@@ -73,7 +90,7 @@ def test_a_second_copy_is_refused_until_the_first_is_dead(tmp_path: Path) -> Non
 
 def test_another_library_version_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run = small_run(tmp_path)
-    OpenRunFolder(run).close()
+    _begin(run)
     file = RunFolder.of(run).config
     config = json.loads(file.read_text())
     now = config["versions"]["torch"]
@@ -86,7 +103,7 @@ def test_another_library_version_is_told(tmp_path: Path, caplog: pytest.LogCaptu
 
 def test_unreadable_config_is_told(tmp_path: Path) -> None:
     run = small_run(tmp_path)
-    OpenRunFolder(run).close()
+    _begin(run)
     RunFolder.of(run).config.write_text("{")
     with pytest.raises(ValueError, match=r"config.json cannot be read \(.*\); expected the config of a run"):
         OpenRunFolder(run)
