@@ -80,11 +80,16 @@ def test_prompts_stand_in_the_order_of_the_labels() -> None:
                 assert second == f"the person does not wear {colour} upper clothes"
         elif attribute in ("hat", "backpack", "handbag", "bag"):
             assert (first, second) == (f"the person with a {attribute}", f"the person without a {attribute}")
-    assert prompts[:2] == ("the person is a woman", "the person is a man")
-    assert prompts[14:20:2] == (
-        "the person wears long sleeved upper clothes",
-        "the person wears long dress or long pants",
-        "the person wears dress or skirt",
-    )
+    said = [prompt.removeprefix("the person ") for prompt in prompts]
+    assert said[:6] == [
+        *("is a woman", "is a man"),
+        *("is younger than 18 years old", "is older than 18 years old"),
+        *("with short hair", "with long hair"),
+    ]
+    assert said[14:20] == [
+        *("wears long sleeved upper clothes", "wears short sleeved upper clothes"),
+        *("wears long dress or long pants", "wears short dress or short pants"),
+        *("wears dress or skirt", "wears pants or shorts"),
+    ]
     lower = [attribute.removeprefix("lower ") for attribute in ATTRIBUTES[18:]]
     assert [f"the person wears {colour} lower clothes" for colour in lower] == list(prompts[36::2])
