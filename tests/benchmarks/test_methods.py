@@ -54,18 +54,20 @@ def test_table_and_what_is_done_again(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.slow
-def test_recipes_of_another_text_encoder_and_of_two_stages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    size = ("--recipes", "clip", "laip", "--steps", "3", "--identities", "24", "--seeds", "7")
+def test_recipes_of_another_text_encoder_with_maps_and_of_two_stages(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    size = ("--recipes", "bilma", "laip", "--steps", "3", "--identities", "24", "--seeds", "7")
     assert run(tmp_path, *size) == 0, capsys.readouterr().err
     runs = tmp_path / "bench" / "runs"
-    clip, laip = (json.loads((runs / name / "seed-7/config.json").read_text())["run"] for name in ("clip", "laip"))
-    assert clip["data"]["captioning"]["vocabulary"] == "clip"
+    bilma, laip = (json.loads((runs / name / "seed-7/config.json").read_text())["run"] for name in ("bilma", "laip"))
+    assert bilma["data"]["captioning"]["vocabulary"] == "clip"
     assert laip["data"]["captioning"]["vocabulary"] == str(tmp_path / "bench/vocab.txt")
-    assert clip["schedule"]["second_stage_epoch"] == 0
+    assert bilma["schedule"]["second_stage_epoch"] == 0
     assert laip["schedule"]["second_stage_epoch"] == pytest.approx(laip["schedule"]["epochs"] * 30 / 45)
-    scored = results(runs / "clip/seed-7/results/final-cuhk-pedes-test.json")["coarse"]
+    scored = results(runs / "bilma/seed-7/results/final-cuhk-pedes-test.json")["coarse"]
     text = (tmp_path / "methods.md").read_text()
-    assert f"| clip | {scored['rank_1']:.2f} | {scored['mAP']:.2f} | - | - |\n" in text
+    assert f"| bilma | {scored['rank_1']:.2f} | {scored['mAP']:.2f} | - | - |\n" in text
     assert "the best 4 images of a caption are re-ranked, where a method has a matcher\n" in text
 
 
