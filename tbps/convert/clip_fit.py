@@ -14,6 +14,7 @@ _HEADS = {
     "image_heads": ("its image tower", "towers.image.blocks.0.attention", "towers.image.heads"),
     "text_heads": ("its text tower", "towers.text.blocks.0.attention", "towers.text.heads"),
     "cross_heads": ("where words are guessed, it", "cross_former.cross_attention", "cross_heads"),
+    "fusion_heads": ("its fusion of image and caption", "fusion.image_blocks.0.attention", "fusion_heads"),
 }
 """Of each number of heads: whose it is in a sentence, the layer of a method that has it, and its setting."""
 
@@ -27,6 +28,8 @@ class Told:
     text_heads: int | None = None
     cross_heads: int | None = None
     """Of IRRA's captions that look at an image."""
+    fusion_heads: int | None = None
+    """Of BAMG's layers in which image and caption meet."""
     grid: tuple[int, int] | None = None
     """Rows and columns of the patches of its images."""
 

@@ -14,6 +14,8 @@ from small_clip import CONFIG, ORIGINS, SIZES, Holder, hugging_face_model, state
 
 from tbps.config.clip_sizes import ImageTowerSizes, TextTowerSizes
 from tbps.config.data import Captioning, Data
+from tbps.config.methods.bamg import Bamg
+from tbps.config.methods.bilma import Bilma
 from tbps.config.methods.clip import Clip
 from tbps.config.methods.irra import Irra
 from tbps.config.methods.method import MethodConfig
@@ -42,6 +44,11 @@ METHODS: dict[str, MethodConfig] = {
     "clip": Clip(towers=TWO_HEADS),
     "irra": Irra(towers=TWO_HEADS, cross_layers=1, cross_heads=2),
 }
+OTHERS: dict[str, MethodConfig] = {
+    "bilma": Bilma(towers=TWO_HEADS, encoder_layers=1, encoder_heads=2),
+    "bamg": Bamg(towers=TWO_HEADS, fusion_layers=1, fusion_heads=2),
+}
+"""Methods without official code, so without its files."""
 
 
 def method_of(config: MethodConfig, image_px: tuple[int, int] = IMAGE_PX, *, seed: int = 0) -> Method:
@@ -57,7 +64,7 @@ def run_of(folder: Path, kind: str) -> tuple[Path, dict[str, torch.Tensor]]:
         recipe=kind,
         name="trial",
         runs=str(folder),
-        method=METHODS[kind],
+        method=(METHODS | OTHERS)[kind],
         data=data,
         optim=Optimiser(lr=1e-5),
         schedule=Schedule(epochs=1),
@@ -92,7 +99,7 @@ def test_an_export_of_a_run_is_its_towers_again(tmp_path: Path, kind: str, offic
 
 
 def changed(kind: str, **towers: Any) -> MethodConfig:
-    return replace(METHODS[kind], towers=replace(TWO_HEADS, **towers))  # type: ignore[call-arg]
+    return replace((METHODS | OTHERS)[kind], towers=replace(TWO_HEADS, **towers))  # type: ignore[call-arg]
 
 
 UNFIT: dict[str, tuple[dict[str, Any], str]] = {
@@ -111,9 +118,11 @@ UNFIT: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("official", [False, True])
 @pytest.mark.parametrize("what", UNFIT)
-@pytest.mark.parametrize("kind", METHODS)
+@pytest.mark.parametrize(
+    ("kind", "official"),
+    [*((kind, official) for kind in METHODS for official in (False, True)), *((kind, False) for kind in OTHERS)],
+)
 def test_a_run_computes_with_an_export_as_it_was_trained_or_refuses_it(
     tmp_path: Path, kind: str, what: str, official: bool
 ) -> None:
@@ -155,6 +164,15 @@ def test_the_heads_of_irras_cross_encoder_are_asked_of_whoever_has_one(tmp_path:
     assert_towers_are(other, weights)
     plain = method_of(METHODS["clip"])
     assert "cross_former.cross_attention.query.weight" in load_weights(plain, out).unplaced
+
+
+def test_the_heads_of_bamgs_fusion_are_asked_of_whoever_has_one(tmp_path: Path) -> None:
+    folder, _ = run_of(tmp_path, "bamg")
+    out = tmp_path / "exported.safetensors"
+    export(folder, out)
+    other = method_of(replace(OTHERS["bamg"], fusion_heads=4))  # type: ignore[call-arg]
+    with pytest.raises(ValueError, match=r"fusion .* has 2 attention heads, expected 4; set --method\.fusion-heads 2"):
+        load_weights(other, out)
 
 
 def test_metadata_says_what_no_shape_tells(tmp_path: Path) -> None:

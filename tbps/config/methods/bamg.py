@@ -141,6 +141,10 @@ class Bamg(MethodConfig):
             matcher=self.weights.itm > 0,
         )
 
+    def told(self) -> dict[str, str]:
+        """See the base class."""
+        return self.towers.told() | {"fusion_heads": str(self.fusion_heads)}
+
     def grid(self, image_px: tuple[int, int]) -> tuple[int, int]:
         """See the base class."""
         return self.towers.grid(image_px)

@@ -138,6 +138,10 @@ class Bilma(MethodConfig):
             matcher=False,
         )
 
+    def told(self) -> dict[str, str]:
+        """See the base class."""
+        return self.towers.told()
+
     def grid(self, image_px: tuple[int, int]) -> tuple[int, int]:
         """See the base class."""
         return self.towers.grid(image_px)
