@@ -31,6 +31,13 @@ OPTIONS = [
 ]
 
 
+def leaning(method: Any) -> Any:
+    """The same, but that it tells one label more often than others, and so is right at times."""
+    if method.telling.target == "semantic":
+        method.cross_modal_encoder.patch_head.out.bias.data[5] += 3
+    return method
+
+
 def plain_encoder(encoder: Any, image_PE: Tensor, text_LE: Tensor, masked: list[int]) -> Tensor:
     """One [image || caption] sequence through the transformer, with nothing packed: (P + L, E)."""
     rows = []
@@ -124,8 +131,9 @@ def test_each_option_makes_a_difference() -> None:
 
 @pytest.mark.parametrize("options", OPTIONS[:-1])
 def test_a_batch_in_parts_has_the_losses_and_gradients_of_the_whole(options: dict[str, Any]) -> None:
-    method = build(replace(BILMA, **options))
+    method = leaning(build(replace(BILMA, **options)))
     losses, numbers, whole = gradients(method, *step())
+    assert numbers.get("patches_told", 1) > 0
     parts = [step(slice(start, start + 2)) for start in range(0, 8, 2)]
     rows = make_rows([lambda part=part: part for part in parts], method.contrast_rows)
     shared = []
@@ -143,7 +151,7 @@ def test_a_batch_in_parts_has_the_losses_and_gradients_of_the_whole(options: dic
 
 
 def test_the_log_tells_each_label_beside_the_commonest() -> None:
-    method = build()
+    method = leaning(build())
     batch, draws = step()
     _, numbers = method(batch, draws)
     plan = method.plan(batch, draws)
@@ -153,7 +161,7 @@ def test_the_log_tells_each_label_beside_the_commonest() -> None:
     assert numbers["patches_told"].item() == pytest.approx(100 * sum(right) / len(right))
     most = max(labels.count(label) for label in labels)
     assert numbers["patches_of_commonest_label"].item() == pytest.approx(100 * most / len(labels))
-    assert len(set(labels)) > 2
+    assert len(set(labels)) > 2 and any(right)
     for number, name in enumerate(method.telling.labels):
         own = [each for each, label in zip(right, labels, strict=True) if label == number]
         assert numbers[f"patches_told/{name}"].item() == pytest.approx(100 * sum(own) / max(len(own), 1)), name
