@@ -27,6 +27,7 @@ from typing import Any
 from launch.planned_run import PlannedRun, check_folder, plan_run
 from launch.run_state import is_finished
 from tbps.config.data import Benchmark
+from tbps.config.lora import Lora
 from tbps.config.needs import Text
 from tbps.data.annotations import read_annotations
 from tbps.reporting.results import read_results
@@ -35,7 +36,7 @@ from tbps.reporting.summary import spread
 ROOT = Path(__file__).parents[1]
 IMAGE_PX = ("96", "48")
 WORLD = ("--image-px", *IMAGE_PX, "--twin-rate", "0.1", "--wrong-detail-rate", "0.02")
-RECIPES = ("albef", "rasa", "aga", "laip", "mars", "clip", "irra", "bilma")
+RECIPES = ("albef", "rasa", "aga", "laip", "mars", "clip", "irra", "bilma", "bamg")
 BATCH_PAIRS = 32  # of every `tiny`
 # Ours: at the rate of `tiny`, 2e-3 without clipping, and in its groups of 16, contrast alone learns little in these steps.
 CHANGES = ("--optim.lr", "1e-3", "--optim.clip-norm", "1", "--data.group-pairs", "32")
@@ -113,6 +114,10 @@ class Bench:
         settings += ["--data.batch-pairs", BATCH_PAIRS, "--schedule.epochs", epochs]
         if tiny.two_stages:
             settings += ["--schedule.second-stage-epoch", epochs * FIRST_STAGE]
+        if tiny.adapted:  # as all others, it trains whole encoders from random weights
+            none = Lora()
+            settings += ["--lora.targets", none.targets, "--lora.rank", none.rank, "--lora.alpha", none.alpha]
+            settings += ["--start.weights", ""]
         settings += ["--loop.tensorboard", False, *SETTINGS]
         planned = plan_run(recipe_file(recipe), "tiny", [*map(str, settings), *overrides])
         check_folder(planned)
@@ -155,12 +160,18 @@ class Tiny:
     text: Text
     """What its text encoder reads."""
     two_stages: bool
+    adapted: bool
+    """Whether it trains adapters on frozen encoders."""
 
 
 def tiny_of(recipe: str) -> Tiny:
     """As the recipe has it, before anything is changed."""
     run = plan_run(recipe_file(recipe), "tiny", []).run
-    return Tiny(text=run.method.needs(run.data.image_px).text, two_stages=run.schedule.second_stage_epoch > 0)
+    return Tiny(
+        text=run.method.needs(run.data.image_px).text,
+        two_stages=run.schedule.second_stage_epoch > 0,
+        adapted=run.lora.on,
+    )
 
 
 def recipe_file(recipe: str) -> str:

@@ -96,3 +96,17 @@ def test_counting_of_host_syncs() -> None:
 def test_counting_of_work() -> None:
     a, b = torch.ones(3, 4), torch.ones(4, 5)
     assert count(lambda: a @ b).gflop == pytest.approx(2 * 3 * 4 * 5 / 1e9)
+
+
+@pytest.mark.slow
+def test_fusion() -> None:
+    words = [sys.executable, str(BENCHMARKS / "fusion.py"), "--pairs", "1", "--words", "9", "--rounds", "1"]
+    printed = subprocess.run(words, check=True, capture_output=True, text=True, timeout=300).stdout
+    head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in printed.splitlines() if "|" in line]
+    assert [row[0] for row in rows] == ["plain cross-transformer", "bottleneck"]
+    plain, bottleneck = (dict(zip(head[1:], map(float, row[1:]), strict=True)) for row in rows)
+    assert plain["weights, M"] == bottleneck["weights, M"], "but for four tokens"
+    # An image and a caption are begun once; of a pair, three of four layers are left.
+    assert (
+        bottleneck["score, GFLOP"] < 0.75 * plain["score, GFLOP"] and bottleneck["begun, GFLOP"] > plain["begun, GFLOP"] == 0
+    )
