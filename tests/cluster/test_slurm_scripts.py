@@ -59,7 +59,8 @@ def test_four_ranks_on_two_nodes_make_the_weights_of_four_local_processes(
 
 
 def test_four_tasks_on_two_nodes_write_the_maps_of_one_process(cluster: Cluster, world: World, tmp_path: Path) -> None:
-    alone, shared = (Path(shutil.copytree(world.cuhk_pedes, tmp_path / name)) for name in ("alone", "shared"))
+    bare = shutil.ignore_patterns("parsing")
+    alone, shared = (Path(shutil.copytree(world.cuhk_pedes, tmp_path / name, ignore=bare)) for name in ("alone", "shared"))
     model = write_model(tmp_path / "tiny-segformer")
     words = ("--benchmark", "cuhk-pedes", "--parser", str(model), "--batch-images", "4")
     done = call(sys.executable, "-m", "tbps.command", "parse", str(alone), *words)

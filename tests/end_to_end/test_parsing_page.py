@@ -31,7 +31,8 @@ def test_every_command_of_the_page(world: World, tmp_path: Path, monkeypatch: py
 
     from tbps.parsing.write_maps import images_to_parse
 
-    shutil.copytree(world.cuhk_pedes, tmp_path / "data/CUHK-PEDES")
+    bare = shutil.ignore_patterns("parsing")
+    shutil.copytree(world.cuhk_pedes, tmp_path / "data/CUHK-PEDES", ignore=bare)
     images = images_to_parse(tmp_path / "data/CUHK-PEDES", "cuhk-pedes")
     write_model(tmp_path / FETCHED)
     shutil.copytree(tmp_path / FETCHED, tmp_path / "models/segformer")
