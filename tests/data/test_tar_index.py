@@ -214,12 +214,12 @@ def test_older_shards_are_brought_up_to_date(tmp_path: Path, capsys: pytest.Capt
     shards = Path(shutil.copytree(tmp_path / "new", tmp_path / "old"))
     _as_format_1(shards)
     with pytest.raises(
-        ValueError, match=r'have index format 1, expected 3; run "tbps data index \S+/old" once, which leaves the shards as'
+        ValueError, match=r'have index format 1, expected 4; run "tbps data index \S+/old" once, which leaves the shards as'
     ):
         open_pairs(make_data(shards))
     with (
         serve(shards) as server,
-        pytest.raises(ValueError, match=r'format 1, expected 3; run "tbps data index" once on the folder behind it'),
+        pytest.raises(ValueError, match=r'format 1, expected 4; run "tbps data index" once on the folder behind it'),
     ):
         open_pairs(make_data(server.url, cache=str(tmp_path / "cache")))
     assert main(["data", "index", str(shards)]) == 0
