@@ -65,18 +65,18 @@ def run_of(world: Path, *asked: str, **changes: Any) -> Run:
 
 def test_the_fields_that_a_method_asks_for_are_in_its_batches(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tbps.methods.albef.mars.FIELDS", {"length": Field(read=read_length)}, raising=False)
-    parts = make_parts(run_of(world, "parsing", "length"))
+    parts = make_parts(run_of(world, "parsing_atr", "length"))
     for host in parts.make_batches(start_step=0, num_steps=2, rank=0, world_size=1):
-        assert host.maps["parsing"].shape == (16, 64, 32) and host.maps["parsing"].any()
+        assert host.maps["parsing_atr"].shape == (16, 64, 32) and host.maps["parsing_atr"].any()
         assert host.fields["length"].shape == (16,) and host.fields["length"].min() > 10
 
 
 def test_a_field_that_is_not_there_stops_a_run_before_training(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sentence = r"^the method's needs.fields names 'pose', expected one of attributes, parsing; change it, or add"
+    sentence = r"^the method's needs.fields names 'pose', expected one of attributes, parsing_atr, .*; change it, or add"
     with pytest.raises(ValueError, match=sentence):
         make_parts(run_of(world, "pose"))
     monkeypatch.setattr("tbps.methods.albef.mars.FIELDS", {"length": Field(read=read_length)}, raising=False)
-    with pytest.raises(ValueError, match="names 'pose', expected one of attributes, length, parsing;"):
+    with pytest.raises(ValueError, match="names 'pose', expected one of attributes, length, parsing_atr,"):
         make_parts(run_of(world, "pose"))
     with pytest.raises(ValueError, match=r"^pair \S+#0, field attributes: cuhk-pedes at \S+ annotates no attributes;"):
         make_parts(run_of(world, "attributes"))

@@ -221,6 +221,7 @@ def test_a_damaged_folder_keeps_no_other_point_from_running(tmp_path: Path) -> N
     for one, file in zip(sweep.points, ("config.json", "job.json"), strict=False):
         one.planned.folder.path.mkdir(parents=True)
         (one.planned.folder.path / file).write_text("{")
+        one.planned.folder.metrics.write_text('{"step": 1}\n')
     a, b, c = plan_points(sweep, {}, Site())
     assert (a.state.kind, a.is_due) == ("failed", False) and "config.json cannot be read" in a.note
     assert (b.state.kind, b.is_due) == ("unreadable", False) and "job.json cannot be read" in b.note
