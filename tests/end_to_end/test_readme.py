@@ -221,6 +221,7 @@ def _index(command: str, trial: Trial) -> None:
 
 
 SMALL_BENCHMARKS = {
+    "methods.py": ["--help"],
     "step.py": ["--quick", "--rounds", "2", "--only", "time", "--variants", "1"],
     "method_steps.py": ["--quick", "--rounds", "1", "--image-px", "64", "64", "--methods", "rasa"],
     "irra_step.py": ["--quick", "--rounds", "1", "--padding", "masked"],
@@ -231,16 +232,10 @@ SMALL_BENCHMARKS = {
 
 
 def _benchmark(command: str, trial: Trial) -> None:
-    """Small; what step.py, method_steps.py and rerank.py print is checked in tests/benchmarks."""
+    """Small, or that README's words are all it needs; tests/benchmarks runs them and reads what they print."""
     done = call(sys.executable, *command.split()[1:], *SMALL_BENCHMARKS[Path(command.split()[1]).name])
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) >= 3
-
-
-def _compare_methods(command: str, trial: Trial) -> None:
-    """tests/benchmarks runs it; here, that README's words are all it needs."""
-    done = call(sys.executable, *command.split()[1:], "--help")
-    assert done.returncode == 0 and "--seeds" in done.stdout, done.stderr
 
 
 def _doctor(command: str, trial: Trial) -> None:
@@ -336,7 +331,6 @@ HOW: dict[str, Callable[[str, Trial], None]] = {
     "accelerate launch --config_file launch/accelerate/multi_node.yaml --machine_rank 0 --main_process_ip HOST"
     " recipes/mars.py cuhk-pedes --data.batch-pairs 64": _train,
     "accelerate launch --config_file launch/accelerate/zero2.yaml recipes/mars.py cuhk-pedes --data.batch-pairs 32": _train,
-    "python benchmarks/methods.py": _compare_methods,
     **{f"python benchmarks/{name}": _benchmark for name in SMALL_BENCHMARKS},
 }
 
