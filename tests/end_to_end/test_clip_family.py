@@ -121,8 +121,6 @@ def test_four_micro_batches(world: World, alone: tuple[str, Path], tmp_path: Pat
 @pytest.mark.parametrize(("stage", "micro_batch"), [(0, 0), (0, 8), (1, 0), (2, 8), (3, 8)])
 def test_two_processes(world: World, alone: tuple[str, Path], tmp_path: Path, stage: int, micro_batch: int) -> None:
     recipe, runs = alone
-    if recipe == "bilma" and (stage, micro_batch) not in ((0, 8), (2, 8)):
-        pytest.skip("BiLMa shares its batch out by the code of IRRA: two of five ways keep the suite short")
     words = [*_arguments(world, tmp_path, recipe), "--data.micro-batch-pairs", str(micro_batch)]
     done = call(*LAUNCH_TWO, f"recipes/{recipe}.py", *words, **spread(stage))
     assert done.returncode == 0, done.stderr
