@@ -39,10 +39,12 @@ def worker_pool(workers: int, *, start: Literal["fork", "spawn"] = "fork") -> It
         yield pool
         pool.shutdown()
     except BaseException as error:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for process in set(multiprocessing.active_children()) - others:
-            process.kill()
-            process.join()
+        with stops_wait():
+            for process in set(multiprocessing.active_children()) - others:
+                process.kill()
+                process.join()
+            # Waits for the pool's thread alone: left to itself, it closes its pipe while the interpreter's end writes to it.
+            pool.shutdown(cancel_futures=True)
         if isinstance(error, BrokenProcessPool):
             raise ValueError(
                 "a worker process ended without a word, as one does that is killed for want of memory;"

@@ -13,6 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+_ASIDE = ".tmp"
+
 
 def fsync_path(path: Path) -> None:
     """Wait until a file's bytes, or a folder's names, are on the disk."""
@@ -25,7 +27,7 @@ def fsync_path(path: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Replace `path` by `text`. OSError leaves what was there before."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    aside = path.with_name(f".{path.name}.{os.getpid()}{_ASIDE}")
     try:
         with aside.open("w", encoding="utf-8") as file:
             file.write(text)
@@ -38,6 +40,12 @@ def write_text(path: Path, text: str) -> None:
     finally:
         with suppress(OSError):
             aside.unlink(missing_ok=True)
+
+
+def remove_asides(folder: Path, names: str = "*") -> None:
+    """Remove what writers left aside that were killed, of files of such names. Call it where nobody else writes them."""
+    for aside in folder.glob(f".{names}.*{_ASIDE}"):
+        aside.unlink(missing_ok=True)
 
 
 def read_json(path: Path, *, advice: str) -> Any:

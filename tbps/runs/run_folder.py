@@ -14,7 +14,7 @@ from tbps.config.run import Run
 from tbps.config.serialise import run_from_json, to_json
 from tbps.data import file_lock
 from tbps.runs import checkpoint
-from tbps.runs.atomic_file import read_json, write_json
+from tbps.runs.atomic_file import read_json, remove_asides, write_json
 from tbps.runs.config_hash import config_hash, difference
 
 logger = logging.getLogger(__name__)
@@ -135,6 +135,9 @@ class OpenRunFolder(RunFolder):
         self.report.mkdir(exist_ok=True)
         self._lock = _lock(self.path)
         checkpoint.remove_temporary(self.checkpoints)
+        remove_asides(self.evaluations)
+        for file in (self.config, self.timing, self.metrics):
+            remove_asides(self.path, file.name)
         if self.config.exists() and self.begun():
             self._check(run)
         else:

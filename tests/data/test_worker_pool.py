@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -143,3 +144,12 @@ def test_a_worker_that_is_killed_is_told_in_a_sentence() -> None:
     told = "a worker process ended without a word, as one does that is killed for want of memory"
     with pytest.raises(ValueError, match=told), worker_pool(2) as pool:
         list(pool.map(_die, range(4)))
+
+
+def test_nothing_of_a_pool_runs_on_after_a_stop() -> None:
+    """Its thread would close a pipe that the end of the interpreter writes to: a traceback, now and then."""
+    before = set(threading.enumerate())
+    with pytest.raises(KeyboardInterrupt), worker_pool(2) as pool:
+        pool.map(time.sleep, [30.0] * 40)
+        raise KeyboardInterrupt
+    assert set(threading.enumerate()) <= before

@@ -75,7 +75,8 @@ def assert_same_end(run_folder: Path, undisturbed: Path) -> None:
     found, expected = end_of(run_folder), end_of(undisturbed)
     assert {"model.safetensors", "optimiser.safetensors"} <= found["checkpoint"].keys()
     for what, value in expected.items():
-        assert found[what] == value, f"{what} of {run_folder} differ from {undisturbed}"
+        if found[what] != value:
+            raise AssertionError(f"{what} of {run_folder} differ from {undisturbed}:\n{found[what]}\n{value}")
 
 
 def newest_step(run_folder: Path) -> int:

@@ -31,6 +31,19 @@ except ValueError as error:
 sys.stdin.read()
 """
 
+# Killed while it writes an evaluation, the config and the timing.
+_DIE = """
+import os, signal, sys
+from pathlib import Path
+from tbps.runs.atomic_file import write_json
+from tbps.runs.run_folder import RunFolder
+os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+folder = RunFolder(Path(sys.argv[1]))
+if sys.argv[2] == "evaluation":
+    folder.write_evaluation("val", 3, {"rank_1": 1.0, "mAP": 2.0})
+write_json(getattr(folder, sys.argv[2]), {})
+"""
+
 
 def _other_process(runs: Path) -> subprocess.Popen[str]:
     words = [sys.executable, "-c", _HOLD, str(Path(__file__).parents[1] / "training"), str(runs)]
@@ -128,6 +141,18 @@ def test_an_evaluation_without_numbers_is_named(tmp_path: Path, content: str) ->
     (folder.evaluations / "val-00000005.json").write_text(content)
     with pytest.raises(ValueError, match=r"val-00000005.json holds no number rank_1 and no number mAP; remove it, and"):
         folder.read_evaluation("val", 5)
+
+
+@pytest.mark.parametrize("what", ["evaluation", "config", "timing", "metrics"])
+def test_nothing_is_left_of_a_write_that_was_killed(tmp_path: Path, what: str) -> None:
+    run = small_run(tmp_path)
+    OpenRunFolder(run).close()
+    folder = RunFolder.of(run)
+    before = sorted(file for file in folder.path.rglob("*") if file.name != "evaluations")
+    subprocess.run([sys.executable, "-c", _DIE, str(folder.path), what], check=False)
+    assert [file.suffix for file in folder.path.rglob(".*")] == [".tmp"]
+    OpenRunFolder(run).close()
+    assert sorted(file for file in folder.path.rglob("*") if file.name != "evaluations") == before
 
 
 def test_machine_choices_are_remembered(tmp_path: Path) -> None:
