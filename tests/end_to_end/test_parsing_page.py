@@ -21,7 +21,7 @@ FETCHED = "mattmdjaga/segformer_b2_clothes"
 
 
 def test_readme_points_to_the_page() -> None:
-    assert "`tbps/data/parsing.md` says" in (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    assert "`tbps/data/parsing.md`" in (REPOSITORY / "README.md").read_text(encoding="utf-8")
     assert FETCHED in (REPOSITORY / "slurm/parse.sh").read_text(encoding="utf-8")
 
 

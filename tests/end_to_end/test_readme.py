@@ -1,4 +1,4 @@
-"""Every command of README.md is tried at small size; one that README gains and this file does not know is a failure."""
+"""Every command of README.md and its pages is tried at small size; a new one that this file does not know is a failure."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ from tbps.recipe_command import read_overrides
 sys.path.append(str(REPOSITORY / "tests" / "parity"))
 
 PROGRAMS = ("make", "python", "python3", "tbps", "accelerate", "torchrun", "pip", "source", "sbatch", "apt-get")
+PAGES = ("recipes/README.md", "tbps/data/shards.md", "tbps/methods/official.md", "launch/README.md")
+"""Those of README.md that no test of their own tries."""
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+ALL = "\n\n".join((README, *((REPOSITORY / page).read_text(encoding="utf-8") for page in PAGES)))
 
 
 def commands_of(text: str) -> list[str]:
@@ -350,9 +353,14 @@ def test_commands_are_found() -> None:
 
 
 def test_every_command_of_readme_is_known() -> None:
-    found = commands_of(README)
-    assert set(found) - set(HOW) == set(), "README.md has new commands: say in HOW how they are tried"
-    assert set(HOW) - set(found) == set(), "README.md has lost these commands"
+    found = commands_of(ALL)
+    assert set(found) - set(HOW) == set(), "README.md or a page has new commands: say in HOW how they are tried"
+    assert set(HOW) - set(found) == set(), "README.md and its pages have lost these commands"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_readme_leads_to_the_page(page: str) -> None:
+    assert f"`{page}`" in README
 
 
 @pytest.mark.slow
@@ -361,7 +369,7 @@ def test_command(command: str, world: World, trained: Path, tmp_path: Path) -> N
     HOW[command](command, Trial(world, tmp_path, trained))
 
 
-@pytest.mark.parametrize("override", overrides_of(README))
+@pytest.mark.parametrize("override", overrides_of(ALL))
 def test_every_setting_of_readme_is_read(override: str) -> None:
     name, *values = override.split()
     variant = importlib.import_module("recipes.mars").VARIANTS["cuhk-pedes"]
@@ -383,16 +391,16 @@ def _methods() -> dict[str, Any]:
 def test_the_table_of_stages_is_what_the_methods_say() -> None:
     """The names are as their papers write them, the rest is written here."""
     head = "| method | DDP | ZeRO-1 | ZeRO-2 | ZeRO-3 |\n|---|---|---|---|---|\n"
-    found = README.partition(head)[2].partition("\n\n")[0].splitlines()
+    found = ALL.partition(head)[2].partition("\n\n")[0].splitlines()
     known = {row.split(" | ")[0].removeprefix("| ").lower(): row for row in found}
     expected = {}
     for name, method in _methods().items():
         cells = ["yes" if stage in (0, *method().needs((384, 384)).zero_stages) else "no" for stage in (0, 1, 2, 3)]
         title = known.get(name, f"| {name}").split(" | ")[0]
         expected[name] = f"{title} | {' | '.join(cells)} |"
-    assert known == expected and len(found) == len(known), "README.md needs these rows:\n" + "\n".join(expected.values())
+    assert known == expected and len(found) == len(known), "it needs these rows:\n" + "\n".join(expected.values())
 
 
 def test_every_folder_and_recipe_of_readme_exists() -> None:
-    for path in re.findall(r"`((?:recipes|tbps|tests|benchmarks|launch|slurm)/[\w/.]*)`", README):
+    for path in re.findall(r"`((?:recipes|tbps|tests|benchmarks|launch|slurm)/[\w/.]*)`", ALL):
         assert (REPOSITORY / path).exists(), path

@@ -1,4 +1,4 @@
-"""README's command for several machines without a job manager: here both are this one."""
+"""The command of launch/README.md for several machines without a job manager: here both are this one."""
 
 from __future__ import annotations
 
