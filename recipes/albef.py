@@ -1,6 +1,7 @@
 """ALBEF fine-tuned for retrieval: align before fuse (Li et al., arXiv 2107.07651).
 
 Run      accelerate launch recipes/albef.py cuhk-pedes --data.root CUHK-PEDES --start.weights weights/albef.safetensors
+         or runs/pretrain_mals/albef, a run of recipes/pretrain_mals.py
 Paper    none on these data sets; as reported by MARS, Table 1: CUHK-PEDES rank-1 60.28 / mAP 56.67; ICFG-PEDES 34.46 /
          19.62; RSTPReid 50.10 / 41.73
 Ours     not yet run on the real data sets; checked with `tiny` on a CPU and against recorded steps of the official code

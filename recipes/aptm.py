@@ -1,7 +1,8 @@
 """APTM: towards unified text-based person retrieval (Yang et al., arXiv 2306.02898), fine-tuned.
 
 Run      accelerate launch recipes/aptm.py cuhk-pedes --data.root CUHK-PEDES --start.weights weights/aptm.safetensors
-         weights/aptm.safetensors: checkpoint_31.pth through `tbps convert`, or a run folder of recipes/pretrain_aptm.py
+         weights/aptm.safetensors: checkpoint_31.pth through `tbps convert`, or runs/pretrain_mals/aptm, a run of
+         recipes/pretrain_mals.py
 Paper    CUHK-PEDES rank-1 76.53 / mAP 66.91; ICFG-PEDES 68.51 / 41.22; RSTPReid 67.50 / 52.56
 Ours     not yet run on the real data sets; checked with `tiny` on a CPU and against recorded steps of the official code
 Differs  - Captions are reworded ("EDA") without synonyms, because WordNet is not at hand: three of the four operations, and

@@ -2,6 +2,7 @@
 
 Run      accelerate launch recipes/irra.py cuhk-pedes --data.root CUHK-PEDES
          starts from OpenAI's CLIP by open_clip's name; from a file: --start.clip ViT-B-16.pt
+         from pretraining by recipes/pretrain_mals.py: --start.weights runs/pretrain_mals/irra
 Paper    CUHK-PEDES rank-1 73.38 / mAP 66.13; ICFG-PEDES 63.46 / 38.06; RSTPReid 60.20 / 47.17
 Ours     not yet run on the real data sets; checked with `tiny` on a CPU and against a recorded step of the official code
 Differs  - Weights are float32; the official code trains most of them as half-precision numbers without a float32 copy, with

@@ -1,7 +1,7 @@
 """MARS: RaSa with full cross-attention, attribute loss and text-aware MAE (Ergasti et al., arXiv 2407.04287).
 
 Run      accelerate launch recipes/mars.py cuhk-pedes --data.root CUHK-PEDES --start.weights weights/albef.safetensors
-MARS++   the same with --start.weights runs/pretrain_mals/mals
+MARS++   the same with --start.weights runs/pretrain_mals/mars
 Paper    Table 1: CUHK-PEDES rank-1 77.62 / mAP 71.41; ICFG-PEDES 67.60 / 44.93; RSTPReid 67.55 / 52.92
          MARS++: 77.89 / 71.46; 68.50 / 45.69; 67.80 / 53.23
 Ours     not yet run on the real data sets; checked with `tiny` on a CPU and against recorded steps of the official code

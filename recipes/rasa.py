@@ -1,6 +1,7 @@
 """RaSa: relation- and sensitivity-aware representation learning (Bai et al., arXiv 2305.13653).
 
 Run      accelerate launch recipes/rasa.py cuhk-pedes --data.root CUHK-PEDES --start.weights weights/albef.safetensors
+         or runs/pretrain_mals/rasa, a run of recipes/pretrain_mals.py
 Paper    CUHK-PEDES rank-1 76.51 / mAP 69.38; ICFG-PEDES 65.28 / 41.29; RSTPReid 66.90 / 52.31 (as in MARS, Table 1)
 Ours     not yet run on the real data sets; checked with `tiny` on a CPU and against recorded steps of the official code
 Differs  as recipes/mars.py

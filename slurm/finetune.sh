@@ -20,7 +20,7 @@
 
 accelerate=                        # settings in launch/accelerate/, such as zero2; empty: DDP
 root=data/CUHK-PEDES
-weights=weights/albef.safetensors  # ALBEF.pth through `tbps convert`, or a run folder: runs/pretrain_mals/mals
+weights=weights/albef.safetensors  # ALBEF.pth through `tbps convert`, or a run folder: runs/pretrain_mals/mars
 # module load cuda                 # what the cluster needs before python
 
 if [ $# = 0 ]; then set -- recipes/mars.py cuhk-pedes --data.root "$root" --start.weights "$weights"; fi

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 
-from recipes import aga, albef, aptm, bilma, clip, irra, laip, mars, pretrain_aptm, pretrain_coco, pretrain_mals, rasa
+from recipes import aga, albef, aptm, bilma, clip, irra, laip, mars, pretrain_coco, pretrain_mals, rasa
 from tbps.config.data import Captioning
 from tbps.config.encoders import Bert, MaeDecoder, Vit
 from tbps.config.methods.aga import Aga
@@ -28,7 +28,7 @@ RECIPES = {
     recipe.__name__: recipe
     for recipe in (
         *(aga, albef, aptm, bilma, clip, irra, laip, mars, rasa),
-        *(pretrain_aptm, pretrain_coco, pretrain_mals),
+        *(pretrain_coco, pretrain_mals),
     )
 }
 

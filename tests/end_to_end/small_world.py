@@ -79,9 +79,7 @@ class World:
 
     def root(self, recipe: str) -> Path:
         """What the recipe trains on."""
-        return {"pretrain_mals": self.shards, "pretrain_aptm": self.shards, "pretrain_coco": self.coco}.get(
-            recipe, self.cuhk_pedes
-        )
+        return {"pretrain_mals": self.shards, "pretrain_coco": self.coco}.get(recipe, self.cuhk_pedes)
 
     @property
     def vocabulary(self) -> Path:
@@ -108,7 +106,7 @@ class World:
             *("--schedule.epochs", "3"),
             *(() if recipe in (*CLIP_FAMILY, *ADAPTED) else (*words, *matching)),
             *(("--start.weights", str(self.clip)) if recipe in ADAPTED else ()),
-            *(() if recipe in ("pretrain_mals", "pretrain_aptm") else ("--evaluation.every-epochs", "1")),
+            *(() if recipe == "pretrain_mals" else ("--evaluation.every-epochs", "1")),
             # A step of the first stage, then all losses.
             *(("--schedule.second-stage-epoch", "0.2") if recipe == "laip" else ()),
         ]

@@ -15,14 +15,15 @@ from small_world import LAUNCH_TWO, World, assert_one_sentence, call, metrics, r
 from tbps.command import main
 from tbps.runs.checkpoint import read_tensors
 
-APTM = ("aptm", "pretrain_aptm")
+APTM = {"aptm": "tiny", "pretrain_mals": "tiny-aptm"}
+"""Recipes, and what APTM's small size is called there."""
 STEPS = 4
 TOLERANCE = 1e-5
 
 
 @pytest.mark.parametrize("recipe", APTM)
 def test_help_lists_the_settings(recipe: str) -> None:
-    done = call(sys.executable, f"recipes/{recipe}.py", "tiny", "--help")
+    done = call(sys.executable, f"recipes/{recipe}.py", APTM[recipe], "--help")
     assert done.returncode == 0 and not done.stderr
     for setting in ("--data.batch-pairs", "--method.swin.depths", "--method.rewording.synonyms", "--start.vit"):
         assert f"\n  {setting} " in done.stdout
@@ -31,8 +32,8 @@ def test_help_lists_the_settings(recipe: str) -> None:
 @pytest.mark.slow
 def test_pretraining_then_fine_tuning_to_the_report(world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    assert run_recipe("pretrain_aptm", "tiny", *world.overrides(tmp_path, recipe="pretrain_aptm")) == 0
-    pretrained = tmp_path / "pretrain_aptm" / "tiny"
+    assert run_recipe("pretrain_mals", "tiny-aptm", *world.overrides(tmp_path, recipe="pretrain_mals")) == 0
+    pretrained = tmp_path / "pretrain_mals" / "tiny-aptm"
     first = metrics(pretrained)[0]
     names = {"attribute_itc", "attribute_itm", "attribute_mlm", "itc", "itm", "mlm"}
     assert {f"loss/{name}" for name in names} == {name for name in first if name.startswith("loss/")}
@@ -63,7 +64,7 @@ def test_pretraining_then_fine_tuning_to_the_report(world: World, tmp_path: Path
 def _arguments(world: World, runs: Path, recipe: str) -> list[str]:
     changes = ["--evaluation.every-epochs", "0", "--evaluation.test", "False", "--method.bert.dropout", "0.1"]
     real = ["--data.workers", "1", "--loop.log-steps", "1", "--data.group-pairs", "8"]
-    return ["tiny", *world.overrides(runs, recipe=recipe, max_steps=STEPS), *changes, *real]
+    return [APTM[recipe], *world.overrides(runs, recipe=recipe, max_steps=STEPS), *changes, *real]
 
 
 @pytest.fixture(scope="module")
@@ -76,12 +77,13 @@ def alone(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _assert_same(found: Path, recipe: str, alone: Path) -> None:
-    ours, theirs = metrics(found / recipe / "tiny"), metrics(alone / recipe / "tiny")
+    ours, theirs = metrics(found / recipe / APTM[recipe]), metrics(alone / recipe / APTM[recipe])
     assert [line["step"] for line in ours[:STEPS]] == list(range(1, STEPS + 1))
     for line, other in zip(ours[:STEPS], theirs, strict=False):
         assert line == pytest.approx(other, rel=TOLERANCE), f"step {line['step']}"
     weights, others = (
-        read_tensors(runs / recipe / f"tiny/checkpoints/step-{STEPS:08d}/model.safetensors") for runs in (found, alone)
+        read_tensors(runs / recipe / APTM[recipe] / f"checkpoints/step-{STEPS:08d}/model.safetensors")
+        for runs in (found, alone)
     )
     assert weights.keys() == others.keys()
     for name, tensor in weights.items():
@@ -98,13 +100,13 @@ def _assert_same(found: Path, recipe: str, alone: Path) -> None:
 @pytest.mark.slow
 def test_four_micro_batches_with_activation_checkpointing(world: World, alone: Path, tmp_path: Path) -> None:
     less = ["--data.micro-batch-pairs", "8", "--loop.activation-checkpointing", "True"]
-    assert run_recipe("pretrain_aptm", *_arguments(world, tmp_path, "pretrain_aptm"), *less) == 0
-    _assert_same(tmp_path, "pretrain_aptm", alone)
+    assert run_recipe("pretrain_mals", *_arguments(world, tmp_path, "pretrain_mals"), *less) == 0
+    _assert_same(tmp_path, "pretrain_mals", alone)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("recipe", "stage", "micro_batch"), [("pretrain_aptm", 0, 0), ("aptm", 1, 0), ("aptm", 2, 8), ("pretrain_aptm", 3, 0)]
+    ("recipe", "stage", "micro_batch"), [("pretrain_mals", 0, 0), ("aptm", 1, 0), ("aptm", 2, 8), ("pretrain_mals", 3, 0)]
 )
 def test_two_processes(world: World, alone: Path, tmp_path: Path, recipe: str, stage: int, micro_batch: int) -> None:
     words = [*_arguments(world, tmp_path, recipe), "--data.micro-batch-pairs", str(micro_batch)]
@@ -120,15 +122,15 @@ def test_killed_or_stopped_at_a_random_moment_under_zero_2(world: World, tmp_pat
 
 @pytest.mark.slow
 def test_bfloat16_changes_losses_little(world: World, alone: Path, tmp_path: Path) -> None:
-    words = [*_arguments(world, tmp_path, "pretrain_aptm"), "--name", "bf16", "--loop.precision", "bf16"]
-    done = call(sys.executable, "recipes/pretrain_aptm.py", *words)  # a process has one precision
+    words = [*_arguments(world, tmp_path, "pretrain_mals"), "--name", "bf16", "--loop.precision", "bf16"]
+    done = call(sys.executable, "recipes/pretrain_mals.py", *words)  # a process has one precision
     assert done.returncode == 0, done.stderr
     half, plain = (
         [line["loss"] for line in metrics(folder)[:STEPS]]
-        for folder in (tmp_path / "pretrain_aptm/bf16", alone / "pretrain_aptm/tiny")
+        for folder in (tmp_path / "pretrain_mals/bf16", alone / "pretrain_mals/tiny-aptm")
     )
     assert half[0] != plain[0] and half == pytest.approx(plain, rel=0.03)
-    weights = read_tensors(tmp_path / f"pretrain_aptm/bf16/checkpoints/step-{STEPS:08d}/model.safetensors")
+    weights = read_tensors(tmp_path / f"pretrain_mals/bf16/checkpoints/step-{STEPS:08d}/model.safetensors")
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
 
 

@@ -70,7 +70,7 @@ class Trial:
             "irra.safetensors": self.tmp_path / "irra.safetensors",
             "runs/irra/cuhk-pedes": self.tmp_path / "runs/irra/cuhk-pedes",
             "runs/mars/cuhk-pedes": self.tmp_path / "runs/mars/tiny",
-            "runs/pretrain_mals/mals": self.runs / "pretrain_mals/tiny",
+            "runs/pretrain_mals/mars": self.runs / "pretrain_mals/tiny",
             "runs/pretrain_coco/coco": self.runs / "pretrain_coco/tiny",
         }
         return [str(places.get(word, word)) for word in shlex.split(command)]
@@ -312,8 +312,8 @@ HOW: dict[str, Callable[[str, Trial], None]] = {
     "tbps data shard data/MALS shards/mals --benchmark mals --chunks auto": _shard,
     "tbps data chunks": _chunks,
     "tbps data index DIR --benchmark cuhk-pedes --caption-key json:captions --identity-key json:id": _index,
-    "accelerate launch recipes/pretrain_mals.py mals": _train,
-    "accelerate launch recipes/mars.py cuhk-pedes --start.weights runs/pretrain_mals/mals": _train,
+    "accelerate launch recipes/pretrain_mals.py mars": _train,
+    "accelerate launch recipes/mars.py cuhk-pedes --start.weights runs/pretrain_mals/mars": _train,
     "accelerate launch recipes/pretrain_coco.py coco --data.root data/COCO": _train,
     "accelerate launch recipes/laip.py cuhk-pedes --start.weights runs/pretrain_coco/coco": _train,
     "tbps convert --export runs/mars/cuhk-pedes mars.safetensors": _export,
@@ -323,6 +323,7 @@ HOW: dict[str, Callable[[str, Trial], None]] = {
     "tbps doctor": _doctor,
     "tbps doctor runs/mars/cuhk-pedes": _doctor,
     "sbatch slurm/pretrain_mals.sh": _batch_script,
+    "sbatch slurm/pretrain_mals.sh aptm": _batch_script,
     "sbatch slurm/finetune.sh": _batch_script,
     "sbatch slurm/finetune.sh recipes/rasa.py rstpreid --data.root data/RSTPReid": _batch_script,
     "sbatch slurm/sweep.sh launch/sweeps/mars_table2.py": _batch_script,

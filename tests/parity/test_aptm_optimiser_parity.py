@@ -11,7 +11,7 @@ import pytest
 import torch
 from recorded_aptm import RecordedAptm
 
-from recipes import aptm, pretrain_aptm
+from recipes import aptm, pretrain_mals
 from tbps.config.run import Run
 from tbps.convert.aptm_names import to_aptm
 from tbps.methods.registry import build_method
@@ -26,7 +26,7 @@ def official_keys(name: str) -> list[str]:
     return list(to_aptm({name: torch.zeros(6, 1)}))
 
 
-@pytest.mark.parametrize(("run", "column"), [(pretrain_aptm.mals(), 3), (aptm.cuhk_pedes(), 4)], ids=["mals", "cuhk"])
+@pytest.mark.parametrize(("run", "column"), [(pretrain_mals.aptm(), 3), (aptm.cuhk_pedes(), 4)], ids=["mals", "cuhk"])
 def test_every_parameter_of_the_published_size(run: Run, column: int) -> None:
     with torch.device("meta"):
         method = build_method(run.method, image_px=run.data.image_px)
@@ -45,9 +45,9 @@ def test_one_step(name: str) -> None:
     given: dict[str, Any] = recorded.about["optimizer_of_step1"]
     pretrains = name == "aptm_pretrain"
     # The recorded fine-tuning step has no doubled rates: its model has fewer layers than the list of them.
-    rules = pretrain_aptm.RULES if pretrains else aptm.RULES[-2:]
+    rules = pretrain_mals.APTM_RULES if pretrains else aptm.RULES[-2:]
     optim = replace(
-        pretrain_aptm.mals().optim,
+        pretrain_mals.aptm().optim,
         lr=given["lr"],
         rules=rules,
         betas=tuple(given["betas"]),
