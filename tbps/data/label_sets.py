@@ -81,7 +81,9 @@ ATR = _label_set(
         "scarf": "torso",
     },
 )
-"""18 labels, in the order of SCHP's ATR model and of the SegFormer models of clothes."""
+"""18 labels, in the order of SCHP's ATR model (GoGoDuck912/Self-Correction-Human-Parsing: simple_extractor.py,
+`dataset_settings`) and of the SegFormer models of clothes (Hugging Face mattmdjaga/segformer_b2_clothes: config.json,
+`id2label`)."""
 
 LIP = _label_set(
     "lip",
@@ -109,7 +111,7 @@ LIP = _label_set(
         "right-shoe": "legs",
     },
 )
-"""20 labels, in the order of SCHP's LIP model."""
+"""20 labels, in the order of SCHP's LIP model (the same file)."""
 
 PASCAL = _label_set(
     "pascal",
@@ -124,8 +126,8 @@ PASCAL = _label_set(
         "lower-legs": "legs",
     },
 )
-"""7 labels, in the order of SCHP's Pascal-Person-Part model: the body, whatever it wears. Sides are not told apart, so a
-mirrored map needs no exchange. Neck, hand and foot belong to torso, lower arms and lower legs."""
+"""7 labels, in the order of SCHP's Pascal-Person-Part model (the same file): the body, whatever it wears. Sides are not told
+apart, so a mirrored map needs no exchange. Neck, hand and foot belong to torso, lower arms and lower legs."""
 
 LABEL_SETS: Mapping[LabelSetName, LabelSet] = {one.name: one for one in (ATR, LIP, PASCAL)}
 """By name."""

@@ -10,8 +10,7 @@ Modeling), Eq. 1 to 9; attention bottlenecks: arXiv 2107.00135.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,9 +22,8 @@ TOKEN_STD = 0.02
 """Of the fusion tokens at the start, as of ViT's learned tokens."""
 
 
-@dataclass(kw_only=True)
-class Fused:
-    """Wanted rows of pairs, after a last norm: (S, R, D) each."""
+class Fused(NamedTuple):
+    """Wanted rows of pairs, after a last norm: (S, R, D) each. A tuple, in which ZeRO-3 finds the tensors of a module."""
 
     image: Tensor
     text: Tensor

@@ -1,4 +1,8 @@
-"""A folder of maps that SCHP (Self-Correction for Human Parsing) has written, as a parser: they are taken as they are."""
+"""A folder of maps that SCHP (Self-Correction for Human Parsing) has written, as a parser: they are taken as they are.
+
+Its tool saves a PNG of mode P for each image, as large as the image, whose pixel is the label; the palette only colours it.
+Source: GoGoDuck912/Self-Correction-Human-Parsing: simple_extractor.py.
+"""
 
 from __future__ import annotations
 
@@ -52,10 +56,13 @@ def _find(folder: Path, image_paths: Sequence[str]) -> dict[str, Path]:
     found, missing = {}, []
     for image_path in image_paths:
         stem = PurePosixPath(image_path).stem
-        own, alone = PurePosixPath(image_path).with_suffix(".png").as_posix(), f"{stem}.png"
+        own = PurePosixPath(image_path).with_suffix(".png").as_posix()
+        # SCHP's tool cuts four characters off whatever the ending is: of 0001.jpeg it writes 0001..png.
+        names = (f"{stem}.png", f"{PurePosixPath(image_path).name[:-4]}.png")
+        alone = next((name for name in names if name in there), None)
         if own in there:
             found[image_path] = there[own]
-        elif alone not in there:
+        elif alone is None:
             missing.append(image_path)
         elif same_name[stem] == 1:
             found[image_path] = there[alone]

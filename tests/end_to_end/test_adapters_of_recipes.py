@@ -72,7 +72,7 @@ def _train(recipe: str, words: list[str], patch: pytest.MonkeyPatch) -> Method:
     return built[0]
 
 
-@pytest.fixture(scope="module", params=["clip", "irra", "albef", "rasa", "mars", "aga", "laip"])
+@pytest.fixture(scope="module", params=["clip", "irra", "bilma", "albef", "rasa", "mars", "aga", "laip"])
 def trained(world: World, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Trained:
     """With activation checkpointing, on a recipe's weights of two steps."""
     recipe, runs = str(request.param), tmp_path_factory.mktemp("adapters")

@@ -76,6 +76,15 @@ def test_what_cannot_be_taken_is_refused(world: Path, tmp_path: Path, capsys: py
     )
 
 
+def test_of_a_jpeg_the_name_that_the_tool_gives_is_taken(tmp_path: Path) -> None:
+    from tbps.parsing.schp import SchpMaps
+
+    labels = write_schp(tmp_path, ["a/0001.jpeg"], "lip", flat=True)
+    (tmp_path / "0001.png").rename(tmp_path / "0001..png")  # simple_extractor.py: img_name[:-4] + ".png"
+    maps = SchpMaps(tmp_path, "lip", ["a/0001.jpeg"])
+    assert np.array_equal(maps.prepare("a/0001.jpeg", np.zeros((*IMAGE_PX, 3), np.uint8)), labels["a/0001.jpeg"])
+
+
 def test_a_map_that_might_be_of_two_images_is_refused(world: Path, tmp_path: Path) -> None:
     from tbps.parsing.schp import SchpMaps
 

@@ -139,7 +139,6 @@ class Bamg(MethodConfig):
             fields=("parsing_pascal",) if self.weights.mgm else (),
             contrast="batch",
             matcher=self.weights.itm > 0,
-            zero_stages=(1, 2),  # in its backward pass ZeRO-3 has put a learned vector away that is still asked for its size
         )
 
     def told(self) -> dict[str, str]:

@@ -249,7 +249,8 @@ class BamgMethod(Method):
             stride_px=self.stride_px,
             erased_BHW=batch.erased_BHW,
         )
-        return self.body_graph(image_BPE, bodies)
+        image_BXE, target_BKE = self.body_graph(image_BPE, bodies)
+        return GraphTask(bodies=bodies, image_BXE=image_BXE, target_BKE=target_BKE)
 
     def _fuse(
         self, image_BXE: Tensor, text_CXE: Tensor, bias_C11L: Tensor | None, shown: Shown, *, image_rows: int | None
@@ -327,16 +328,16 @@ class BamgMethod(Method):
         number = len(queries)
         uniform_B = (torch.arange(number) + 0.5) / number  # each another part, as far as there are parts
         bodies = read_bodies(map_BHW, uniform_B, patch_px=self.patch_px, stride_px=self.stride_px)
-        graph: GraphTask = self.body_graph(encoded.image_BPE, bodies)
+        image_BXE, target_BKE = self.body_graph(encoded.image_BPE, bodies)
         fused = self._fuse(
-            self.fusion.begin_image(graph.image_BXE),
+            self.fusion.begin_image(image_BXE),
             self.fusion.begin_text(encoded.text_CLE, encoded.bias_C11L),
             encoded.bias_C11L,
             Shown.own(encoded, number),
             image_rows=None,
         )
         guess_BKE = self.body_graph.guess(fused.image, bodies)
-        error_BK = (guess_BKE.float() - graph.target_BKE.float()).square().mean(2)
+        error_BK = (guess_BKE.float() - target_BKE.float()).square().mean(2)
         joined = edges(self.body_graph.adjacency)
         return [show_graphs(pairs, bodies, error_BK, grid=self.towers.image.grid, edges=joined)]
 

@@ -97,8 +97,11 @@ class MaskedGraph(nn.Module):
                 self.reduce.bias.zero_()
         self.decoder = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
 
-    def forward(self, image_BPE: Tensor, bodies: Bodies) -> GraphTask:
-        """Put the graph with a masked part into the image's tokens."""
+    def forward(self, image_BPE: Tensor, bodies: Bodies) -> tuple[Tensor, Tensor]:
+        """Put the graph with a masked part into the image's tokens: `image_BXE` and `target_BKE` of `GraphTask`.
+
+        As bare tensors: ZeRO-3 looks for those in what a module returns, to gather its weights before backward needs them.
+        """
         present_BK1, masked_BK1 = bodies.present_BK[..., None], bodies.masked_BK[..., None]
         patch_BNE = image_BPE[:, 1:]
         pooled_BKE = pool_parts(patch_BNE.detach().float(), bodies.share_BNK)
@@ -108,7 +111,7 @@ class MaskedGraph(nn.Module):
             shows_BN1 = (bodies.share_BNK * bodies.masked_BK[:, None]).sum(2, keepdim=True) > 0
             patch_BNE = torch.where(shows_BN1, self.hidden_E.to(patch_BNE.dtype), patch_BNE)
         joined_BXE = self._join(image_BPE[:, :1], patch_BNE, graph_BKE, bodies)
-        return GraphTask(bodies=bodies, image_BXE=joined_BXE, target_BKE=self._target(pooled_BKE, node_BKE))
+        return joined_BXE, self._target(pooled_BKE, node_BKE)
 
     def without_graph(self, image_BPE: Tensor) -> Tensor:
         """Image tokens as matching sees them where there is no map: the graph's half is 0, or no node is appended."""

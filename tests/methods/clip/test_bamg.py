@@ -324,7 +324,7 @@ def test_training_starts_at_clip_and_the_temperature_stays_inside_its_bounds() -
     torch.testing.assert_close(method.image_head(image), image)
     bodies = read_bodies(maps(), draws["masked_part"][:, 0], patch_px=8, stride_px=8)
     hidden = (bodies.share_BNK * bodies.masked_BK[:, None]).sum(2) > 0
-    joined = method.body_graph(image, bodies).image_BXE
+    joined, _ = method.body_graph(image, bodies)
     torch.testing.assert_close(joined[:, 1:][~hidden], image[:, 1:][~hidden])
     torch.testing.assert_close(joined[:, 1:][hidden], method.body_graph.hidden_E.expand(int(hidden.sum()), -1))
     for start, expected in ((3.0, 0.5), (-1.0, 0.01)):
