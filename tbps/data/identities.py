@@ -25,7 +25,7 @@ def agree_on_identities(data: Data, team: Team, *, patience_s: float = PATIENCE_
 
     def count() -> int:
         opened.append(open_pairs(data, patience_s=patience_s))
-        return count_identities(opened[0])
+        return opened[0].num_identities
 
     found = team.together(count, doing="counting the training identities")
     if len(set(found)) > 1:
@@ -42,14 +42,9 @@ def agree_on_identities(data: Data, team: Team, *, patience_s: float = PATIENCE_
     return replace(data, num_identities=found[0])
 
 
-def count_identities(source: PairSource) -> int:
-    """The identities of these pairs: 0 to this number, which is no longer one."""
-    return int(source.identity_N.max()) + 1 if len(source.identity_N) else 0
-
-
 def classes_in_words(source: PairSource) -> str:
     """What a reader of the log should know of them."""
-    number = count_identities(source)
+    number = source.num_identities
     told = f"{number} training identities, classes 0 to {number - 1}"
     if source.annotated_range is None:
         return told

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -121,7 +122,7 @@ class PairDataset(Dataset[HostBatch]):
             paired=paired,
             # As in RaSa's and MARS's code: drawing an equal sentence is no replacement.
             replaced=other != caption,
-            identity=int(self.source.identity_N[index]),
+            identity=self.source.identity(index),
             reworded=self._reword(epoch, caption, key),
             draws=draw_pair(self.needs.draws, generator=method, num_tokens=len(own.token_ids)),
             maps=maps,
@@ -174,7 +175,8 @@ class PairDataset(Dataset[HostBatch]):
             return index
         candidates = self.source.siblings(index)
         if self.data.weak_positive_pool == "other-image":
-            candidates = candidates[self.source.image_N[candidates] != self.source.image_N[index]]
+            image, images = self.source.image(index), [self.source.image(other) for other in candidates.tolist()]
+            candidates = candidates[np.array(images) != image]
             if not len(candidates):
                 return index
         return int(candidates[int(place * len(candidates))])

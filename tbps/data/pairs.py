@@ -26,15 +26,29 @@ from tbps.data.remote import PATIENCE_S, is_remote
 class PairSource(Protocol):
     """Pairs by number, from a folder or from shards: the same numbers, keys and bytes from both."""
 
-    identity_N: NDArray[np.int64]
-    """(N,) dense identities from 0."""
-    image_N: NDArray[np.int64]
-    """(N,) which image of the split the pair shows, counted 0, 1, ... by first appearance."""
     annotated_range: tuple[int, int] | None
     """Smallest and largest id as annotated; None where that is not known, or ids are no numbers."""
 
     def __len__(self) -> int:
         """N."""
+
+    @property
+    def identity_N(self) -> NDArray[np.int64]:
+        """(N,) dense identities from 0. All of them, in memory: training asks for `identity` of one pair."""
+
+    @property
+    def image_N(self) -> NDArray[np.int64]:
+        """(N,) which image of the split the pair shows, counted 0, 1, ... by first appearance. All, as `identity_N`."""
+
+    @property
+    def num_identities(self) -> int:
+        """How many identities the pairs show: 0 to this number, which is no longer one."""
+
+    def identity(self, index: int) -> int:
+        """The pair's place in `identity_N`, without making that whole array."""
+
+    def image(self, index: int) -> int:
+        """The pair's place in `image_N`, without making that whole array."""
 
     def key(self, index: int) -> str:
         """`<image path>#<caption number>`."""
@@ -78,6 +92,19 @@ class FolderPairs:
 
     def __len__(self) -> int:
         return self._num_pairs
+
+    @property
+    def num_identities(self) -> int:
+        """How many the pairs show."""
+        return int(self.identity_N.max()) + 1 if self._num_pairs else 0
+
+    def identity(self, index: int) -> int:
+        """Who is shown."""
+        return int(self.identity_N[index])
+
+    def image(self, index: int) -> int:
+        """Which image is shown."""
+        return int(self.image_N[index])
 
     def key(self, index: int) -> str:
         """`<image path>#<caption number>`."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections import OrderedDict
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,14 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tbps.config.data import LabelSetName
-from tbps.data.identity_index import IdentityIndex
+from tbps.data.identity_index import IdentityIndex, StoredIdentities
 from tbps.data.label_maps import check_map
 from tbps.data.label_sets import LABEL_SETS
 from tbps.data.remote import PATIENCE_S, fetch, forget_damaged, is_remote, join, sha256_of, shown
-from tbps.data.shard_index import ADVICE, MapPlaces, MemberTable, ShardSplit, StoredFile, read_index
+from tbps.data.shard_index import ADVICE, MapPlaces, MemberTable, Numbers, ShardSplit, StoredFile, read_index
+from tbps.data.stored_columns import StoredBytes, StoredColumn
 
 OPEN_FILES = 64
 """Shards that one process keeps open."""
+CHECKED_AT_ONCE_BYTES = 1 << 26
+"""Tables up to this size are read whole at the start, and compared with their sha256: a tenth of a second at most."""
 
 
 class ShardPairs:
@@ -43,9 +47,8 @@ class ShardPairs:
         self._table = self._map_table()
         num_pairs = len(self._table.image_N)
         self._num_pairs = min(limit_pairs, num_pairs) if limit_pairs else num_pairs
-        self.image_N = self._table.image_N[: self._num_pairs]
-        self.identity_N = self._table.identity_I[self.image_N]
-        self._identities = IdentityIndex(self.identity_N)
+        # Of an older index that does not name the pairs of each identity.
+        self._identities = None if self._split.by_identity else IdentityIndex(self.identity_N)
         self.annotated_range: tuple[int, int] | None = None  # the index holds identities counted from 0
         self._open: OrderedDict[int, int] = OrderedDict()
 
@@ -54,11 +57,40 @@ class ShardPairs:
 
     def __getstate__(self) -> dict[str, Any]:
         # Open files do not travel to another process; they are opened again there.
-        return {**self.__dict__, "_open": OrderedDict()}
+        made = ("identity_N", "image_N")
+        return {**{name: value for name, value in self.__dict__.items() if name not in made}, "_open": OrderedDict()}
+
+    @cached_property
+    def image_N(self) -> NDArray[np.int64]:
+        """(N,) which image of the split each pair shows, in memory."""
+        return np.concatenate(list(_stored(self._table.image_N).blocks(self._num_pairs)))
+
+    @cached_property
+    def identity_N(self) -> NDArray[np.int64]:
+        """(N,) dense identities from 0, in memory."""
+        identity_I = _stored(self._table.identity_I)
+        return np.concatenate(list(identity_I.blocks(len(identity_I))))[self.image_N]
+
+    @property
+    def num_identities(self) -> int:
+        """Of all pairs: as the index says."""
+        if self._num_pairs == self._split.num_pairs:
+            return self._split.num_identities
+        return int(self.identity_N.max()) + 1
+
+    def identity(self, index: int) -> int:
+        """Who is shown."""
+        return int(self._table.identity_I[self.image(index)])
+
+    def image(self, index: int) -> int:
+        """Which image is shown."""
+        if not 0 <= index < self._num_pairs:
+            raise IndexError(f"pair {index} of {self._num_pairs}")
+        return int(self._table.image_N[index])
 
     def key(self, index: int) -> str:
         """`<image path>#<caption number>`."""
-        return f"{self._table.image_path[int(self.image_N[index])]}#{self._table.caption_number_N[index]}"
+        return f"{self._table.image_path[self.image(index)]}#{self._table.caption_number_N[index]}"
 
     def caption(self, index: int) -> str:
         """The caption as annotated."""
@@ -70,15 +102,14 @@ class ShardPairs:
 
     def image_bytes(self, index: int) -> bytes:
         """The image file's bytes; a damaged copy of a remote shard is fetched once more."""
-        image, table = int(self.image_N[index]), self._table
-        return self._member(image, _Place("image", table.start_I[image], table.size_I[image], table.crc_I[image]))
+        image, table = self.image(index), self._table
+        return self._member(image, _Place.of("image", table, image))
 
     def parsing_bytes(self, index: int, label_set: LabelSetName) -> bytes:
         """The file of the image's parsing map."""
         places = self._map_places(label_set)
-        image = int(self.image_N[index])
-        place = _Place("parsing map of image", places.start_I[image], places.size_I[image], places.crc_I[image])
-        return self._member(image, place)
+        image = self.image(index)
+        return self._member(image, _Place.of("parsing map of image", places, image))
 
     def check_parsing(self, label_set: LabelSetName) -> None:
         """That the shards bring maps of the set, of the first pair; all of them were checked as they were packed."""
@@ -101,22 +132,45 @@ class ShardPairs:
             raise ValueError(
                 f"the shards at {shown(self.root)} bring no attributes; make them again from MALS, which has them"
             )
-        return self._table.attribute_IA[int(self.image_N[index])]
+        return self._table.attribute_IA[self.image(index)]
 
     def siblings(self, index: int) -> NDArray[np.int64]:
         """All pairs of the same identity, ascending."""
-        return self._identities.pairs(int(self.identity_N[index]))
+        if self._identities is not None:
+            return self._identities.pairs(self.identity(index))
+        by_identity_N = self._table.by_identity_N
+        stored = StoredIdentities(
+            len(self._table.image_N),
+            identity=lambda pair: int(self._table.identity_I[int(self._table.image_N[pair])]),
+            pair_at=int if by_identity_N is None else lambda place: int(by_identity_N[place]),
+        )
+        return stored.pairs(self.identity(index), below=self._num_pairs)
 
     def _map_table(self) -> MemberTable:
-        """The table, after all of it has been checked: what it says is believed of every pair."""
-        file = self._split.index
+        """The table, checked, as what it says is believed of every pair: a large one piece by piece, as it is read."""
+        file, pieces = self._split.index, self._split.pieces
+        if pieces is not None and file.num_bytes > CHECKED_AT_ONCE_BYTES:
+            crc_P = np.fromfile(self._checked(pieces), dtype="<u4")
+            return MemberTable.of(StoredBytes(self._local(file), crc_P=crc_P, damage=self._table_damage))
+        return MemberTable.of(StoredBytes(self._checked(file), crc_P=None, damage=self._table_damage))
+
+    def _checked(self, file: StoredFile) -> Path:
+        """A local file of that content. ValueError: it is another one; a damaged copy of a remote file is fetched again."""
         path = self._local(file)
         if (found := sha256_of(path)) != file.sha256:
             if not is_remote(self.root):
                 raise ValueError(f"{_digest_problem(file, found)}; {ADVICE}")
             self._forget_damaged(file)
             path = self._local(file)
-        return MemberTable.map(path)
+        return path
+
+    def _table_damage(self, first: int, last: int) -> str:
+        """What to say where bytes of the table are not what the index says."""
+        where = f"shard {self._split.index.name}: bytes {first} to {last} have other content than the index says"
+        if not is_remote(self.root):
+            return f"{where}; {ADVICE}"
+        self._forget_damaged(self._split.index)
+        return f"{where}; the copy in {self._cache} is removed: the same command fetches it once more"
 
     def _member(self, image: int, place: _Place) -> bytes:
         """A member of the image's shard; a damaged copy of a remote shard is fetched once more."""
@@ -132,7 +186,7 @@ class ShardPairs:
 
     def _read(self, file: int, image: int, place: _Place) -> bytes:
         """Content of the member, after its CRC has been checked."""
-        content = os.pread(file, int(place.size), int(place.start))
+        content = os.pread(file, place.size, place.start)
         if len(content) == place.size and zlib.crc32(content) == place.crc:
             return content
         shard = self._split.shards[int(self._table.shard_I[image])].name
@@ -170,17 +224,30 @@ class _Place(NamedTuple):
     """Where a member lies in its shard."""
 
     what: str
-    start: np.int64
-    size: np.int64
-    crc: np.uint32
+    start: int
+    size: int
+    crc: int
+
+    @classmethod
+    def of(cls, what: str, places: MemberTable | MapPlaces, image: int) -> _Place:
+        return cls(what, int(places.start_I[image]), int(places.size_I[image]), int(places.crc_I[image]))
 
 
 class _Damaged(ValueError):
     """A member is not what the table says."""
 
 
+def _stored(column: Numbers) -> StoredColumn:
+    assert isinstance(column, StoredColumn), "tables in memory are for writing"
+    return column
+
+
+def _files(split: ShardSplit) -> tuple[StoredFile, ...]:
+    return (split.index, *([] if split.pieces is None else [split.pieces]), *split.shards)
+
+
 def _check_sizes(root: Path, split: ShardSplit) -> None:
-    for file in (split.index, *split.shards):
+    for file in _files(split):
         if problem := _size_problem(root, file):
             raise ValueError(f"{problem}; {ADVICE}")
 
@@ -202,7 +269,7 @@ def verify_shards(root: Path) -> list[str]:
     """Read every file of a shard folder and compare its size and sha256 with the index; returns one line per problem."""
     problems = []
     for split in read_index(str(root), cache=root).values():
-        for file in (split.index, *split.shards):
+        for file in _files(split):
             problem = _size_problem(root, file)
             if not problem and (found := sha256_of(root / file.name)) != file.sha256:
                 problem = _digest_problem(file, found)

@@ -10,7 +10,7 @@ import logging
 import tarfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,8 +18,10 @@ import numpy as np
 
 from tbps.config.data import Benchmark
 from tbps.data.annotation_rows import one_spelling
-from tbps.data.column import StringColumn
+from tbps.data.column import StringColumn, map_columns
+from tbps.data.remote import sha256_of
 from tbps.data.shard_index import (
+    ADVICE,
     INDEX_NAME,
     READABLE,
     MemberTable,
@@ -28,6 +30,7 @@ from tbps.data.shard_index import (
     read_content,
     splits_in,
     write_index,
+    write_pieces,
     write_table,
 )
 from tbps.data.worker_pool import worker_pool
@@ -206,7 +209,7 @@ def _identity(value: object, where: str) -> str:
     return identity
 
 
-# -- shards of index format 1 ---------------------------------------------------------------------------------------------
+# -- shards of older indexes ----------------------------------------------------------------------------------------------
 
 
 def upgrade(root: Path) -> list[str]:
@@ -215,7 +218,7 @@ def upgrade(root: Path) -> list[str]:
         raise ValueError(f"{root} holds no {INDEX_NAME}; say with --benchmark and --caption-key what its tars hold")
     content = read_content(str(root), cache=root)
     if content["format"] in READABLE:
-        return []
+        return _add_pieces(root, content)
     if content["format"] != 1:
         splits_in(content, str(root))  # says so
     splits = {name: _upgrade_split(root, name, old) for name, old in content["splits"].items()}
@@ -223,6 +226,24 @@ def upgrade(root: Path) -> list[str]:
     for name in splits:
         (root / f"{name}-index.npz").unlink(missing_ok=True)
     return list(splits)
+
+
+def _add_pieces(root: Path, content: dict[str, Any]) -> list[str]:
+    """Describe the tables of formats 2 to 4 as format 5 does, and leave them as they are; returns their splits."""
+    splits = splits_in(content, str(root))
+    added = [name for name, split in splits.items() if split.pieces is None]
+    for name in added:
+        path = root / splits[name].index.name
+        if (found := sha256_of(path)) != splits[name].index.sha256:
+            raise ValueError(f"{path}: sha256 is {found[:12]}, expected {splits[name].index.sha256[:12]}; {ADVICE}")
+        columns = map_columns(path)
+        image_N, identity_I = np.asarray(columns["image_N"]), np.asarray(columns["identity_I"])
+        identity_N = identity_I[image_N]
+        lies_so = bool((identity_N[1:] >= identity_N[:-1]).all())
+        splits[name] = replace(splits[name], pieces=write_pieces(path), by_identity=lies_so)
+    if added:
+        write_index(root, content["benchmark"], splits)
+    return added
 
 
 def _upgrade_split(root: Path, name: str, old: dict[str, Any]) -> ShardSplit:

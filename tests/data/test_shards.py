@@ -119,7 +119,7 @@ def test_bad_index(tmp_path: Path, shards: Path) -> None:
         read_index(str(tmp_path), cache=tmp_path)
     index = json.loads((shards / INDEX_NAME).read_text())
     (shards / INDEX_NAME).write_text(json.dumps({**index, "format": 9}))
-    with pytest.raises(ValueError, match="have index format 9, expected 4; create the shards again, or use the version of"):
+    with pytest.raises(ValueError, match="have index format 9, expected 5; create the shards again, or use the version of"):
         read_index(str(shards), cache=tmp_path)
     (shards / INDEX_NAME).write_text("{")
     with pytest.raises(ValueError, match="is no shard index"):

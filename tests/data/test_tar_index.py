@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import shutil
@@ -17,6 +18,7 @@ from hostile_server import serve
 from tiny_folder import NEEDS, caption, jpeg_bytes, make_data, make_encoder, write_folder
 
 from tbps.command import main
+from tbps.data.column import map_columns, write_columns
 from tbps.data.loader import make_loader
 from tbps.data.pairs import open_pairs
 from tbps.data.shard_index import read_index
@@ -214,12 +216,12 @@ def test_older_shards_are_brought_up_to_date(tmp_path: Path, capsys: pytest.Capt
     shards = Path(shutil.copytree(tmp_path / "new", tmp_path / "old"))
     _as_format_1(shards)
     with pytest.raises(
-        ValueError, match=r'have index format 1, expected 4; run "tbps data index \S+/old" once, which leaves the shards as'
+        ValueError, match=r'have index format 1, expected 5; run "tbps data index \S+/old" once, which leaves the shards as'
     ):
         open_pairs(make_data(shards))
     with (
         serve(shards) as server,
-        pytest.raises(ValueError, match=r'format 1, expected 4; run "tbps data index" once on the folder behind it'),
+        pytest.raises(ValueError, match=r'format 1, expected 5; run "tbps data index" once on the folder behind it'),
     ):
         open_pairs(make_data(server.url, cache=str(tmp_path / "cache")))
     assert main(["data", "index", str(shards)]) == 0
@@ -231,3 +233,39 @@ def test_older_shards_are_brought_up_to_date(tmp_path: Path, capsys: pytest.Capt
     assert capsys.readouterr().out == f"{shards}: the index is up to date\n"
     assert main(["data", "index", str(tmp_path / "folder")]) == 2
     assert "holds no tbps-index.json; say with --benchmark and --caption-key what its tars hold" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("scattered", [False, True])
+def test_a_table_of_before_is_described_and_stays_as_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], scattered: bool
+) -> None:
+    write_folder(tmp_path / "folder", "cuhk-pedes")
+    if scattered:
+        rows = json.loads((tmp_path / "folder/reid_raw.json").read_text())
+        (tmp_path / "folder/reid_raw.json").write_text(json.dumps(rows[::2] + rows[1::2]))
+    write_shards(tmp_path / "folder", "cuhk-pedes", tmp_path / "shards")
+    index = tmp_path / "shards/tbps-index.json"
+    new = json.loads(index.read_text())
+    table = tmp_path / "shards/train-index.safetensors"
+    columns = map_columns(table)
+    assert ("by_identity_N" in columns) == scattered
+    expected = [open_pairs(make_data(tmp_path / "shards")).siblings(pair).tolist() for pair in range(20)]
+    write_columns(table, {name: column for name, column in columns.items() if name != "by_identity_N"})
+    before = table.read_bytes()
+    old = {name: dict(split) for name, split in new["splits"].items()}
+    old["train"]["index"] = {"name": table.name, "num_bytes": len(before), "sha256": hashlib.sha256(before).hexdigest()}
+    for split in old.values():
+        del split["pieces"], split["by_identity"]
+    index.write_text(json.dumps({**new, "format": 4, "splits": old}))
+    for name in ("train", "test"):
+        (tmp_path / f"shards/{name}-index.crc32").unlink()
+    assert main(["data", "index", str(tmp_path / "shards")]) == 0
+    assert capsys.readouterr().out.endswith("shards: train, test indexed anew\n")
+    train = json.loads(index.read_text())["splits"]["train"]
+    assert table.read_bytes() == before and train["pieces"]["num_bytes"] == 4 and train["by_identity"] == (not scattered)
+    pairs = open_pairs(make_data(tmp_path / "shards"))
+    assert [pairs.siblings(pair).tolist() for pair in range(20)] == expected
+    index.write_text(json.dumps({**new, "format": 4, "splits": old}))
+    table.write_bytes(before[:-1] + b"?")
+    assert main(["data", "index", str(tmp_path / "shards")]) == 2
+    assert "train-index.safetensors: sha256 is" in capsys.readouterr().err
