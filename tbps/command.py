@@ -107,6 +107,13 @@ def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     doctor.add_argument("--decode", action="store_true", help="also decode every image")
     doctor.add_argument("--all", action="store_true", help="name everything that was found, not a few examples")
     doctor.add_argument("--workers", type=int, default=2)
+    doctor.add_argument(
+        "--parsing",
+        action="append",
+        choices=LABEL_SETS,
+        default=[],
+        help="training reads these parsing maps: their faults are errors (repeat for more)",
+    )
     doctor.set_defaults(run=_doctor)
 
 
@@ -201,7 +208,7 @@ def _synth(given: argparse.Namespace) -> None:
 def _doctor(given: argparse.Namespace) -> int:
     from tbps.data.dataset_doctor import examine
 
-    report = examine(given.root, given.benchmark, decode=given.decode, workers=given.workers)
+    report = examine(given.root, given.benchmark, decode=given.decode, workers=given.workers, parsing=given.parsing)
     sys.stdout.write(report.text(all_names=given.all) + "\n")
     return 0 if report.usable else 1
 

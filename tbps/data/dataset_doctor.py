@@ -6,13 +6,13 @@ Counts, missing and broken images, what splits share, the parsing maps where the
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from tbps.config.data import Benchmark
+from tbps.config.data import Benchmark, LabelSetName
 from tbps.data.annotations import Annotations, Split, parse_annotations, places, shared_by_name
 from tbps.data.finding import Finding
 from tbps.data.image_check import Looked, look_at_images
@@ -105,15 +105,20 @@ class DoctorReport:
         )
 
 
-def examine(root: Path, benchmark: Benchmark, *, decode: bool = False, workers: int = 2) -> DoctorReport:
-    """Examine the data set at `root`. ValueError if its annotations cannot be read at all."""
+def examine(
+    root: Path, benchmark: Benchmark, *, decode: bool = False, workers: int = 2, parsing: Collection[LabelSetName] = ()
+) -> DoctorReport:
+    """Examine the data set at `root`. ValueError if its annotations cannot be read at all.
+
+    parsing: label sets whose maps a training is to read; faults of others are told and leave the data set usable.
+    """
     annotations = parse_annotations(root, benchmark)
     looked = {
         name: list(look_at_images(root, benchmark, list(split.image_path), decode=decode, workers=workers))
         for name, split in annotations.splits.items()
     }
     maps = {
-        name: list(map_findings(root, benchmark, list(split.image_path), decode=decode, workers=workers))
+        name: list(map_findings(root, benchmark, list(split.image_path), decode=decode, workers=workers, needed=parsing))
         for name, split in annotations.splits.items()
     }
     reports = [
@@ -133,7 +138,7 @@ def examine(root: Path, benchmark: Benchmark, *, decode: bool = False, workers: 
         findings=[
             *annotations.findings,
             *_shared(annotations, looked, published=published),
-            *manifest_findings(root),
+            *manifest_findings(root, parsing),
         ],
     )
 

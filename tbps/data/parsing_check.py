@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,28 +25,41 @@ class _Job:
     paths: Sequence[str]
 
 
-def manifest_findings(root: Path) -> Iterator[Finding]:
-    """Folders of maps that do not say what their labels are."""
-    for label_set in _folders(root):
+def manifest_findings(root: Path, needed: Collection[LabelSetName] = ()) -> Iterator[Finding]:
+    """Folders of maps that do not say what their labels are, and label sets that are needed and not there.
+
+    needed: the label sets that a training is to read; a fault of another set stops nobody, so it is not fatal.
+    """
+    for label_set in _folders(root, needed):
+        fatal, place = label_set in needed, root / PARSING / label_set
         try:
             manifest = read_manifest(root, label_set)
         except ValueError as error:
-            yield Finding(what="manifest of parsing maps that cannot be used", names=(str(error),), fatal=True)
+            yield Finding(what="manifest of parsing maps that cannot be used", names=(str(error),), fatal=fatal)
             continue
         if manifest is None:
-            place = root / PARSING / label_set
-            yield Finding(what=f"folder of parsing maps without {MANIFEST}", names=(f"{place} (tbps parse)",), fatal=True)
+            what = f"folder of parsing maps without {MANIFEST}" if place.is_dir() else "folder of parsing maps missing"
+            yield Finding(what=what, names=(f"{place} (tbps parse)",), fatal=fatal)
 
 
 def map_findings(
-    root: Path, benchmark: Benchmark, image_paths: Sequence[str], *, decode: bool, workers: int
+    root: Path,
+    benchmark: Benchmark,
+    image_paths: Sequence[str],
+    *,
+    decode: bool,
+    workers: int,
+    needed: Collection[LabelSetName] = (),
 ) -> Iterator[Finding]:
-    """Maps that the images lack, and, if they are decoded, those that training would refuse, of every label set there is."""
+    """Maps that the images lack, and, if they are decoded, those that training would refuse, of every label set there is.
+
+    needed: as of `manifest_findings`.
+    """
     files = ImageFiles(root, benchmark)
     for label_set in _folders(root):
-        title = LABEL_SETS[label_set].title
+        title, fatal = LABEL_SETS[label_set].title, label_set in needed
         missing = missing_maps(root, label_set, image_paths)
-        yield Finding(what=f"images without a parsing map of {title}", names=tuple(missing), fatal=True)
+        yield Finding(what=f"images without a parsing map of {title}", names=tuple(missing), fatal=fatal)
         if not decode:
             continue
         there = sorted(set(image_paths) - set(missing))
@@ -56,7 +69,7 @@ def map_findings(
         ]
         with worker_pool(workers) if workers > 1 else ThreadPoolExecutor(1) as pool:
             names = tuple(name for found in pool.map(_look, jobs) for name in found)
-        yield Finding(what=f"parsing maps of {title} that cannot be used", names=names, fatal=True)
+        yield Finding(what=f"parsing maps of {title} that cannot be used", names=names, fatal=fatal)
 
 
 def _look(job: _Job) -> list[str]:
@@ -64,5 +77,5 @@ def _look(job: _Job) -> list[str]:
     return [f"{path} ({problem})" for path, problem in problems.items() if problem]
 
 
-def _folders(root: Path) -> list[LabelSetName]:
-    return [label_set for label_set in LABEL_SETS if (root / PARSING / label_set).is_dir()]
+def _folders(root: Path, needed: Collection[LabelSetName] = ()) -> list[LabelSetName]:
+    return [label_set for label_set in LABEL_SETS if label_set in needed or (root / PARSING / label_set).is_dir()]

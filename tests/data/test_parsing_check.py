@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from tiny_folder import make_data
 
+from tbps.command import main
 from tbps.data import parsing_cache
 from tbps.data.annotations import read_annotations
 from tbps.data.column import map_columns, write_columns
@@ -82,10 +83,13 @@ def test_each_bad_map_is_one_sentence_at_the_start_and_for_the_doctor(world: Pat
             start(world)
         assert str(caught.value).startswith(f"image {image}, parsing map of ATR: its label map ")
         assert sentence in str(caught.value)
-        report = examine(world, BENCHMARK, decode=True, workers=2)
+        report = examine(world, BENCHMARK, decode=True, workers=2, parsing=("atr",))
         assert not report.usable
         assert f"ERROR: 1 parsing maps of ATR that cannot be used: {image} (its label map" in report.text()
         assert sentence in report.text()
+        told = examine(world, BENCHMARK, decode=True, workers=1, parsing=("pascal",))
+        assert told.usable, "whoever reads none of these maps may train"
+        assert f"note: 1 parsing maps of ATR that cannot be used: {image} (its label map" in told.text()
         assert "parsing map of" not in examine(world, BENCHMARK).text(), "nothing is decoded unless asked for"
         with pytest.raises(ValueError, match="its label map"):
             write_shards(world, BENCHMARK, world.parent / "shards", parsing=("atr",))
@@ -107,9 +111,10 @@ def test_a_missing_map_is_named_by_both(world: Path) -> None:
         f"image {gone[0]} (nor have 2 others) has no parsing map of Pascal-Person-Part: {place} is not there; tbps parse"
         " writes the maps that are missing"
     )
-    report = examine(world, BENCHMARK)
-    assert f"ERROR: 3 images without a parsing map of Pascal-Person-Part: {', '.join(gone)}" in report.text()
-    assert not report.usable
+    line = f"3 images without a parsing map of Pascal-Person-Part: {', '.join(gone)}"
+    for needed, word in (((), "note"), (("atr",), "note"), (("atr", "pascal"), "ERROR")):
+        report = examine(world, BENCHMARK, parsing=needed)
+        assert f"{word}: {line}" in report.text() and report.usable == (word == "note")
 
 
 def test_a_set_that_is_not_there_is_refused_with_those_that_are(world: Path) -> None:
@@ -123,9 +128,20 @@ def test_a_set_that_is_not_there_is_refused_with_those_that_are(world: Path) -> 
     with pytest.raises(ValueError, match=r"lip/manifest.json is of label set 'pascal', expected 'lip' with the labels"):
         start(world, "parsing_lip")
     (world / "parsing/atr/manifest.json").unlink()
-    report = examine(world, BENCHMARK)
-    assert f"1 folder of parsing maps without manifest.json: {world}/parsing/atr (tbps parse)" in report.text()
-    assert "1 manifest of parsing maps that cannot be used" in report.text() and not report.usable
+    found = ("1 folder of parsing maps without manifest.json: ", f"{world}/parsing/atr (tbps parse)")
+    report = examine(world, BENCHMARK, parsing=("atr",))
+    assert f"ERROR: {''.join(found)}" in report.text() and not report.usable
+    assert "note: 1 manifest of parsing maps that cannot be used" in report.text()
+    assert examine(world, BENCHMARK).usable
+
+
+def test_the_command_fails_for_the_sets_that_are_read_alone(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(world / "parsing/atr")
+    for words, status in (([], 0), (["--parsing", "pascal"], 0), (["--parsing", "pascal", "--parsing", "atr"], 1)):
+        assert main(["data", "doctor", str(world), "--benchmark", BENCHMARK, *words]) == status
+    said = capsys.readouterr().out
+    assert said.count("parsing maps missing") == 1
+    assert f"ERROR: 1 folder of parsing maps missing: {world}/parsing/atr (tbps parse)" in said
 
 
 def test_one_map_of_ten_thousand_is_named_within_seconds(tmp_path: Path) -> None:
