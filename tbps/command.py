@@ -327,8 +327,14 @@ def _convert(given: argparse.Namespace) -> None:
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_folder", type=Path, metavar="RUN", help="run folder: runs/<recipe>/<name>")
-    parser.add_argument("--on", choices=BENCHMARKS[:3], help="another benchmark than the run's own")
-    parser.add_argument("--root", default="", help="its folder or shards (default: the run's own)")
+    parser.add_argument("--on", choices=(*BENCHMARKS[:3], "all"), help="another benchmark than the run's own; all three")
+    parser.add_argument(
+        "--root",
+        action="append",
+        default=[],
+        help="its folder or shards (default: the run's own); of all: the folder in which they lie under their names"
+        " (default: data), and BENCHMARK=ROOT of others (repeat for more)",
+    )
     parser.add_argument("--split", default="test")
     parser.add_argument("--rerank-k", type=int, help="images per caption that the matching head re-ranks (0 = none)")
     parser.add_argument("--tail", choices=("similarity", "index"), help="order of the images beyond the re-ranked")
@@ -341,23 +347,21 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
 
 
 def _evaluate(given: argparse.Namespace) -> None:
+    from tbps.all_benchmarks import evaluate_on_all
     from tbps.run import evaluate_run
 
     names = ("rerank_k", "tail", "score", "score_processes")
     rules = {name: value for name in names if (value := getattr(given, name)) is not None}
     if "score" in rules:  # another score than the run's is free of the number of processes unless it says so
         rules.setdefault("score_processes", 1)
-    sys.stdout.write(
-        evaluate_run(
-            given.run_folder,
-            benchmark=given.on,
-            root=given.root,
-            split=given.split,
-            rules=rules,
-            rerank_image_to_text=given.image_to_text_rerank,
-        )
-        + "\n"
-    )
+    how = {"split": given.split, "rules": rules, "rerank_image_to_text": given.image_to_text_rerank}
+    if given.on == "all":
+        text = evaluate_on_all(given.run_folder, given.root, **how)
+    elif len(given.root) > 1:
+        raise ValueError(f"--root is {' and '.join(given.root)}, expected one folder; several are for --on all")
+    else:
+        text = evaluate_run(given.run_folder, benchmark=given.on, root="".join(given.root), **how)
+    sys.stdout.write(text + "\n")
 
 
 def _report(given: argparse.Namespace) -> None:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from torch.distributed import DistStoreError
 
 from tbps.config.data import Benchmark
@@ -20,7 +19,13 @@ from tbps.config.run import Run
 from tbps.data.fields import choose_fields, try_fields
 from tbps.data.identities import agree_on_identities
 from tbps.data.loader import TrainingLoader, make_loader
-from tbps.data.opening import agree_on_chunker, evaluation_encoder, splits_of, training_encoder
+from tbps.data.opening import (
+    agree_on_chunker,
+    announce_cut_captions,
+    evaluation_encoder,
+    splits_of,
+    training_encoder,
+)
 from tbps.data.pairs import EvaluationSet, PairSource, open_pairs
 from tbps.data.remote import shown
 from tbps.data.shown_pairs import ShownSplit
@@ -41,12 +46,11 @@ from tbps.reporting.results import (
     make_results,
     write_results,
 )
-from tbps.reporting.tables import evaluation_table
+from tbps.reporting.tables import evaluation_table, in_text
 from tbps.runs import checkpoint
 from tbps.runs.config_hash import config_hash
 from tbps.runs.run_folder import RunFolder
 from tbps.runs.selection import best_checkpoint
-from tbps.text.captions import CaptionEncoder
 from tbps.text.tokeniser import Tokeniser, open_tokeniser
 from tbps.training.device_errors import verdict_of
 from tbps.training.devices import choose_device
@@ -123,7 +127,7 @@ def make_parts(run: Run) -> Parts:
         team=team,
         patience_s=patience_s,
     )
-    on_main(lambda: _announce_cut_captions(source, encoder), doing="reading some captions")
+    on_main(lambda: announce_cut_captions(source, encoder), doing="reading some captions")
     on_main(lambda: announce_ranking(run), doing="saying how images are ranked")
 
     def make_batches(*, start_step: int, num_steps: int, rank: int, world_size: int) -> TrainingLoader:
@@ -179,22 +183,6 @@ def announce_ranking(run: Run) -> None:
         )
 
 
-def _announce_cut_captions(source: PairSource, encoder: CaptionEncoder) -> None:
-    """Say how many training captions are longer than the encoder's cap, judged by a sample spread over the corpus."""
-    looked_at = range(0, len(source), max(1, len(source) // 1000))
-    cut = sum(encoder.encode(source.caption(pair), source.key(pair)).is_cut for pair in looked_at)
-    if cut:
-        logger.warning(
-            "about %.1f %% of the training captions (%d of %d looked at) are longer than %s%d tokens; their ends are"
-            " not read",
-            100 * cut / len(looked_at),
-            cut,
-            len(looked_at),
-            f"{encoder.max_words} words or " if encoder.max_words else "",
-            encoder.max_tokens,
-        )
-
-
 def evaluate_run(
     path: Path,
     *,
@@ -204,7 +192,23 @@ def evaluate_run(
     rules: Mapping[str, Any] | None = None,
     rerank_image_to_text: bool = False,
 ) -> str:
-    """Score a run's best checkpoint, on its own benchmark or another; writes results and gallery, returns the table.
+    """As `score_run`; returns a table and where the results lie."""
+    results, file = score_run(
+        path, benchmark=benchmark, root=root, split=split, rules=rules, rerank_image_to_text=rerank_image_to_text
+    )
+    return f"{in_text(evaluation_table(results))}\n{_where(file, results, RunFolder(path))}"
+
+
+def score_run(
+    path: Path,
+    *,
+    benchmark: Benchmark | None = None,
+    root: str = "",
+    split: str = "test",
+    rules: Mapping[str, Any] | None = None,
+    rerank_image_to_text: bool = False,
+) -> tuple[dict[str, Any], Path]:
+    """Score a run's best checkpoint, on its own benchmark or another; writes results and gallery, returns results and file.
 
     rules: settings of evaluation that stand for the run's own.
     The final result is training's, or that of the first call after a training that tests nothing. Whatever is scored by
@@ -227,7 +231,7 @@ def evaluate_run(
     load_finished(method, run, weights)
     as_the_run = run.evaluation == own.evaluation and not rerank_image_to_text
     purpose = _purpose(folder, own, run.data.benchmark, split) if as_the_run else "trial"
-    results, file = _score(
+    return _score(
         run,
         method.to(device),
         _tokeniser(run),
@@ -237,10 +241,6 @@ def evaluate_run(
         purpose=purpose,
         rerank_image_to_text=rerank_image_to_text,
     )
-    console = Console(width=120)
-    with console.capture() as captured:
-        console.print(evaluation_table(results))
-    return f"{captured.get().rstrip()}\n{_where(file, results, folder)}"
 
 
 def merged_weights(path: Path) -> dict[str, torch.Tensor]:

@@ -132,3 +132,19 @@ def evaluation_encoder(
         chunker=chunker,
         mark_vacuous=mark_vacuous,
     )
+
+
+def announce_cut_captions(source: PairSource, encoder: CaptionEncoder) -> None:
+    """Say how many training captions are longer than the encoder's cap, judged by a sample spread over the corpus."""
+    looked_at = range(0, len(source), max(1, len(source) // 1000))
+    cut = sum(encoder.encode(source.caption(pair), source.key(pair)).is_cut for pair in looked_at)
+    if cut:
+        logger.warning(
+            "about %.1f %% of the training captions (%d of %d looked at) are longer than %s%d tokens; their ends are"
+            " not read",
+            100 * cut / len(looked_at),
+            cut,
+            len(looked_at),
+            f"{encoder.max_words} words or " if encoder.max_words else "",
+            encoder.max_tokens,
+        )

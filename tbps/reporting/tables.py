@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 
 from tbps.evaluation.metrics import METRICS
@@ -45,6 +46,14 @@ def results_table(rows: Sequence[tuple[str, dict[str, Any]]], *, title: str = ""
         direction = results["text_to_image"]
         table.add_row(label, *(_pair(direction[name]) for name in ("coarse", "reranked", "chance")))
     return table
+
+
+def in_text(table: Table) -> str:
+    """As a terminal of 120 columns shows it."""
+    console = Console(width=120)
+    with console.capture() as captured:
+        console.print(table)
+    return captured.get().rstrip()
 
 
 def _pair(metrics: dict[str, Any] | None) -> str:

@@ -195,6 +195,14 @@ def _evaluate(command: str, trial: Trial) -> None:
     assert (trial.tmp_path / "runs/mars/tiny/results/cross-set-rstpreid-test.json").exists()
 
 
+def _evaluate_on_all(command: str, trial: Trial) -> None:
+    """The world has two of the three; each is scored in tests/end_to_end/test_on_all.py."""
+    folder = shutil.copytree(trial.runs / "pretrain_mals/tiny", trial.tmp_path / "tiny")
+    words = [str(folder) if word == "runs/pretrain_mals/mars" else word for word in command.split()[1:-1]]
+    assert main([*words, str(trial.world.folder)]) == 0
+    assert (folder / "results/zero-shot-rstpreid-test.json").exists()
+
+
 def _report(command: str, trial: Trial) -> None:
     (trial.runs / "mars/tiny/report/report.html").unlink(missing_ok=True)
     trial.tbps(command)
@@ -308,6 +316,7 @@ HOW: dict[str, Callable[[str, Trial], None]] = {
     "python recipes/mars.py cuhk-pedes --help": _help,
     "python recipes/clip.py tiny": _train_start_of_bamg,
     "tbps evaluate runs/mars/cuhk-pedes --on rstpreid --root data/RSTPReid": _evaluate,
+    "tbps evaluate runs/pretrain_mals/mars --on all --root data": _evaluate_on_all,
     "tbps report runs/mars/cuhk-pedes": _report,
     "tbps data shard data/MALS shards/mals --benchmark mals --chunks auto": _shard,
     "tbps data chunks": _chunks,
