@@ -12,14 +12,16 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
+from tbps.config.data import EVALUATED, Benchmark
 from tbps.parse_command import add_arguments as add_parse
 from tbps.training.process_end import end_process
 from tbps.training.stop_signals import StoppedBySignal, StopSignals
 
 CHUNKERS = ("auto", "spacy", "builtin")
 LABEL_SETS = ("atr", "lip", "pascal")
-BENCHMARKS = ("cuhk-pedes", "icfg-pedes", "rstpreid", "mals", "coco")
+BENCHMARKS = get_args(Benchmark)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -87,7 +89,7 @@ def _add_synth(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     synth = commands.add_parser("synth", help="write a synthetic pedestrian world in the format of a benchmark")
     synth.add_argument("root", type=Path, help="new folder")
     synth.add_argument("--benchmark", choices=BENCHMARKS, default="cuhk-pedes")
-    synth.add_argument("--identities", type=int, default=256, help="people (for mals and coco: images)")
+    synth.add_argument("--identities", type=int, default=256, help="people; where every image is one: images")
     synth.add_argument("--seed", type=int, default=0)
     synth.add_argument("--workers", type=int, default=2)
     synth.add_argument("--image-px", type=int, nargs=2, default=(384, 128), metavar=("HEIGHT", "WIDTH"))
@@ -327,7 +329,7 @@ def _convert(given: argparse.Namespace) -> None:
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_folder", type=Path, metavar="RUN", help="run folder: runs/<recipe>/<name>")
-    parser.add_argument("--on", choices=(*BENCHMARKS[:3], "all"), help="another benchmark than the run's own; all three")
+    parser.add_argument("--on", choices=(*EVALUATED, "all"), help="another benchmark than the run's own; all: first three")
     parser.add_argument(
         "--root",
         action="append",

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.distributed import DistStoreError
 
-from tbps.config.data import Benchmark
+from tbps.config.data import EVALUATED, Benchmark
 from tbps.config.run import Run
 from tbps.data.fields import choose_fields, try_fields
 from tbps.data.identities import agree_on_identities
@@ -265,7 +265,7 @@ def _purpose(folder: RunFolder, run: Run, benchmark: str, split: str) -> Purpose
     if progress["step"] < progress["total_steps"]:
         return "trial"
     if benchmark != run.data.benchmark:
-        return "zero-shot" if run.data.benchmark in ("mals", "coco") else "cross-set"
+        return "cross-set" if run.data.benchmark in EVALUATED else "zero-shot"
     if split == "val":
         return "validation"
     return "final" if split == "test" and not final_file(folder.path, benchmark).exists() else "trial"

@@ -8,8 +8,10 @@ from typing import Annotated, Literal, get_args
 from tbps.config.place import PLACE
 from tbps.config.ranges import Count, CountOrNone, Range, Share, check_ranges
 
-Benchmark = Literal["cuhk-pedes", "icfg-pedes", "rstpreid", "mals", "coco"]
-"""The data sets that can be read, by the name of their format."""
+Benchmark = Literal["cuhk-pedes", "icfg-pedes", "rstpreid", "mals", "coco", "pairs"]
+"""The data sets that can be read, by the name of their format; `pairs`: a user's own (tbps/data/own_pairs.md)."""
+EVALUATED: tuple[Benchmark, ...] = ("cuhk-pedes", "icfg-pedes", "rstpreid", "pairs")
+"""Those on which runs are compared; the others are there to be pretrained on."""
 Cleaning = Literal["space", "delete", "none"]
 """Rules by which captions are cleaned, by name; see tbps/text/cleaning.py."""
 Interpolation = Literal["bilinear", "bicubic"]
@@ -79,7 +81,8 @@ class Data:
     benchmark: Benchmark
     """The data set, by the name of its format."""
     root: str = field(default="", metadata=PLACE)
-    """Folder with the annotation file and images as published, or a folder / http(s) / s3 URL of shards with an index."""
+    """Folder with annotation file and images, as published or as tbps/data/own_pairs.md tells; or a folder / http(s) / s3
+    URL of shards with an index."""
     cache: str = field(default="~/.cache/tbps/shards", metadata=PLACE)
     """Where remote shards are kept; the annotations of large data sets, read once, lie in `annotations` beside it."""
     captioning: Captioning

@@ -1,4 +1,4 @@
-"""The annotations of CUHK-PEDES, ICFG-PEDES, RSTPReid, MALS and COCO captions as columns, one set for each split.
+"""The annotations of a data set as columns, one set for each split.
 
 Shapes: N pairs, I images, A attributes.
 """
@@ -16,12 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tbps.config.data import Benchmark
-from tbps.data.annotation_rows import NUM_ATTRIBUTES, Row, read_rows
+from tbps.data.annotation_rows import read_rows
 from tbps.data.column import StringColumn
 from tbps.data.finding import Finding
 from tbps.data.image_files import ImageFiles, alike
 from tbps.data.layouts import LAYOUTS, annotation_files
 from tbps.data.official_split import with_official_split
+from tbps.data.readers.row import Row
 from tbps.data.sharing import Place, SharedPictures, shared_identities
 
 logger = logging.getLogger(__name__)
@@ -70,7 +71,9 @@ class Annotations:
     root: Path
     splits: Mapping[str, Split]
     ids: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """The ids of each split as annotated, by identity; none where every image is an identity."""
+    """The ids of each split as annotated; none of images that are identities of their own."""
+    persons: bool = True
+    """Whether every row says who is shown, so that one person is one identity."""
     findings: Sequence[Finding] = ()
     """What is odd or wrong in the rows themselves."""
 
@@ -109,39 +112,49 @@ def parse_annotations(root: Path, benchmark: Benchmark) -> Annotations:
     rows: Iterable[Row] = (row for file in annotation_files(root, benchmark) for row in read_rows(file, benchmark))
     if benchmark == "cuhk-pedes":
         rows = with_official_split(list(rows))
-    splits = {name: _SplitBuilder(name) for name in LAYOUTS[benchmark].splits}
+    layout = LAYOUTS[benchmark]
+    splits = {name: _SplitBuilder(name) for name in layout.splits}
     id_forms: dict[str, str] = {}
+    persons = True
     for row in rows:
         if row.split not in splits:
             raise ValueError(f"{row.where}: split is {row.split!r}, expected one of {', '.join(splits)}; correct the row")
         splits[row.split].add(row)
-        id_forms.setdefault(row.id_form, f"{row.identity} as {row.id_form}")
+        persons = persons and bool(row.id_form)
+        if row.id_form:
+            id_forms.setdefault(row.id_form, f"{row.identity} as {row.id_form}")
     filled = {name: builder for name, builder in splits.items() if builder.image_paths}
-    for name in splits.keys() - filled.keys():
+    if not filled:
+        raise ValueError(f"{benchmark} at {root} has no row at all; download the annotations again, or write some")
+    for name in splits.keys() - filled.keys() if layout.needed_splits else ():
         logger.warning("%s at %s has no row of split %s", benchmark, root, name)
     conflicts = tuple(name for builder in filled.values() for name in builder.conflicts)
     forms = tuple(id_forms.values()) if len(id_forms) > 1 else ()
     findings = (
         Finding(what="images of two identities", names=conflicts, fatal=True),
         Finding(what="ways of writing ids, read as the same numbers", names=forms, fatal=False),
+        Finding(
+            what="rows with other attributes than the first of their image, which count",
+            names=tuple(name for builder in filled.values() for name in builder.other_attributes),
+            fatal=False,
+        ),
     )
-    by_image = LAYOUTS[benchmark].image_is_identity
     return Annotations(
         benchmark=benchmark,
         root=root,
         splits={name: builder.build() for name, builder in filled.items()},
-        ids={} if by_image else {name: tuple(builder.identities) for name, builder in filled.items()},
+        ids={name: tuple(one for one in builder.identities if one[0] != " ") for name, builder in filled.items()},
+        persons=persons,
         findings=tuple(finding for finding in findings if finding.names),
     )
 
 
 def shared_by_name(annotations: Annotations) -> Iterator[Finding]:
     """Identities and images that must not be shared or repeated, as far as ids and paths tell."""
-    persons = not LAYOUTS[annotations.benchmark].image_is_identity
-    if len(annotations.splits) < 2 and not persons:
+    if len(annotations.splits) < 2 and not annotations.persons:
         return
     yield from shared_identities(annotations.ids)
-    pictures = SharedPictures("images", same_path=True, persons=persons)
+    pictures = SharedPictures("images", same_path=True, persons=annotations.persons)
     files = ImageFiles(annotations.root, annotations.benchmark)
     stand = [(alike(place.name), place) for place in places(annotations)]
     first: dict[str, str] = {}
@@ -175,8 +188,12 @@ class _SplitBuilder:
     images: list[int] = field(default_factory=list)
     caption_numbers: list[int] = field(default_factory=list)
     attributes: array[int] = field(default_factory=lambda: array("b"))
+    num_attributes: int = 0
+    """Of each image; 0 until a row has some."""
     conflicts: list[str] = field(default_factory=list)
     """Images that a row gives to another identity than the rows before, and that row."""
+    other_attributes: list[str] = field(default_factory=list)
+    """Images of which a row tells other attributes than the first one, and that row."""
 
     def add(self, row: Row) -> None:
         identity = self.identities.setdefault(row.identity, len(self.identities))
@@ -184,15 +201,26 @@ class _SplitBuilder:
         if image == len(self.image_identities):
             self.image_identities.append(identity)
             self.image_captions.append(0)
-            if row.attributes is not None:
-                self.attributes.extend(row.attributes)
+            self._add_attributes(row.attributes)
         elif self.image_identities[image] != identity:
             self.conflicts.append(f"{row.image_path} ({row.where})")
+        elif row.attributes is not None and self._attributes(image) != row.attributes:
+            self.other_attributes.append(f"{row.image_path} ({row.where})")
         for caption in row.captions:
             self.captions.append(caption)
             self.images.append(image)
             self.caption_numbers.append(self.image_captions[image])
             self.image_captions[image] += 1
+
+    def _attributes(self, image: int) -> tuple[int, ...]:
+        return tuple(self.attributes[image * self.num_attributes : (image + 1) * self.num_attributes])
+
+    def _add_attributes(self, attributes: tuple[int, ...] | None) -> None:
+        """Of the image that was just added. Those of images without any are unknown, if others have some."""
+        if attributes is not None and not self.num_attributes:
+            self.num_attributes = len(attributes)
+            self.attributes.extend([-1] * self.num_attributes * (len(self.image_identities) - 1))
+        self.attributes.extend([-1] * self.num_attributes if attributes is None else attributes)
 
     def build(self) -> Split:
         return Split(
@@ -202,7 +230,7 @@ class _SplitBuilder:
             caption=StringColumn(self.captions),
             image_N=np.array(self.images, dtype=np.int64),
             caption_number_N=np.array(self.caption_numbers, dtype=np.int64),
-            attribute_IA=np.array(self.attributes).reshape(-1, NUM_ATTRIBUTES) if self.attributes else None,
+            attribute_IA=np.array(self.attributes).reshape(-1, self.num_attributes) if self.num_attributes else None,
             annotated_range_2=np.array(_range(self.identities), dtype=np.int64),
         )
 

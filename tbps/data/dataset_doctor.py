@@ -24,6 +24,12 @@ from tbps.data.sharing import SharedPictures
 
 FEW_WORDS = 3
 MANY_WORDS = 100
+WITHOUT = {
+    "train": "; there is nothing to train on",
+    "val": "; choose the last checkpoint",
+    "test": "; train with --evaluation.test False",
+}
+"""What follows where a split that is not needed is not there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,11 +70,11 @@ class DoctorReport:
     def usable(self) -> bool:
         """Training and evaluation can read everything, and test is apart.
 
-        Every image is there (and decodes, if that was asked for), every caption has a word, train and test exist.
+        Every image is there (and decodes, if that was asked for), every caption has a word, the splits it needs exist.
         """
         in_splits = [finding for split in self.splits for finding in split.findings]
         clean = not any(finding.fatal for finding in (*self.findings, *in_splits))
-        return clean and not {"train", "test"} & set(self.missing_splits)
+        return clean and not set(LAYOUTS[self.benchmark].needed_splits) & set(self.missing_splits)
 
     @property
     def official(self) -> bool:
@@ -82,13 +88,16 @@ class DoctorReport:
             lines.append(f"  {split.name}: {_sizes(split)}")
             lines += [f"    {finding.line(all_names=all_names)}" for finding in split.findings]
         lines += [f"  {finding.line(all_names=all_names)}" for finding in self.findings]
-        lines += [f"  ERROR: no row of split {name}" for name in self.missing_splits if name != "val"]
-        lines += ["  note: no row of split val; choose the last checkpoint" for name in self.missing_splits if name == "val"]
+        needed = LAYOUTS[self.benchmark].needed_splits
+        lines += [f"  ERROR: no row of split {name}" for name in self.missing_splits if name in needed]
+        lines += [f"  note: no row of split {name}{WITHOUT[name]}" for name in self.missing_splits if name not in needed]
         if self.missing_folders:
             lines.append(f"  ERROR: folders not found: {', '.join(self.missing_folders)}")
         lines.append(f"  {self._what_was_decoded()}")
         if not self.usable:
             lines.append("  NOT USABLE: repair the lines marked ERROR")
+        elif not OFFICIAL[self.benchmark]:
+            lines.append("  usable")
         elif self.official:
             lines.append("  usable: complete, with the published sizes")
         else:
@@ -121,9 +130,7 @@ def examine(
         name: list(map_findings(root, benchmark, list(split.image_path), decode=decode, workers=workers, needed=parsing))
         for name, split in annotations.splits.items()
     }
-    reports = [
-        _split_report(annotations.benchmark, split, looked[name], maps[name]) for name, split in annotations.splits.items()
-    ]
+    reports = [_split_report(annotations, split, looked[name], maps[name]) for name, split in annotations.splits.items()]
     missing_splits = [name for name in LAYOUTS[benchmark].splits if name not in annotations.splits]
     # Published files share what they share, and so do all results on them.
     published = not missing_splits and all(report.is_official for report in reports)
@@ -143,14 +150,16 @@ def examine(
     )
 
 
-def _split_report(benchmark: Benchmark, split: Split, looked: Sequence[Looked], of_maps: Sequence[Finding]) -> SplitReport:
+def _split_report(
+    annotations: Annotations, split: Split, looked: Sequence[Looked], of_maps: Sequence[Finding]
+) -> SplitReport:
     findings = [*_image_findings(looked), *_caption_findings(split), *of_maps]
-    if not LAYOUTS[benchmark].image_is_identity:
+    if annotations.persons:
         findings.append(_alone(split))
     return SplitReport(
         name=split.name,
         counts=Counts(identities=split.num_identities, images=len(split.image_path), captions=len(split.caption)),
-        official=OFFICIAL[benchmark].get(split.name),
+        official=OFFICIAL[annotations.benchmark].get(split.name),
         findings=[finding for finding in findings if finding.names],
         num_decoded=sum(bool(image.sha256) and not image.fault for image in looked),
     )
@@ -181,7 +190,7 @@ def _shared(annotations: Annotations, looked: dict[str, list[Looked]], *, publis
     """What must not be shared between splits or repeated within one: by id, by file and, if decoded, by bytes."""
     yield from shared_by_name(annotations)
     # Nobody promised that the photographs of COCO or the made pictures of MALS are all different.
-    persons = not LAYOUTS[annotations.benchmark].image_is_identity
+    persons = annotations.persons
     copies = SharedPictures("copies of an image", same_path=False, persons=persons, tolerated=published or not persons)
     for place, image in zip(places(annotations), (image for images in looked.values() for image in images), strict=True):
         if image.file_key and copies.add(image.file_key, place) and image.sha256:

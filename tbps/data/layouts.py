@@ -1,26 +1,31 @@
-"""Where each published data set keeps its annotations and its images."""
+"""Where each data set keeps its annotations and its images."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from tbps.config.data import Benchmark
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Layout:
-    """Where a published data set keeps its annotations and images, in the order in which places are tried."""
+    """Where a data set keeps its annotations and images, in the order in which places are tried."""
 
     annotation_files: tuple[str, ...]
-    """File names, or one glob pattern whose matches are all read (MALS)."""
+    """File names, or glob patterns of which all matches are read."""
+    annotation_folders: tuple[str, ...] = (".",)
+    """Where they may lie."""
     split_files: tuple[str, ...] = ()
     """Where none of them is there: a file for each of `splits`, in their order; those that exist are read."""
     image_folders: tuple[str, ...]
     splits: tuple[str, ...]
-    image_is_identity: bool = False
-    """Nobody knows who else shows the same person: every image is an identity of its own."""
+    needed_splits: tuple[str, ...] = ("train", "test")
+    """Those of `splits` without which the data set is not usable."""
+    identities: Literal["annotated", "images", "either"] = "annotated"
+    """Whether rows say who is shown; `images`: nobody knows, every image is an identity of its own."""
 
 
 LAYOUTS: Mapping[Benchmark, Layout] = {
@@ -42,35 +47,47 @@ LAYOUTS: Mapping[Benchmark, Layout] = {
     # The README's tree and the rows disagree about the folder `gene_crop`: both are tried. All may lie under `data`.
     "mals": Layout(
         annotation_files=("gene_attrs/g_*_attrs.json",),
+        annotation_folders=(".", "data"),
         image_folders=tuple(
             f"{above}{folder}" for above in ("", "data/") for folder in (".", "gene_crop", "images", "images/gene_crop")
         ),
         splits=("train",),
-        image_is_identity=True,
+        identities="images",
     ),
     "coco": Layout(
         annotation_files=("dataset_coco.json",),  # the splits of Karpathy and Fei-Fei, arXiv 1412.2306
         split_files=("coco_train.json", "coco_val.json", "coco_test.json"),  # the same splits, as ALBEF's code reads them
         image_folders=(".", "images"),
         splits=("train", "val", "test"),
-        image_is_identity=True,
+        identities="images",
+    ),
+    # A user's own: tbps/data/own_pairs.md.
+    "pairs": Layout(
+        annotation_files=("pairs.csv", "pairs.jsonl"),
+        image_folders=(".", "imgs", "images"),
+        splits=("train", "val", "test"),
+        needed_splits=(),
+        identities="either",
     ),
 }
 
 
 def annotation_files(root: Path, benchmark: Benchmark) -> list[Path]:
     """The annotation files below `root`; ValueError lists what was looked for and what is there."""
-    names, split_files = LAYOUTS[benchmark].annotation_files, LAYOUTS[benchmark].split_files
-    if benchmark == "mals":
-        for folder in (root, root / "data"):
-            if found := sorted(folder.glob(names[0])):
-                return found
-    for name in names:
-        if (root / name).is_file():
-            return [root / name]
-    if found := [root / name for name in split_files if (root / name).is_file()]:
-        return found
-    wanted = " or ".join((*names, *split_files[:1]))
+    layout = LAYOUTS[benchmark]
+    found = [
+        sorted(file for file in (root / folder).glob(name) if file.is_file())
+        for folder in layout.annotation_folders
+        for name in layout.annotation_files
+    ]
+    found = [files for files in found if files]
+    if benchmark == "pairs" and len(found) > 1:
+        raise ValueError(f"{root} holds {' and '.join(layout.annotation_files)}; keep one of them")
+    if found:
+        return found[0]
+    if files := [root / name for name in layout.split_files if (root / name).is_file()]:
+        return files
+    wanted = " or ".join((*layout.annotation_files, *layout.split_files[:1]))
     if not root.is_dir():
         raise ValueError(f"data.root {root} is not a folder; give the folder that holds {wanted}")
     if any(root.glob("*.tar")):

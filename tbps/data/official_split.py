@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tbps.config.data import Benchmark
-from tbps.data.annotation_rows import Row
+from tbps.data.readers.row import Row
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +45,7 @@ OFFICIAL: Mapping[Benchmark, Mapping[str, Counts]] = {
         "val": Counts(identities=None, images=5_000, captions=25_010),
         "test": Counts(identities=None, images=5_000, captions=25_010),
     },
+    "pairs": {},
 }
 
 

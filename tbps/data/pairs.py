@@ -151,7 +151,7 @@ class FolderPairs:
     def attributes(self, index: int) -> NDArray[np.int8]:
         """(A,) the image's attributes."""
         if self._split.attribute_IA is None:
-            raise ValueError(f"{self._benchmark} at {self._root} annotates no attributes; train on MALS, which has them")
+            raise ValueError(f"{self._benchmark} at {self._root} annotates no attributes; MALS, for one, has them")
         return self._split.attribute_IA[int(self.image_N[index])]
 
 

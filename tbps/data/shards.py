@@ -130,7 +130,7 @@ class ShardPairs:
         """(A,) the image's attributes."""
         if self._table.attribute_IA is None:
             raise ValueError(
-                f"the shards at {shown(self.root)} bring no attributes; make them again from MALS, which has them"
+                f"the shards at {shown(self.root)} bring no attributes; make them again from data that have them"
             )
         return self._table.attribute_IA[self.image(index)]
 

@@ -17,8 +17,9 @@ from typing import IO, Any
 import numpy as np
 
 from tbps.config.data import Benchmark
-from tbps.data.annotation_rows import one_spelling
 from tbps.data.column import StringColumn, map_columns
+from tbps.data.layouts import LAYOUTS
+from tbps.data.readers.row import one_spelling
 from tbps.data.remote import sha256_of
 from tbps.data.shard_index import (
     ADVICE,
@@ -75,7 +76,7 @@ def index_tars(
     files = sorted(path for path in root.glob(tars) if path.is_file())
     if not files:
         raise ValueError(f"{root} holds no {tars}; give the folder of the tars, or their pattern with --tars")
-    if not keys.identity and benchmark not in ("mals", "coco"):
+    if not keys.identity and LAYOUTS[benchmark].identities == "annotated":
         raise ValueError(f"{benchmark} needs to know who is shown: name the field with --identity-key, such as json:id")
     splits: dict[str, ShardSplit] = {}
     if (root / INDEX_NAME).exists():

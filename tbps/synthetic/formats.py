@@ -1,14 +1,15 @@
-"""How each published data set names its images and writes its rows; see the readers in `tbps.data.annotations`."""
+"""How each data set names its images and writes its rows; see the readers in `tbps/data/readers`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any
 
 from tbps.config.data import Benchmark
 from tbps.synthetic.mals import subset_of
+from tbps.synthetic.row_files import Form, csv_form
 
 MIN_SPLIT_IDENTITIES = 8
 CUHK_FOLDERS: Mapping[str, tuple[str, int]] = {
@@ -25,7 +26,7 @@ CUHK_FOLDERS: Mapping[str, tuple[str, int]] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Format:
-    """The numbers of one published data set."""
+    """The numbers of one data set."""
 
     annotation: str
     """Annotation file, or for MALS the folder that holds them."""
@@ -39,6 +40,13 @@ class Format:
     """Captions of an image."""
     num_cameras: int
     missing_spaces: bool = False
+    """Whether captions lack some spaces after full stops."""
+    attributes: bool = False
+    """Whether rows tell MALS's attributes."""
+    people: bool = True
+    """Whether the truth about the people is written beside it."""
+    folders: tuple[str, ...] = ()
+    """Where its images lie, if not all in `image_folder`."""
 
 
 FORMATS: Mapping[Benchmark, Format] = {
@@ -78,6 +86,9 @@ FORMATS: Mapping[Benchmark, Format] = {
         images=(1, 1),
         captions=1,
         num_cameras=24,
+        attributes=True,
+        people=False,
+        folders=("gene_crop",),
     ),
     "coco": Format(
         annotation="dataset_coco.json",
@@ -87,8 +98,22 @@ FORMATS: Mapping[Benchmark, Format] = {
         images=(1, 1),
         captions=5,
         num_cameras=24,
+        folders=("train2014", "val2014"),
+    ),
+    "pairs": Format(
+        annotation="pairs.csv",
+        image_folder=".",
+        splits=("train", "val", "test"),
+        first_id=0,
+        images=(2, 4),
+        captions=2,
+        num_cameras=10,
+        attributes=True,
+        folders=("images",),
     ),
 }
+_COCO = Form(before='{"images": [\n', after='\n], "dataset": "coco"}\n')
+_PAIRS = csv_form(("image", "caption", "identity", "split", "attributes"))
 
 
 def split_sizes(benchmark: Benchmark, num_identities: int, split_share: tuple[float, float]) -> dict[str, int]:
@@ -135,6 +160,8 @@ def image_path(
         # As published, val and test are of val2014, and a quarter of what is trained on too ("restval").
         folder = "train2014" if split == "train" and identity % 4 else "val2014"
         return f"{folder}/COCO_{folder}_{identity:012d}.jpg"
+    if benchmark == "pairs":
+        return f"images/{split}/{identity:04d}_{image}.jpg"
     return f"gene_crop/{subset_of(identity, num_identities)}/{identity:07d}.jpg"
 
 
@@ -150,6 +177,9 @@ def annotation_row(
         return {"image": path, "caption": captions[0], "image_id": name, "label": list(labels)}
     if benchmark == "coco":
         return _coco_row(number, split=split, path=path, captions=captions)
+    if benchmark == "pairs":
+        known = " ".join(map(str, labels))
+        return {"image": path, "captions": captions, "identity": f"p{number:04d}", "split": split, "attributes": known}
     return {
         "split": split,
         "captions": list(captions),
@@ -157,6 +187,17 @@ def annotation_row(
         "processed_tokens": [processed_tokens(caption) for caption in captions],
         "id": number,
     }
+
+
+def parts_of(benchmark: Benchmark, row: Mapping[str, Any]) -> Iterator[tuple[str, Form, Mapping[str, Any]]]:
+    """What a row adds to which annotation file, and how that file is written."""
+    name = FORMATS[benchmark].annotation
+    if benchmark == "mals":
+        yield f"{name}/g_{row['image'].split('/')[1]}_attrs.json", Form(), row
+    elif benchmark == "pairs":
+        yield from ((name, _PAIRS, {**row, "caption": caption}) for caption in row["captions"])
+    else:
+        yield name, _COCO if benchmark == "coco" else Form(), row
 
 
 def _coco_row(number: int, *, split: str, path: str, captions: Sequence[str]) -> dict[str, Any]:

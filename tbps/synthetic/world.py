@@ -101,7 +101,7 @@ def write_world(
     split_share: tuple[float, float] = (0.10, 0.15),
     progress: Callable[[int, int], None] | None = None,
 ) -> WorldSummary:
-    """Write a data set in `benchmark`'s published layout below `root`.
+    """Write a data set in `benchmark`'s layout below `root`.
 
     image_px = (height, width); for "mals" every identity has one image. split_share = (val, test); with no validation
     split (ICFG-PEDES) its share is trained on. Parsing maps lie at `label_maps.map_path`. `progress` is called with
@@ -193,7 +193,7 @@ def make_chunk(root: Path, spec: WorldSpec, start: int, stop: int) -> Chunk:
         shots = list(_images(root, spec, identity, person, chunk))
         chunk.num_identities += 1
         chunk.num_twins += twin
-        if spec.benchmark != "mals":
+        if FORMATS[spec.benchmark].people:
             chunk.truths.append(
                 {
                     "id": FORMATS[spec.benchmark].first_id + identity,
@@ -227,7 +227,7 @@ def _images(root: Path, spec: WorldSpec, identity: int, person: Person, chunk: C
         shot = sample_shot(random)
         captions = [_caption(spec, person, shot, identity, image, number) for number in range(form.captions)]
         _write_image(root, spec, person, shot, camera, path, identity, image)
-        labels = attribute_labels(person, shot) if spec.benchmark == "mals" else []
+        labels = attribute_labels(person, shot) if form.attributes else []
         chunk.rows.append(
             annotation_row(spec.benchmark, identity=identity, split=split, path=path, captions=captions, labels=labels)
         )

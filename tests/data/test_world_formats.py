@@ -1,4 +1,4 @@
-"""The synthetic world in all five published formats, through doctor, folder, shards and evaluation."""
+"""The synthetic world in all formats, through doctor, folder, shards and evaluation."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from tbps.data.shard_writer import write_shards
 from tbps.synthetic.world import write_world
 
 
-@pytest.mark.parametrize("benchmark", ["cuhk-pedes", "icfg-pedes", "rstpreid", "mals", "coco"])
+@pytest.mark.parametrize("benchmark", ["cuhk-pedes", "icfg-pedes", "rstpreid", "mals", "coco", "pairs"])
 def test_world_is_read_from_folder_and_shards(tmp_path: Path, benchmark: Benchmark) -> None:
     folder, shards = tmp_path / "folder", tmp_path / "shards"
     write_world(

@@ -9,16 +9,16 @@ import pytest
 from PIL import Image
 
 from tbps.config.data import Benchmark
-from tbps.data.annotation_rows import NUM_ATTRIBUTES
 from tbps.data.annotations import read_annotations
 from tbps.data.image_files import ImageFiles
 from tbps.data.label_maps import IMAGE_DIGEST, decode_map, map_path
 from tbps.data.label_sets import ATR, PASCAL
 from tbps.data.parsing_cache import Manifest, label_sets_of, read_manifest
+from tbps.data.readers.mals import NUM_ATTRIBUTES
 from tbps.synthetic.contact_sheet import contact_sheet
 from tbps.synthetic.person import Crowd
+from tbps.synthetic.row_files import RowFile
 from tbps.synthetic.world import WorldSummary, write_world
-from tbps.synthetic.writers import JsonRows
 
 ANNOTATION = {
     "cuhk-pedes": "reid_raw.json",
@@ -229,7 +229,7 @@ def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
         ("mals", {"image_px": (10, 10)}, r"image_px is \(10, 10\), expected \(height, width\) of at least"),
         ("mals", {"twin_rate": 1.5}, "twin_rate is 1.5, expected a share from 0 to 1"),
         ("mals", {"wrong_detail_rate": -0.1}, "wrong_detail_rate is -0.1, expected a share"),
-        ("flickr", {}, "benchmark is 'flickr', expected one of cuhk-pedes, icfg-pedes, rstpreid, mals, coco"),
+        ("flickr", {}, "benchmark is 'flickr', expected one of cuhk-pedes, icfg-pedes, rstpreid, mals, coco, pairs"),
     ],
 )
 def test_arguments_out_of_range_are_refused(tmp_path: Path, benchmark: Any, change: dict[str, Any], message: str) -> None:
@@ -239,15 +239,15 @@ def test_arguments_out_of_range_are_refused(tmp_path: Path, benchmark: Any, chan
 
 
 def test_json_rows_appear_only_when_complete(tmp_path: Path) -> None:
-    rows = JsonRows(tmp_path / "rows.json")
+    rows = RowFile(tmp_path / "rows.json")
     rows.add({"a": 1})
     rows.add({"a": 2})
     assert not (tmp_path / "rows.json").exists()
     rows.close(complete=True)
     assert json.loads((tmp_path / "rows.json").read_text()) == [{"a": 1}, {"a": 2}]
-    JsonRows(tmp_path / "empty.json").close(complete=True)
+    RowFile(tmp_path / "empty.json").close(complete=True)
     assert json.loads((tmp_path / "empty.json").read_text()) == []
-    JsonRows(tmp_path / "never.json").close(complete=False)
+    RowFile(tmp_path / "never.json").close(complete=False)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty.json", "rows.json"]
 
 

@@ -1,0 +1,78 @@
+"""Every command of tbps/data/own_pairs.md is tried at small size, in its order, on one small world."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+from small_world import IMAGE_PX, REPOSITORY, World, metrics, run_recipe
+from test_readme import commands_of
+
+from tbps.command import main
+from tbps.data.annotations import read_annotations
+from tbps.synthetic.world import write_world
+
+PAGE = (REPOSITORY / "tbps/data/own_pairs.md").read_text(encoding="utf-8")
+SIZES = ("--identities", "40", "--image-px", *map(str, IMAGE_PX))
+
+
+def test_readme_points_to_the_page() -> None:
+    assert "`tbps/data/own_pairs.md`" in (REPOSITORY / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_files_that_the_page_shows_are_read(tmp_path: Path) -> None:
+    lines = re.search(r"^( {4}image,.*\n(?: {4}images/.*\n)+)", PAGE, flags=re.MULTILINE)
+    assert lines is not None
+    (tmp_path / "pairs.csv").write_text(lines[1].replace("    ", ""), encoding="utf-8")
+    annotations = read_annotations(tmp_path, "pairs")
+    assert len(annotations.split("train").caption) == 2 and annotations.split("train").num_identities == 1
+    assert annotations.split("test").caption[0] == 'A woman wearing a "no war" shirt.'
+    (tmp_path / "pairs.csv").unlink()
+    shown = re.search(r"^ {4}(\{.*\})$", PAGE, flags=re.MULTILINE)
+    assert shown is not None
+    (tmp_path / "pairs.jsonl").write_text(shown[1], encoding="utf-8")
+    assert list(read_annotations(tmp_path, "pairs").split("train").caption) == json.loads(shown[1])["caption"]
+
+
+def _without(path: Path, *columns: str) -> None:
+    """Take columns out of a CSV file."""
+    rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, [name for name in rows[0] if name not in columns], extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+@pytest.mark.slow
+def test_every_command_of_the_page(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_world(tmp_path / "data/mine", benchmark="pairs", num_identities=40, seed=5, workers=1, image_px=IMAGE_PX)
+    shutil.copytree(world.cuhk_pedes, tmp_path / "data/CUHK-PEDES")
+    monkeypatch.chdir(tmp_path)
+    trained = []
+    for command in commands_of(PAGE):
+        words = shlex.split(command)
+        if words[0] == "tbps":
+            assert main([*words[1:], *(SIZES[2:] if words[2] == "synth" else ())]) == 0, command
+            continue
+        script = next(place for place, word in enumerate(words) if word.startswith("recipes/"))
+        recipe, given = Path(words[script]).stem, words[script + 2 :]
+        if "--evaluation.test" in given:  # as the page says: nothing but images and captions
+            _without(Path("data/mine/pairs.csv"), "identity", "split", "attributes")
+        small = world.overrides(tmp_path / "runs", recipe=recipe, max_steps=1)
+        root = () if "--data.root" in given else ("--data.root", "data/CUHK-PEDES")
+        assert run_recipe(recipe, "tiny", *small, *root, *given) == 0, command
+        name = given[given.index("--name") + 1] if "--name" in given else "tiny"
+        trained.append(f"{recipe}/{name}")
+        assert metrics(tmp_path / "runs" / recipe / name)[0]["step"] == 1
+        if "--evaluation.test" in given:
+            write_world(tmp_path / "data/mine", benchmark="pairs", num_identities=40, seed=5, workers=1, image_px=IMAGE_PX)
+    assert trained == ["irra/mine", "clip/mine", "pretrain_mals/mine", "mars/tiny", "clip/demo"]
+    config = json.loads(Path("runs/pretrain_mals/mine/config.json").read_text())["run"]["data"]
+    assert (config["benchmark"], config["root"]) == ("pairs", "shards/mine")
+    assert Path("runs/irra/mine/results/final-pairs-test.json").exists()
