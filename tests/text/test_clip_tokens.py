@@ -1,6 +1,8 @@
 import pickle
 import random
 import string
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -211,3 +213,11 @@ def test_faster_than_open_clip(plain: ClipTokens) -> None:
     times = [(seconds(plain.encode), seconds(theirs.encode)) for _ in range(50)]
     ours, whole = (min(column) for column in zip(*times, strict=True))
     assert ours < whole
+
+
+def test_a_tokeniser_does_not_bring_what_training_has_no_use_for() -> None:
+    """They cost every process of a run two seconds and more."""
+    told = "import sys; from tbps.text.clip_tokens import ClipTokens; ClipTokens(with_mask=False); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
+    assert {"ftfy", "torch"} <= set(done.stdout.split())
+    assert not {"open_clip", "torchvision", "transformers", "torch._dynamo"} & set(done.stdout.split())
