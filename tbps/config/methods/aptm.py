@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from tbps.config.data import Data
@@ -10,6 +10,7 @@ from tbps.config.encoders import Bert, Swin
 from tbps.config.evaluation import Evaluation
 from tbps.config.mals_prompts import mals_prompts
 from tbps.config.methods.albef_family import NEGATIVES
+from tbps.config.methods.loss_weights import LossWeights
 from tbps.config.methods.method import MethodConfig
 from tbps.config.needs import Draw, Needs, Text
 from tbps.config.ranges import Count, NotNegative, Positive, PositiveShare, Share, check_ranges
@@ -24,7 +25,7 @@ PROMPTS = Draw(name="prompts")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class AptmWeights:
+class AptmWeights(LossWeights):
     """Weights of APTM's losses; defaults: fine-tuning. 0 leaves a loss out, with what only it needs."""
 
     itc: NotNegative = 1.0
@@ -45,16 +46,12 @@ class AptmWeights:
     """Masked words of prompts, guessed by looking at an image of which the prompt is true."""
 
     def __post_init__(self) -> None:
-        check_ranges(self, "method.weights")
+        LossWeights.__post_init__(self)
         if not self.itc:
             raise ValueError(
                 "method.weights.itc is 0, expected more than 0: it trains the features that images are ranked by, and that"
                 " hard negatives are drawn by"
             )
-
-    def by_name(self) -> dict[str, float]:
-        """Losses that count, and how much."""
-        return {one.name: getattr(self, one.name) for one in fields(self) if getattr(self, one.name)}
 
     @property
     def attributes(self) -> bool:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
-from tbps.config.clip_sizes import ClipSizes
 from tbps.config.data import Data
 from tbps.config.evaluation import Evaluation
-from tbps.config.methods.method import MethodConfig
-from tbps.config.needs import Draw, Needs, Text
+from tbps.config.methods.clip_family import ClipFamily
+from tbps.config.methods.loss_weights import LossWeights
+from tbps.config.needs import Draw, Needs
 from tbps.config.ranges import Count, NotNegative, PositiveShare, Range, check_ranges
 
 LEAST_TEMPERATURE, LARGEST_TEMPERATURE = 0.01, 0.5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class BamgWeights:
+class BamgWeights(LossWeights):
     """Weights of BAMG's losses; 0 leaves one out, with what only it needs."""
 
     itc: Annotated[float, Range(above=0, because="no other loss trains the features that images are ranked by")] = 1.0
@@ -29,16 +29,12 @@ class BamgWeights:
     """Masked words, guessed by looking at the image; beta in the paper."""
 
     def __post_init__(self) -> None:
-        check_ranges(self, "method.weights")
+        LossWeights.__post_init__(self)
         if (self.mgm or self.mlm) and not self.itm:
             raise ValueError(
                 "method.weights.itm is 0 while mgm or mlm is not, expected it above 0: matching alone reads both ends of the"
                 " fusion, parts of which no other loss would train; give it a weight, or set mgm and mlm to 0"
             )
-
-    def by_name(self) -> dict[str, float]:
-        """Losses that count, and how much."""
-        return {one.name: getattr(self, one.name) for one in fields(self) if getattr(self, one.name)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,12 +68,10 @@ class BodyGraphSettings:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Bamg(MethodConfig):
+class Bamg(ClipFamily):
     """BAMG: CLIP's towers, a bottleneck fusion behind them, and masked graph modelling over six parts of the body."""
 
     MODULE: ClassVar[str] = "tbps.methods.clip.bamg"
-    towers: ClipSizes = field(default_factory=ClipSizes)
-    """CLIP's image and text encoder."""
     weights: BamgWeights = BamgWeights()
     """Weights of the losses."""
     train_positions: bool = True
@@ -113,23 +107,10 @@ class Bamg(MethodConfig):
                 f" ({self.fusion_heads}); change one of them"
             )
 
-    @property
-    def mask_id(self) -> int:
-        """Id of the masked word: the last byte pair's, before the ids of start and end (49405 in CLIP's vocabulary)."""
-        return self.towers.text.vocabulary_size - 3
-
     def needs(self, image_px: tuple[int, int]) -> Needs:
         """See the base class."""
-        text = self.towers.text
         return Needs(
-            text=Text(
-                tokeniser="clip",
-                size=text.vocabulary_size,
-                max_tokens=text.max_positions,
-                start_id=text.vocabulary_size - 2,
-                mask_id=self.mask_id,
-                settings="method.towers.text",
-            ),
+            text=self.text(masks_words=True),
             # Drawn whatever the weights, so that leaving a loss out moves no other choice.
             draws=(
                 Draw(name="negatives", numbers=2),
@@ -143,15 +124,11 @@ class Bamg(MethodConfig):
 
     def told(self) -> dict[str, str]:
         """See the base class."""
-        return self.towers.told() | {"fusion_heads": str(self.fusion_heads)}
-
-    def grid(self, image_px: tuple[int, int]) -> tuple[int, int]:
-        """See the base class."""
-        return self.towers.grid(image_px)
+        return ClipFamily.told(self) | {"fusion_heads": str(self.fusion_heads)}
 
     def check(self, data: Data, evaluation: Evaluation) -> None:
         """See the base class."""
-        self.towers.grid(data.image_px)
+        ClipFamily.check(self, data, evaluation)
         reranks = evaluation.rerank_k and (evaluation.test or evaluation.validation_rerank)
         if reranks and not self.weights.itm:
             raise ValueError(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from tbps.config.clip_sizes import ClipSizes
-from tbps.config.data import Data, LabelSetName
-from tbps.config.evaluation import Evaluation
-from tbps.config.methods.method import MethodConfig, TableNumber
-from tbps.config.needs import Draw, Needs, Text
+from tbps.config.data import LabelSetName
+from tbps.config.methods.clip_family import ClipFamily, check_ranking_trained
+from tbps.config.methods.loss_weights import LossWeights
+from tbps.config.methods.method import TableNumber
+from tbps.config.needs import Draw, Needs
 from tbps.config.ranges import Count, NotNegative, Positive, PositiveShare, check_ranges
 
 PatchTarget = Literal["semantic", "pixel", "mean-colour", "feature"]
@@ -17,7 +17,7 @@ PatchTarget = Literal["semantic", "pixel", "mean-colour", "feature"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class BilmaWeights:
+class BilmaWeights(LossWeights):
     """Weights of BiLMa's losses. 0 leaves a loss out, with what only it needs: the rows of its Table 2."""
 
     sdm: NotNegative = 1.0
@@ -30,20 +30,12 @@ class BilmaWeights:
     """Masked patches, told by caption and image (beta)."""
 
     def __post_init__(self) -> None:
-        check_ranges(self, "method.weights")
-        if not (self.sdm or self.identity):
-            raise ValueError(
-                "method.weights.sdm and method.weights.identity are 0, expected one of them above 0: no other loss trains"
-                " the features that images are ranked by"
-            )
-
-    def by_name(self) -> dict[str, float]:
-        """Losses that count, and how much."""
-        return {one.name: getattr(self, one.name) for one in fields(self) if getattr(self, one.name)}
+        LossWeights.__post_init__(self)
+        check_ranking_trained(sdm=self.sdm, identity=self.identity)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Bilma(MethodConfig):
+class Bilma(ClipFamily):
     """BiLMa: IRRA's losses of whole images and captions; masked words and masked patches, told by one transformer."""
 
     MODULE: ClassVar[str] = "tbps.methods.clip.bilma"
@@ -52,8 +44,6 @@ class Bilma(MethodConfig):
         TableNumber(name="patches_of_commonest_label", heading="of the commonest label, %"),
     )
     TRAINING_ONLY: ClassVar[tuple[str, ...]] = ("cross_modal_encoder.",)
-    towers: ClipSizes = field(default_factory=ClipSizes)
-    """CLIP's image and text encoder."""
     weights: BilmaWeights = BilmaWeights()
     """Weights of the losses."""
     logit_scale: Positive = 50.0
@@ -112,24 +102,11 @@ class Bilma(MethodConfig):
         """Of a batch, with its parsing maps."""
         return f"parsing_{self.label_set}"
 
-    @property
-    def mask_id(self) -> int:
-        """Id of the masked word: the last byte pair's, before the ids of start and end (49405 in CLIP's vocabulary)."""
-        return self.towers.text.vocabulary_size - 3
-
     def needs(self, image_px: tuple[int, int]) -> Needs:
         """See the base class."""
-        text = self.towers.text
         rows, columns = self.grid(image_px)
         return Needs(
-            text=Text(
-                tokeniser="clip",
-                size=text.vocabulary_size,
-                max_tokens=text.max_positions,
-                start_id=text.vocabulary_size - 2,
-                mask_id=self.mask_id,
-                settings="method.towers.text",
-            ),
+            text=self.text(masks_words=True),
             # Both whatever the weights: leaving a loss out moves no other choice.
             draws=(Draw(name="mlm", per="token", numbers=2), Draw(name="patches", numbers=rows * columns)),
             fields=(self.field,) if self.tells_labels else (),
@@ -137,15 +114,3 @@ class Bilma(MethodConfig):
             contrast="batch",
             matcher=False,
         )
-
-    def told(self) -> dict[str, str]:
-        """See the base class."""
-        return self.towers.told()
-
-    def grid(self, image_px: tuple[int, int]) -> tuple[int, int]:
-        """See the base class."""
-        return self.towers.grid(image_px)
-
-    def check(self, data: Data, evaluation: Evaluation) -> None:
-        """See the base class."""
-        self.towers.grid(data.image_px)

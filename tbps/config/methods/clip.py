@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
-from tbps.config.clip_sizes import ClipSizes
-from tbps.config.data import Data
-from tbps.config.evaluation import Evaluation
-from tbps.config.methods.method import MethodConfig
-from tbps.config.needs import Needs, Text
+from tbps.config.methods.clip_family import ClipFamily
+from tbps.config.methods.loss_weights import LossWeights
+from tbps.config.needs import Needs
 from tbps.config.ranges import NotNegative, Range, Share, check_ranges
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ClipWeights:
+class ClipWeights(LossWeights):
     """Weights of CLIP's losses; 0 leaves one out."""
 
     itc: NotNegative = 1.0
@@ -24,22 +22,16 @@ class ClipWeights:
     """TBPS-CLIP's R-ITC: the divergence of predicted similarities from the distribution of identities."""
 
     def __post_init__(self) -> None:
-        check_ranges(self, "method.weights")
+        LossWeights.__post_init__(self)
         if not self.by_name():
             raise ValueError("every weight in method.weights (itc, ritc) is 0, expected at least one loss to train by")
 
-    def by_name(self) -> dict[str, float]:
-        """Losses that count, and how much."""
-        return {one.name: getattr(self, one.name) for one in fields(self) if getattr(self, one.name)}
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Clip(MethodConfig):
+class Clip(ClipFamily):
     """CLIP's two towers, fine-tuned by contrast over the whole batch: the plainest baseline of its family."""
 
     MODULE: ClassVar[str] = "tbps.methods.clip.clip"
-    towers: ClipSizes = field(default_factory=ClipSizes)
-    """CLIP's image and text encoder."""
     weights: ClipWeights = ClipWeights()
     """Weights of the losses."""
     logit_scale: Annotated[float, Range(above=0, high=100)] = 1 / 0.07
@@ -60,27 +52,8 @@ class Clip(MethodConfig):
 
     def needs(self, image_px: tuple[int, int]) -> Needs:
         """See the base class."""
-        text = self.towers.text
         return Needs(
-            text=Text(
-                tokeniser="clip",
-                size=text.vocabulary_size,
-                max_tokens=text.max_positions,
-                start_id=text.vocabulary_size - 2,
-                settings="method.towers.text",
-            ),
+            text=self.text(masks_words=False),
             contrast="batch",
             matcher=False,
         )
-
-    def grid(self, image_px: tuple[int, int]) -> tuple[int, int]:
-        """See the base class."""
-        return self.towers.grid(image_px)
-
-    def told(self) -> dict[str, str]:
-        """See the base class."""
-        return self.towers.told()
-
-    def check(self, data: Data, evaluation: Evaluation) -> None:
-        """See the base class."""
-        self.towers.grid(data.image_px)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from tbps.config.clip_sizes import ClipSizes
-from tbps.config.data import Data
-from tbps.config.evaluation import Evaluation
-from tbps.config.methods.method import MethodConfig
-from tbps.config.needs import Draw, Needs, Text
+from tbps.config.methods.clip_family import ClipFamily, check_ranking_trained
+from tbps.config.methods.loss_weights import LossWeights
+from tbps.config.needs import Draw, Needs
 from tbps.config.ranges import Count, NotNegative, Positive, PositiveShare, check_ranges
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class IrraWeights:
+class IrraWeights(LossWeights):
     """Weights of IRRA's losses, each 1 in the official code. 0 leaves a loss out, with what only it needs."""
 
     sdm: NotNegative = 1.0
@@ -25,25 +23,15 @@ class IrraWeights:
     """Masked words, guessed by looking at the image."""
 
     def __post_init__(self) -> None:
-        check_ranges(self, "method.weights")
-        if not (self.sdm or self.identity):
-            raise ValueError(
-                "method.weights.sdm and method.weights.identity are 0, expected one of them above 0: no other loss trains"
-                " the features that images are ranked by"
-            )
-
-    def by_name(self) -> dict[str, float]:
-        """Losses that count, and how much."""
-        return {one.name: getattr(self, one.name) for one in fields(self) if getattr(self, one.name)}
+        LossWeights.__post_init__(self)
+        check_ranking_trained(sdm=self.sdm, identity=self.identity)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Irra(MethodConfig):
+class Irra(ClipFamily):
     """IRRA: CLIP's towers, trained by similarity distributions, identities, and words guessed from the image."""
 
     MODULE: ClassVar[str] = "tbps.methods.clip.irra"
-    towers: ClipSizes = field(default_factory=ClipSizes)
-    """CLIP's image and text encoder."""
     weights: IrraWeights = IrraWeights()
     """Weights of the losses."""
     logit_scale: Positive = 50.0
@@ -75,37 +63,16 @@ class Irra(MethodConfig):
                 " or give mlm a weight"
             )
 
-    @property
-    def mask_id(self) -> int:
-        """Id of the masked word: the last byte pair's, before the ids of start and end (49405 in CLIP's vocabulary)."""
-        return self.towers.text.vocabulary_size - 3
-
     def needs(self, image_px: tuple[int, int]) -> Needs:
         """See the base class."""
-        text = self.towers.text
         return Needs(
-            text=Text(
-                tokeniser="clip",
-                size=text.vocabulary_size,
-                max_tokens=text.max_positions,
-                start_id=text.vocabulary_size - 2,
-                mask_id=self.mask_id,
-                settings="method.towers.text",
-            ),
+            text=self.text(masks_words=True),
             draws=(Draw(name="mlm", per="token", numbers=2),) if self.weights.mlm else (),
             identities=self.weights.identity > 0,
             contrast="batch",
             matcher=False,
         )
 
-    def grid(self, image_px: tuple[int, int]) -> tuple[int, int]:
-        """See the base class."""
-        return self.towers.grid(image_px)
-
     def told(self) -> dict[str, str]:
         """See the base class."""
-        return self.towers.told() | {"cross_heads": str(self.cross_heads)}
-
-    def check(self, data: Data, evaluation: Evaluation) -> None:
-        """See the base class."""
-        self.towers.grid(data.image_px)
+        return ClipFamily.told(self) | {"cross_heads": str(self.cross_heads)}
