@@ -8,7 +8,18 @@ from typing import Annotated, Literal, get_args
 from tbps.config.place import PLACE
 from tbps.config.ranges import Count, CountOrNone, Range, Share, check_ranges
 
-Benchmark = Literal["cuhk-pedes", "icfg-pedes", "rstpreid", "mals", "coco", "pairs"]
+Benchmark = Literal[
+    "cuhk-pedes",
+    "icfg-pedes",
+    "rstpreid",
+    "mals",
+    "coco",
+    "luperson-mllm",
+    "webperson",
+    "synth-pedes",
+    "ham-pedes",
+    "pairs",
+]
 """The data sets that can be read, by the name of their format; `pairs`: a user's own (tbps/data/own_pairs.md)."""
 EVALUATED: tuple[Benchmark, ...] = ("cuhk-pedes", "icfg-pedes", "rstpreid", "pairs")
 """Those on which runs are compared; the others are there to be pretrained on."""

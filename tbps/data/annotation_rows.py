@@ -11,12 +11,16 @@ from tbps.config.data import Benchmark
 from tbps.data.json_file import read_json
 from tbps.data.layouts import LAYOUTS
 from tbps.data.readers.coco import coco_row, coco_split_row
+from tbps.data.readers.ham_pedes import ham_pedes_rows
+from tbps.data.readers.listed import objects_of, rows_of
+from tbps.data.readers.luperson_mllm import luperson_rows
 from tbps.data.readers.mals import mals_row
 from tbps.data.readers.own_pairs import own_rows
 from tbps.data.readers.persons import person_row
 from tbps.data.readers.row import Row
+from tbps.data.readers.synth_pedes import synth_pedes_rows
+from tbps.data.readers.web_person import web_person_rows
 
-ReadRows = Callable[[Path], Iterator[Row]]
 RowOf = Callable[[Mapping[str, Any], str], Row]
 
 
@@ -25,38 +29,32 @@ def read_rows(file: Path, benchmark: Benchmark) -> Iterator[Row]:
     return READERS[benchmark](file)
 
 
-def _listed(file: Path, row_of: RowOf) -> Iterator[Row]:
-    """The rows of a file that is one JSON list of objects."""
-    return _rows(read_json(file), file, row_of)
+def _each(file: Path, row_of: RowOf) -> Iterator[Row]:
+    """A row for each object of a list."""
+    return (row_of(row, where) for where, row in rows_of(file))
 
 
 def _coco(file: Path) -> Iterator[Row]:
     layout = LAYOUTS["coco"]
     if file.name in layout.split_files:
         split = layout.splits[layout.split_files.index(file.name)]
-        return _listed(file, lambda row, where: coco_split_row(row, split, where))
+        return (coco_split_row(row, split, where) for where, row in rows_of(file))
     content = read_json(file)
     if not isinstance(content, dict) or "images" not in content:
         raise ValueError(f"{file} holds no object with a list of 'images', as COCO's file has it; download it again")
-    return _rows(content["images"], file, coco_row)
+    return (coco_row(row, where) for where, row in objects_of(content["images"], file))
 
 
-def _rows(content: object, file: Path, row_of: RowOf) -> Iterator[Row]:
-    if not isinstance(content, list):
-        raise ValueError(f"{file} holds a {type(content).__name__}, expected a list of rows; download it again")
-    for number, row in enumerate(content, start=1):
-        where = f"{file}, row {number}"
-        if not isinstance(row, dict):
-            raise ValueError(f"{where} is a {type(row).__name__}, expected an object; correct the row")
-        yield row_of(row, where)
-
-
-READERS: Mapping[Benchmark, ReadRows] = {
-    "cuhk-pedes": partial(_listed, row_of=partial(person_row, split_needed=False)),
-    "icfg-pedes": partial(_listed, row_of=partial(person_row, split_needed=True)),
-    "rstpreid": partial(_listed, row_of=partial(person_row, split_needed=True)),
-    "mals": partial(_listed, row_of=mals_row),
+READERS: Mapping[Benchmark, Callable[[Path], Iterator[Row]]] = {
+    "cuhk-pedes": partial(_each, row_of=partial(person_row, split_needed=False)),
+    "icfg-pedes": partial(_each, row_of=partial(person_row, split_needed=True)),
+    "rstpreid": partial(_each, row_of=partial(person_row, split_needed=True)),
+    "mals": partial(_each, row_of=mals_row),
     "coco": _coco,
+    "luperson-mllm": luperson_rows,
+    "webperson": web_person_rows,
+    "synth-pedes": synth_pedes_rows,
+    "ham-pedes": ham_pedes_rows,
     "pairs": own_rows,
 }
 """Who reads an annotation file of each data set."""

@@ -61,6 +61,30 @@ LAYOUTS: Mapping[Benchmark, Layout] = {
         splits=("train", "val", "test"),
         identities="images",
     ),
+    "luperson-mllm": Layout(
+        annotation_files=("T[sd]-*.json",),
+        annotation_folders=("caption", "captions", "."),
+        image_folders=("LUPerson-MLLM", "imgs", "images", "."),
+        splits=("train",),
+        identities="images",
+    ),
+    "webperson": Layout(
+        annotation_files=("*w.json",),
+        image_folders=("images", "imgs", "."),
+        splits=("train",),
+        identities="images",
+    ),
+    "synth-pedes": Layout(
+        annotation_files=("synthpedes-dataset.json", "synthpedes_dataset.json"),
+        image_folders=(".", "imgs", "images"),
+        splits=("train",),
+    ),
+    "ham-pedes": Layout(
+        annotation_files=("*HAMcaptions.json",),
+        image_folders=(".", "imgs", "images"),  # those of SYNTH-PEDES, or a link to its folder
+        splits=("train",),
+        identities="either",
+    ),
     # A user's own: tbps/data/own_pairs.md.
     "pairs": Layout(
         annotation_files=("pairs.csv", "pairs.jsonl"),

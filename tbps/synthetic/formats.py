@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -22,6 +23,10 @@ CUHK_FOLDERS: Mapping[str, tuple[str, int]] = {
     "train_query": ("jpg", 9),
 }
 """Image folder -> its extension, how often it is used. The folders are sources, not splits."""
+PARTS = tuple(f"Part{number}" for number in range(1, 12))
+"""Image folders of SYNTH-PEDES."""
+LUPERSON_FILES = ("Ts-qwen.json", "Td-qwen.json", "Ts-shikra.json", "Td-shikra.json")
+"""One caption of each image in each."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,7 +34,7 @@ class Format:
     """The numbers of one data set."""
 
     annotation: str
-    """Annotation file, or for MALS the folder that holds them."""
+    """Annotation file, or the folder that holds several."""
     image_folder: str
     """Folder that image paths are relative to."""
     splits: tuple[str, ...]
@@ -100,6 +105,46 @@ FORMATS: Mapping[Benchmark, Format] = {
         num_cameras=24,
         folders=("train2014", "val2014"),
     ),
+    "luperson-mllm": Format(
+        annotation="caption",
+        image_folder="LUPerson-MLLM",
+        splits=("train",),
+        first_id=0,
+        images=(1, 1),
+        captions=4,
+        num_cameras=24,
+        people=False,
+    ),
+    "webperson": Format(
+        annotation="100w.json",
+        image_folder="images",
+        splits=("train",),
+        first_id=0,
+        images=(1, 1),
+        captions=2,
+        num_cameras=24,
+        people=False,
+    ),
+    "synth-pedes": Format(
+        annotation="synthpedes-dataset.json",
+        image_folder=".",
+        splits=("train",),
+        first_id=0,
+        images=(1, 4),
+        captions=3,
+        num_cameras=24,
+        folders=PARTS,
+    ),
+    "ham-pedes": Format(
+        annotation="random100w_2HAMcaptions.json",
+        image_folder=".",
+        splits=("train",),
+        first_id=0,
+        images=(1, 4),
+        captions=2,
+        num_cameras=24,
+        folders=PARTS,
+    ),
     "pairs": Format(
         annotation="pairs.csv",
         image_folder=".",
@@ -113,6 +158,9 @@ FORMATS: Mapping[Benchmark, Format] = {
     ),
 }
 _COCO = Form(before='{"images": [\n', after='\n], "dataset": "coco"}\n')
+_BY_IMAGE = Form(
+    before="{\n", after="\n}\n", encode=lambda row: f"{json.dumps(row['image'])}: {json.dumps(row['captions'])}"
+)
 _PAIRS = csv_form(("image", "caption", "identity", "split", "attributes"))
 
 
@@ -160,6 +208,12 @@ def image_path(
         # As published, val and test are of val2014, and a quarter of what is trained on too ("restval").
         folder = "train2014" if split == "train" and identity % 4 else "val2014"
         return f"{folder}/COCO_{folder}_{identity:012d}.jpg"
+    if benchmark == "luperson-mllm":
+        return f"{identity:07d}.jpg"
+    if benchmark == "webperson":
+        return f"{identity % 100:02d}/{identity:07d}.jpg"
+    if benchmark in ("synth-pedes", "ham-pedes"):
+        return f"{PARTS[identity % len(PARTS)]}/{identity}/{image}.jpg"
     if benchmark == "pairs":
         return f"images/{split}/{identity:04d}_{image}.jpg"
     return f"gene_crop/{subset_of(identity, num_identities)}/{identity:07d}.jpg"
@@ -177,6 +231,15 @@ def annotation_row(
         return {"image": path, "caption": captions[0], "image_id": name, "label": list(labels)}
     if benchmark == "coco":
         return _coco_row(number, split=split, path=path, captions=captions)
+    if benchmark == "luperson-mllm":
+        return {"image": f"LUPerson-MLLM/{path}", "captions": list(captions)}
+    if benchmark == "webperson":
+        return {path: {"caption1": captions[0], "caption2": captions[1]}}
+    if benchmark == "synth-pedes":
+        told = {"captions": list(captions[:2]), "prompt_caption": list(captions[2:])}
+        return {"id": number, "file_path": path, "attributes": [",".join(["unknown"] * 6)], **told}
+    if benchmark == "ham-pedes":
+        return {"image": path, "captions": list(captions)}
     if benchmark == "pairs":
         known = " ".join(map(str, labels))
         return {"image": path, "captions": captions, "identity": f"p{number:04d}", "split": split, "attributes": known}
@@ -194,6 +257,11 @@ def parts_of(benchmark: Benchmark, row: Mapping[str, Any]) -> Iterator[tuple[str
     name = FORMATS[benchmark].annotation
     if benchmark == "mals":
         yield f"{name}/g_{row['image'].split('/')[1]}_attrs.json", Form(), row
+    elif benchmark == "luperson-mllm":
+        for file, caption in zip(LUPERSON_FILES, row["captions"], strict=True):
+            yield f"{name}/{file}", _BY_IMAGE, {**row, "captions": caption}
+    elif benchmark == "ham-pedes":
+        yield name, _BY_IMAGE, row
     elif benchmark == "pairs":
         yield from ((name, _PAIRS, {**row, "caption": caption}) for caption in row["captions"])
     else:

@@ -13,8 +13,10 @@ from tbps.data.pairs import EvaluationSet, open_pairs
 from tbps.data.shard_writer import write_shards
 from tbps.synthetic.world import write_world
 
+PRETRAINED: tuple[Benchmark, ...] = ("luperson-mllm", "webperson", "synth-pedes", "ham-pedes")
 
-@pytest.mark.parametrize("benchmark", ["cuhk-pedes", "icfg-pedes", "rstpreid", "mals", "coco", "pairs"])
+
+@pytest.mark.parametrize("benchmark", ["cuhk-pedes", "icfg-pedes", "rstpreid", "mals", "coco", *PRETRAINED, "pairs"])
 def test_world_is_read_from_folder_and_shards(tmp_path: Path, benchmark: Benchmark) -> None:
     folder, shards = tmp_path / "folder", tmp_path / "shards"
     write_world(

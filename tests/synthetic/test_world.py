@@ -165,6 +165,22 @@ def test_another_benchmark_takes_the_place_of_coco(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"gene_attrs", "gene_crop", "synthetic_world.json"}
 
 
+def test_rows_of_sets_to_pretrain_on(tmp_path: Path) -> None:
+    for benchmark in ("luperson-mllm", "synth-pedes", "ham-pedes"):
+        write(tmp_path / benchmark, benchmark, 3, parsing=False)
+    files = sorted((tmp_path / "luperson-mllm/caption").iterdir())
+    assert [file.name for file in files] == ["Td-qwen.json", "Td-shikra.json", "Ts-qwen.json", "Ts-shikra.json"]
+    said = [json.loads(file.read_text()) for file in files]
+    assert all(list(one) == [f"LUPerson-MLLM/000000{number}.jpg" for number in range(3)] for one in said)
+    assert len({caption for one in said for caption in one.values()}) == 12
+    rows = json.loads((tmp_path / "synth-pedes/synthpedes-dataset.json").read_text())
+    assert all(set(row) == {"id", "file_path", "attributes", "captions", "prompt_caption"} for row in rows)
+    assert all((len(row["captions"]), len(row["prompt_caption"])) == (2, 1) for row in rows)
+    assert {row["file_path"].rpartition("/")[0] for row in rows} == {"Part1/0", "Part2/1", "Part3/2"}
+    images = json.loads((tmp_path / "ham-pedes/random100w_2HAMcaptions.json").read_text())
+    assert all(len(captions) == 2 and (tmp_path / "ham-pedes" / path).is_file() for path, captions in images.items())
+
+
 @pytest.mark.parametrize("benchmark", ["cuhk-pedes", "icfg-pedes", "rstpreid", "mals", "coco"])
 def test_our_reader_and_every_parsing_map(worlds: Worlds, benchmark: Benchmark) -> None:
     root, summary, _ = worlds[benchmark]
@@ -229,7 +245,11 @@ def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
         ("mals", {"image_px": (10, 10)}, r"image_px is \(10, 10\), expected \(height, width\) of at least"),
         ("mals", {"twin_rate": 1.5}, "twin_rate is 1.5, expected a share from 0 to 1"),
         ("mals", {"wrong_detail_rate": -0.1}, "wrong_detail_rate is -0.1, expected a share"),
-        ("flickr", {}, "benchmark is 'flickr', expected one of cuhk-pedes, icfg-pedes, rstpreid, mals, coco, pairs"),
+        (
+            "flickr",
+            {},
+            "benchmark is 'flickr', expected one of cuhk-pedes, icfg-pedes, rstpreid, mals, coco, luperson-",
+        ),
     ],
 )
 def test_arguments_out_of_range_are_refused(tmp_path: Path, benchmark: Any, change: dict[str, Any], message: str) -> None:
