@@ -96,6 +96,9 @@ class Data:
     URL of shards with an index."""
     cache: str = field(default="~/.cache/tbps/shards", metadata=PLACE)
     """Where remote shards are kept; the annotations of large data sets, read once, lie in `annotations` beside it."""
+    cache_mb: CountOrNone = field(default=0, metadata=PLACE)
+    """Megabytes of remote shards that may lie in `cache`, for all processes of a machine together: the ones read longest ago
+    make way. 0 = all."""
     captioning: Captioning
     """How captions become tokens."""
     image_px: Annotated[tuple[int, int], Range(1)]

@@ -86,7 +86,9 @@ class PairDataset(Dataset[HostBatch]):
 
     def __getitem__(self, micro_batch: MicroBatch) -> HostBatch:
         """Load and stack the pairs. ValueError names the pair that cannot be loaded."""
-        pairs = [self.load(epoch, index) for epoch, index in micro_batch.pairs]
+        # In the order in which they are stored: each shard is opened, or fetched, once.
+        loaded = {pair: self.load(*pair) for pair in sorted(micro_batch.pairs, key=lambda pair: pair[1])}
+        pairs = [loaded[pair] for pair in micro_batch.pairs]
         return replace(_stack(pairs, self.needs.draws, epoch=micro_batch.epoch), prompts=self.prompts)
 
     def load(self, epoch: int, index: int) -> _Pair:

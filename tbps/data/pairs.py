@@ -214,7 +214,8 @@ def open_pairs(data: Data, split: str = "train", *, patience_s: float = PATIENCE
     limit = data.limit_pairs if split == "train" else 0
     root = Path(data.root).expanduser()
     if is_remote(data.root):
-        return ShardPairs(data.root, split, cache=Path(data.cache).expanduser(), limit_pairs=limit, patience_s=patience_s)
+        cache = Path(data.cache).expanduser()
+        return ShardPairs(data.root, split, cache=cache, cache_mb=data.cache_mb, limit_pairs=limit, patience_s=patience_s)
     if (root / INDEX_NAME).is_file():
         return ShardPairs(str(root), split, cache=Path(data.cache).expanduser(), limit_pairs=limit)
     annotations = mapped_annotations(root, data.benchmark, cache=Path(data.cache).expanduser().parent / "annotations")

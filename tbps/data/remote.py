@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from tbps.data import file_lock
+from tbps.data.cache_room import PLANNED, CacheRoom
 from tbps.data.transfer import IDLE_S, Failed, Refused, copy_http, copy_s3
 from tbps.data.turns import one_at_a_time, size_of
 
@@ -69,15 +71,47 @@ def fetch(url: str, *, cache: Path, sha256: str, num_bytes: int, patience_s: flo
     ValueError: nothing came for `patience_s` seconds, the server refused, or the content is not the expected one.
     """
     path = cache / sha256[:2] / sha256
-    if _complete(path, num_bytes):
-        return path
+    if not _complete(path, num_bytes):
+        os.close(_open_fetched(path, url, num_bytes, patience_s=patience_s, room=None))
+    return path
+
+
+def fetch_open(
+    url: str, *, cache: Path, sha256: str, num_bytes: int, patience_s: float = PATIENCE_S, room: CacheRoom
+) -> int:
+    """As `fetch`, a descriptor of the file: it can be read even if another process now needs its place in `room`.
+
+    ValueError: as `fetch`, or the room is too small.
+    """
+    path = cache / sha256[:2] / sha256
+    with contextlib.suppress(FileNotFoundError):
+        descriptor = os.open(path, os.O_RDONLY)
+        if os.fstat(descriptor).st_size == num_bytes:
+            with contextlib.suppress(FileNotFoundError):  # it was evicted just now
+                os.utime(path)
+            return descriptor
+        os.close(descriptor)
+    return _open_fetched(path, url, num_bytes, patience_s=patience_s, room=room)
+
+
+def _open_fetched(path: Path, url: str, num_bytes: int, *, patience_s: float, room: CacheRoom | None) -> int:
+    """Download the file to `path`, which is named by its digest, unless another process has; a descriptor of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with _turn(path, url, patience_s):
-        if not _complete(path, num_bytes):
-            partial = _partial(path)
-            _try_again(url, partial, lambda: _difference(partial, sha256, num_bytes), patience_s=patience_s)
-            os.replace(partial, path)
-    return path
+        if _complete(path, num_bytes):
+            return os.open(path, os.O_RDONLY)
+        path.unlink(missing_ok=True)  # cut short
+        if room is not None:
+            room.make(path, num_bytes, patience_s=patience_s)
+        partial = _partial(path)
+        _try_again(
+            url, partial, lambda: _difference(partial, path.name, num_bytes), num_bytes=num_bytes, patience_s=patience_s
+        )
+        descriptor = os.open(partial, os.O_RDONLY)
+        os.fsync(descriptor)  # a power cut leaves no whole name on half a content
+        os.replace(partial, path)
+        path.with_suffix(PLANNED).unlink(missing_ok=True)
+        return descriptor
 
 
 def forget_damaged(url: str, *, cache: Path, sha256: str, patience_s: float = PATIENCE_S) -> None:
@@ -128,15 +162,20 @@ def _partial(path: Path) -> Path:
 # -- attempts -------------------------------------------------------------------------------------------------------------
 
 
-def _try_again(url: str, target: Path, difference: Callable[[], str], *, patience_s: float) -> None:
-    """Download `url` to `target`, in as many attempts as make progress; `difference` says what is wrong with the content."""
+def _try_again(
+    url: str, target: Path, difference: Callable[[], str], *, num_bytes: int | None = None, patience_s: float
+) -> None:
+    """Download `url` to `target`, in as many attempts as make progress; `difference` says what is wrong with the content.
+
+    num_bytes: that the file should have; None = not known.
+    """
     copy = copy_s3 if url.startswith("s3://") else copy_http
     idle_s = min(IDLE_S, patience_s / 2)
     moved, size, wrong, pause_s = time.monotonic(), size_of(target), 0, FIRST_PAUSE_S
     while True:
         asked_s = 0.0
         try:
-            copy(url, target, idle_s=idle_s)
+            copy(url, target, idle_s=idle_s, num_bytes=num_bytes, name=shown(url))
             problem = difference()
             if not problem:
                 return

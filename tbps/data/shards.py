@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import zlib
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tbps.config.data import LabelSetName
+from tbps.data.cache_room import BYTES_PER_MB, CacheRoom
 from tbps.data.identity_index import IdentityIndex, StoredIdentities
 from tbps.data.label_maps import check_map
 from tbps.data.label_sets import LABEL_SETS
-from tbps.data.remote import PATIENCE_S, fetch, forget_damaged, is_remote, join, sha256_of, shown
+from tbps.data.remote import PATIENCE_S, fetch, fetch_open, forget_damaged, is_remote, join, sha256_of, shown
 from tbps.data.shard_index import ADVICE, MapPlaces, MemberTable, Numbers, ShardSplit, StoredFile, read_index
 from tbps.data.stored_columns import StoredBytes, StoredColumn
 
@@ -32,8 +35,20 @@ CHECKED_AT_ONCE_BYTES = 1 << 26
 class ShardPairs:
     """Pairs of a shard folder or URL: a `PairSource` equal to that of the folder that the shards were made from."""
 
-    def __init__(self, root: str, split: str, *, cache: Path, limit_pairs: int = 0, patience_s: float = PATIENCE_S) -> None:
-        """Remote shards are fetched whole into `cache` when a pair of theirs is first read; see `remote.fetch`."""
+    def __init__(
+        self,
+        root: str,
+        split: str,
+        *,
+        cache: Path,
+        cache_mb: int = 0,
+        limit_pairs: int = 0,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
+        """Remote shards are fetched whole into `cache` when a pair of theirs is read; see `remote.fetch`.
+
+        cache_mb: megabytes of shards that may lie there, 0 = all; the ones read longest ago make way.
+        """
         splits = read_index(root, cache=cache, patience_s=patience_s)
         if split not in splits:
             have = ", ".join(splits)
@@ -42,8 +57,12 @@ class ShardPairs:
         self._cache = cache
         self._patience_s = patience_s
         self._split = splits[split]
+        self._room: CacheRoom | None = None
         if not is_remote(root):
             _check_sizes(Path(root), self._split)
+        elif cache_mb:
+            self._room = CacheRoom(cache, most_bytes=cache_mb * BYTES_PER_MB)
+            self._room.check({file.name: file.num_bytes for file in self._split.shards}, num_pairs=self._split.num_pairs)
         self._table = self._map_table()
         num_pairs = len(self._table.image_N)
         self._num_pairs = min(limit_pairs, num_pairs) if limit_pairs else num_pairs
@@ -176,13 +195,16 @@ class ShardPairs:
         """A member of the image's shard; a damaged copy of a remote shard is fetched once more."""
         shard = int(self._table.shard_I[image])
         try:
-            return self._read(self._file(shard), image, place)
+            with self._opened(shard) as file:
+                return self._read(file, image, place)
         except _Damaged:
             if not is_remote(self.root):
                 raise
-        os.close(self._open.pop(shard))
+        if shard in self._open:
+            os.close(self._open.pop(shard))
         self._forget_damaged(self._split.shards[shard])
-        return self._read(self._file(shard), image, place)
+        with self._opened(shard) as file:
+            return self._read(file, image, place)
 
     def _read(self, file: int, image: int, place: _Place) -> bytes:
         """Content of the member, after its CRC has been checked."""
@@ -194,6 +216,26 @@ class ShardPairs:
         if len(content) < place.size:
             raise _Damaged(f"{where} ends after {len(content)} of {place.size} bytes; {ADVICE}")
         raise _Damaged(f"{where} has other content than its index says; the shard was changed: {ADVICE}")
+
+    @contextmanager
+    def _opened(self, shard: int) -> Iterator[int]:
+        """A file descriptor of the shard; where the cache is bounded, it is closed at once, as evicted files take room."""
+        if self._room is None:
+            yield self._file(shard)
+            return
+        stored = self._split.shards[shard]
+        file = fetch_open(
+            join(self.root, stored.name),
+            cache=self._cache,
+            sha256=stored.sha256,
+            num_bytes=stored.num_bytes,
+            patience_s=self._patience_s,
+            room=self._room,
+        )
+        try:
+            yield file
+        finally:
+            os.close(file)
 
     def _file(self, shard: int) -> int:
         """A file descriptor of the shard; the least recently used one is closed when too many are open."""

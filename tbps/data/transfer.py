@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.utils
+import logging
 import os
 import re
 import select
@@ -13,11 +14,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+logger = logging.getLogger(__name__)
+
 IDLE_S = 30.0
 """Seconds after which an attempt that brought less than `SLOWEST_BYTES` has failed."""
 SLOWEST_BYTES = 1 << 10
 PIECE_BYTES = 1 << 20
 CONNECT_S = 10.0
+WORD_EVERY_S = 30.0
+"""Seconds between words on a file that comes slowly."""
 _TRY_LATER = (408, 425, 429)
 """Answers of the 4xx kind that mean: not now."""
 
@@ -34,9 +39,10 @@ class Refused(Exception):
     """The answer will stay the same: no such file, no permission."""
 
 
-def copy_http(url: str, target: Path, *, idle_s: float) -> None:
+def copy_http(url: str, target: Path, *, idle_s: float, num_bytes: int | None, name: str) -> None:
     """Copy `url` to `target`, from where a former attempt ended. Proxies are those of the environment.
 
+    num_bytes: that the file should have, None = not known; no more is taken of a longer one. name: of the URL, for the log.
     Failed: no answer, a server error, or no byte for `idle_s` seconds. Refused: an answer of the 4xx kind, no such scheme.
     """
     import requests
@@ -51,18 +57,27 @@ def copy_http(url: str, target: Path, *, idle_s: float) -> None:
                 target.unlink()
                 raise Failed("the file is shorter than what came before")
             _check_status(response.status_code, response.reason, response.headers.get("Retry-After", ""))
-            if response.status_code != 206:
+            if response.status_code != 206 or not _goes_on_at(start, response.headers.get("Content-Range", "")):
                 start = 0
             with target.open("ab" if start else "wb") as file:
-                _copy(iter(lambda: response.raw.read1(PIECE_BYTES), b""), file, idle_s=idle_s)
+                pieces = iter(lambda: response.raw.read1(PIECE_BYTES), b"")
+                _copy(pieces, file, idle_s=idle_s, num_bytes=num_bytes, name=name)
             promised = response.headers.get("Content-Length", "")
-            came = target.stat().st_size - start
-            if promised.isdigit() and came < int(promised):
+            came, size = target.stat().st_size - start, target.stat().st_size
+            if promised.isdigit() and came < int(promised) and (num_bytes is None or size <= num_bytes):
                 raise Failed(f"the connection ended after {came} of {promised} bytes")
+            if not promised.isdigit() and num_bytes is not None and size < num_bytes:
+                raise Failed(f"the connection ended after {size} of {num_bytes} bytes")
     except (InvalidSchema, InvalidURL, TooManyRedirects) as error:
         raise Refused(f"cannot be asked for ({error})") from error
     except (OSError, HTTPError) as error:  # every exception of requests is an OSError
         raise Failed(_reason(error, idle_s)) from error
+
+
+def _goes_on_at(start: int, content_range: str) -> bool:
+    """Whether a part of a file begins where it was asked for; a server that does not say is believed."""
+    told = re.match(r"bytes (\d+)-", content_range)
+    return told is None or int(told[1]) == start
 
 
 def _check_status(status: int, reason: str, retry_after: str) -> None:
@@ -97,8 +112,8 @@ def _reason(error: BaseException, idle_s: float) -> str:
     return f"{proxy}cannot be reached or broke off ({deepest.strerror if deepest is not None else chain[-1]})"
 
 
-def copy_s3(url: str, target: Path, *, idle_s: float) -> None:
-    """Copy `url` to `target` with `aws s3 cp`, from its beginning. Exceptions as of `copy_http`."""
+def copy_s3(url: str, target: Path, *, idle_s: float, num_bytes: int | None, name: str) -> None:
+    """Copy `url` to `target` with `aws s3 cp`, from its beginning. Arguments and exceptions as of `copy_http`."""
     with tempfile.TemporaryFile() as errors, target.open("wb") as file:
         command = ["aws", "s3", "cp", "--only-show-errors", url, "-"]
         try:
@@ -108,11 +123,13 @@ def copy_s3(url: str, target: Path, *, idle_s: float) -> None:
         with process:
             assert process.stdout is not None
             try:
-                _copy(_pieces(process.stdout, idle_s), file, idle_s=idle_s)
+                whole = _copy(_pieces(process.stdout, idle_s), file, idle_s=idle_s, num_bytes=num_bytes, name=name)
             except BaseException:
                 process.kill()
                 raise
-        if process.returncode:
+            if not whole:
+                process.kill()
+        if whole and process.returncode:
             errors.seek(0)
             said = " ".join(errors.read().decode(errors="replace").split())[-300:] or f"status {process.returncode}"
             # An answer of the 4xx kind, or nothing to sign with.
@@ -129,12 +146,14 @@ def _pieces(stream: IO[bytes], idle_s: float) -> Iterator[bytes]:
     raise Failed(f"nothing came for {idle_s:g} s")
 
 
-def _copy(pieces: Iterator[bytes], file: IO[bytes], *, idle_s: float) -> None:
-    """Failed where less than `SLOWEST_BYTES` came in `idle_s` seconds: a byte now and then is no progress.
+def _copy(pieces: Iterator[bytes], file: IO[bytes], *, idle_s: float, num_bytes: int | None, name: str) -> bool:
+    """False where it ended because `file` has more than `num_bytes` bytes.
 
-    ValueError: the file cannot be written.
+    Failed where less than `SLOWEST_BYTES` came in `idle_s` seconds: a byte now and then is no progress. ValueError: the file
+    cannot be written.
     """
-    since, came = time.monotonic(), 0
+    began = since = told = time.monotonic()
+    came = total = 0
     for piece in pieces:
         try:
             file.write(piece)
@@ -142,8 +161,15 @@ def _copy(pieces: Iterator[bytes], file: IO[bytes], *, idle_s: float) -> None:
         except OSError as error:
             advice = "make room, or set --data.cache to another disk"
             raise ValueError(f"{file.name} cannot be written ({error.strerror}); {advice}") from error
-        came += len(piece)
-        if time.monotonic() - since > idle_s:
+        came, total, now = came + len(piece), total + len(piece), time.monotonic()
+        if num_bytes is not None and file.tell() > num_bytes:
+            return False
+        if now - since > idle_s:
             if came < SLOWEST_BYTES:
                 raise Failed(f"only {came} bytes came in {idle_s:g} s")
-            since, came = time.monotonic(), 0
+            since, came = now, 0
+        if now - told > WORD_EVERY_S:
+            of = f" of {num_bytes / 1e6:.1f}" if num_bytes is not None else ""
+            logger.info("fetching %s: %.1f%s MB so far, %.0f kB/s", name, file.tell() / 1e6, of, total / (now - began) / 1e3)
+            told = now
+    return True

@@ -40,6 +40,18 @@ def one_at_a_time(lock_file: Path, *, doing: str, growing: Path, patience_s: flo
         yield
 
 
+def is_in_turn(lock_file: Path) -> bool:
+    """Whether a process is inside with `lock_file` just now."""
+    try:
+        with (_on_this_node(lock_file) if file_lock.are_missing(lock_file) else lock_file).open("a+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    return False
+
+
 def _on_this_node(lock_file: Path) -> Path:
     """A file in the folder for temporary files, which stands for `lock_file`."""
     folder = Path(tempfile.gettempdir()) / f"tbps-locks-{os.getuid()}"

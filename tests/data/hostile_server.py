@@ -121,3 +121,40 @@ def status(number: int, **headers: str) -> Answer:
         handler.end_headers()
 
     return answer
+
+
+def slow(handler: Handler) -> None:
+    """The whole file, at 20 kB/s."""
+    content = handler.content()
+    handler.send_file(cut=0)
+    start = int(handler.headers.get("Range", "bytes=0-")[6:].rstrip("-"))
+    for first in range(start, len(content), 2_000):
+        handler.wfile.write(content[first : first + 2_000])
+        if handler.server.leave.wait(0.1):
+            return
+
+
+def cut_without_length(handler: Handler) -> None:
+    """A quarter of the file by a server that does not say how long it is."""
+    handler.send_response(200)
+    handler.end_headers()
+    handler.wfile.write(handler.content()[: len(handler.content()) // 4])
+
+
+def longer(handler: Handler) -> None:
+    """The file and ten times as much after it."""
+    content = handler.content() * 11
+    handler.send_response(200)
+    handler.send_header("Content-Length", str(len(content)))
+    handler.end_headers()
+    handler.wfile.write(content)
+
+
+def another_part(handler: Handler) -> None:
+    """A part of the file that begins elsewhere than was asked for."""
+    content = handler.content()
+    handler.send_response(206)
+    handler.send_header("Content-Range", f"bytes 0-{len(content) - 1}/{len(content)}")
+    handler.send_header("Content-Length", str(len(content)))
+    handler.end_headers()
+    handler.wfile.write(content)
