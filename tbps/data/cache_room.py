@@ -81,8 +81,7 @@ class CacheRoom:
         moved, before = time.monotonic(), -1
         while (taken := self._try(path, num_bytes, patience_s)) is not None:
             if taken != before:
-                path.with_suffix(PLANNED).unlink(missing_ok=True)  # of a process that was killed
-        moved, before = time.monotonic(), taken
+                moved, before = time.monotonic(), taken
             if (waited_s := time.monotonic() - moved) > patience_s:
                 raise ValueError(
                     f"{self.cache} has no room for a shard of {num_bytes / 1e6:.1f} MB: {self.most_bytes / 1e6:.1f} MB are"

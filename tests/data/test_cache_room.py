@@ -227,6 +227,13 @@ def test_of_a_longer_file_no_more_is_taken(server: HostileServer, tmp_path: Path
         )
 
 
+def test_the_rest_of_a_longer_file_is_not_waited_for(tmp_path: Path) -> None:
+    pieces = iter([b"x" * 10] * 100)
+    with (tmp_path / "file").open("wb") as file:
+        assert not transfer._copy(pieces, file, idle_s=1.0, num_bytes=15, name="")
+    assert len(list(pieces)) == 98
+
+
 def test_a_slow_download_is_told(
     server: HostileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
