@@ -43,6 +43,8 @@ ARROWS = {
 }
 # Training validates and starts from converted weights; reports look at everything.
 ARROWS["tbps.training"] = ("tbps.training", "tbps.convert", "tbps.runs", *ARROWS["tbps.evaluation"])
+# A plan runs the step that trains.
+ARROWS["tbps.planning"] = ("tbps.planning", *ARROWS["tbps.training"])
 ARROWS["tbps.reporting"] = ("tbps.reporting", *ARROWS["tbps.training"])
 
 OURS = ("launch", "recipes", "tbps")

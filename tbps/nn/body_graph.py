@@ -38,7 +38,7 @@ class BodyGraph(nn.Module):
 
     def __init__(self, *, width: int, layers: int = 2, adjacency: Adjacency = "star") -> None:
         super().__init__()
-        self.convolutions = nn.ModuleList(GCNConv(width, width) for _ in range(layers))
+        self.convolutions = nn.ModuleList(GCNConv(width, width, add_self_loops=False) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         pairs = torch.tensor(edges(adjacency)).T
         self.register_buffer("edge_2E", torch.cat([pairs, pairs.flip(0)], dim=1), persistent=False)
@@ -47,7 +47,9 @@ class BodyGraph(nn.Module):
         """Features of parts, with those of the parts they are joined to: (B, K, D) to (B, K, D), in float32."""
         with torch.autocast(node_BKD.device.type, enabled=False):
             x_ND = node_BKD.float().flatten(0, 1)
-            edge_2M = self.batched_edges(len(node_BKD))
+            # torch-geometric would add the loops itself, and wait for the device to count those that are there
+            loop_N = torch.arange(len(x_ND), device=x_ND.device)
+            edge_2M = torch.cat([self.batched_edges(len(node_BKD)), loop_N.expand(2, -1)], dim=1)
             for number, convolution in enumerate(self.convolutions):
                 x_ND = convolution(x_ND if number == 0 else x_ND.relu(), edge_2M)
             return self.norm(x_ND).unflatten(0, node_BKD.shape[:2])

@@ -38,18 +38,21 @@ WHOLE = Base(sha256="", frozen=frozenset())
 
 
 def adapt(method: Method, lora: Lora) -> Base:
-    """Put adapters on the encoders of a method whose base is in place; slow copies of them become copies anew.
+    """Put adapters on the encoders of a method whose base is in place; see `put_adapters`."""
+    if not lora.on:
+        return WHOLE
+    _check_encoders(method, lora)
+    return Base(sha256=base_sha256(method), frozen=put_adapters(method, lora))
+
+
+def put_adapters(method: Method, lora: Lora) -> frozenset[str]:
+    """Adapters on the encoders, whatever their weights; slow copies of them become copies anew. `Base.frozen`.
 
     ValueError: the method names no encoders, or they have no such layers.
     """
     if not lora.on:
-        return WHOLE
-    if not method.encoders:
-        raise ValueError(
-            f"lora.targets is {lora.targets}, and {type(method).__name__} does not say which of its modules are encoders:"
-            " give it `encoders`, or leave lora.targets empty"
-        )
-    sha256 = base_sha256(method)
+        return frozenset()
+    _check_encoders(method, lora)
     encoders = [method.get_submodule(name) for name in method.encoders]
     add_adapters(encoders, rank=lora.rank, alpha=lora.alpha, targets=lora.names)
     for name in method.unfrozen:
@@ -68,7 +71,15 @@ def adapt(method: Method, lora: Lora) -> Base:
                 parent, _, leaf = (copy + name.removeprefix(source)).rpartition(".")
                 setattr(method.get_submodule(parent), leaf, momentum_copy(method.get_submodule(name)))
         frozen |= {copy + inner.removeprefix(source) for inner in frozen if inner.startswith(f"{source}.")}
-    return Base(sha256=sha256, frozen=frozenset(frozen))
+    return frozenset(frozen)
+
+
+def _check_encoders(method: Method, lora: Lora) -> None:
+    if not method.encoders:
+        raise ValueError(
+            f"lora.targets is {lora.targets}, and {type(method).__name__} does not say which of its modules are encoders:"
+            " give it `encoders`, or leave lora.targets empty"
+        )
 
 
 def base_sha256(method: Method) -> str:

@@ -1,0 +1,236 @@
+"""One training step of a run at its real size, on a device that need not be there: what it costs.
+
+The step is the one that trains (tbps/training/step.py): views, forward, backward, clipping, update, momentum and queue, of
+the method as the recipe makes it. Only its tensors hold no numbers (tbps/planning/fake_device.py).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from torch import Tensor
+
+from tbps.config.run import Run
+from tbps.data.batch import HostBatch
+from tbps.methods.method import Method
+from tbps.methods.registry import build_method
+from tbps.planning.fake_device import FakeDevice
+from tbps.planning.parts import Parts
+from tbps.planning.tally import ALIGNMENT, Tally
+from tbps.planning.typical_batch import Reading, typical_batch
+from tbps.training.adapters import put_adapters
+from tbps.training.contrast import check_contrast
+from tbps.training.data_parallel import DataParallel
+from tbps.training.peers import Pulse
+from tbps.training.step import Stepper
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepCost:
+    """Of one optimiser step of one process with one micro-batch."""
+
+    pairs: int
+    """Of the micro-batch."""
+    processes: int
+    parameters: Mapping[str, int]
+    """Numbers of weights: "trained", "frozen" and "momentum"."""
+    kept: Mapping[str, int]
+    """Bytes that stay from step to step on a process that holds everything: "trained", "frozen", "momentum", "buffer" (a
+    queue) and "optimiser"."""
+    gradient: int
+    """Bytes of all gradients."""
+    activations: int
+    """Most bytes alive at once in forward and backward beside what is kept and gradients: activations, views, working
+    copies of weights, temporary ones."""
+    peak: int
+    """Most bytes alive at once in the whole step, as `torch.cuda.max_memory_allocated` counts them on a single GPU."""
+    update: int
+    """Most bytes that the update holds beside what is kept and gradients."""
+    flops: Mapping[str, int]
+    """Of forward and backward by part (tbps/planning/parts.py)."""
+    gathered: int
+    """Bytes that collectives inside forward and after the step bring to each process: features, identities."""
+    waits: int
+    """How often the host asked the device for a number and waited for it; copies that it waits for late are none."""
+    checkpoint: int
+    """Bytes of a checkpoint: what is trained or changes, and the optimiser's state."""
+
+    @property
+    def flops_per_pair(self) -> float:
+        """Of forward and backward."""
+        return sum(self.flops.values()) / self.pairs
+
+
+def rehearse(run: Run, *, pairs: int, device: str = "cuda", processes: int = 1, host: HostBatch | None = None) -> StepCost:
+    """What one step costs a process that computes `pairs` pairs in one micro-batch, beside `processes` - 1 others.
+
+    device: "cuda" as on a GPU, whether or not there is one, with torch's allocator; "cpu" as on this machine; host: the
+    micro-batch, if not a typical one (tbps/planning/typical_batch.py).
+    ValueError: pairs are no whole groups, or the run cannot be planned; the message says why.
+    """
+    if pairs % run.data.group_pairs:
+        raise ValueError(f"pairs is {pairs}, expected a multiple of data.group_pairs ({run.data.group_pairs})")
+    where = torch.device(device, 0) if device != "cpu" else torch.device("cpu")
+    run = replace(run, data=replace(run.data, batch_pairs=pairs * processes, micro_batch_pairs=0))
+    fake = FakeDevice(where, guess=Reading(run, pairs), tally=Tally(alignment=1 if device == "cpu" else ALIGNMENT))
+    with _quiet(), _several(processes), fake.active():
+        return _Rehearsal(run, fake, pairs=pairs, processes=processes).cost(host or typical_batch(run, pairs))
+
+
+class _Rehearsal:
+    """A run's step on a fake device."""
+
+    def __init__(self, run: Run, fake: FakeDevice, *, pairs: int, processes: int) -> None:
+        self.run, self.fake, self.tally, self.pairs, self.processes = run, fake, fake.tally, pairs, processes
+        self.method = self._build()
+        self._mark()
+        process = cast(Accelerator, _Process(fake.device, bf16=run.loop.precision == "bf16", processes=processes))
+        check_contrast(self.method, run.needs.contrast, micro_batches=1)
+        self.parallel = DataParallel(process, self.method, run.optim)
+        self._make_optimiser_state()
+        self.stepper = Stepper(
+            run,
+            accelerator=process,
+            parallel=self.parallel,
+            weights=self.method.weights,
+            steps_per_epoch=1.0,
+            micro_batches=1,
+            pulse=Pulse(),
+        )
+
+    def cost(self, host: HostBatch) -> StepCost:
+        """Of a step in the last stage of the schedule."""
+        Parts(self.method, self.fake.enter_part)
+        kept = {str(kind): size for kind, size in self.tally.live.items() if kind not in ("gradient", "passing")}
+        host = host.each_tensor(self.fake.to_device)
+        self.method.train()
+        self.tally.start()
+        self.fake.sent.clear()
+        self.fake.waits = 0
+        step = max(self.stepper.second_stage_step, 0) + 1
+        losses = self.stepper.forward_backward(step, iter([host]))
+        flops, activations, peak = dict(self.tally.flops), self.tally.passing_peak, self.tally.peak
+        gradient = self.tally.live["gradient"]
+        self.tally.start()
+        self.stepper.update(step, losses, 0)
+        self.method.after_step()
+        return StepCost(
+            pairs=self.pairs,
+            processes=self.processes,
+            parameters=_numbers(self.method),
+            kept=kept,
+            gradient=gradient,
+            activations=activations,
+            peak=max(peak, self.tally.peak),
+            update=self.tally.passing_peak,
+            flops=flops,
+            gathered=sum(size for name, size in self.fake.sent if "gather" in name),
+            waits=self.fake.waits,
+            checkpoint=self._checkpoint(),
+        )
+
+    def _build(self) -> Method:
+        run = self.run
+        with torch.device(self.fake.device):
+            method = build_method(run.method, image_px=run.data.image_px, num_identities=run.data.num_identities)
+            self.frozen = put_adapters(method, run.lora)
+        method.set_activation_checkpointing(run.loop.activation_checkpointing)
+        return method
+
+    def _mark(self) -> None:
+        for name, parameter in self.method.named_parameters():
+            self.tally.mark(parameter, _kind(self.method, name, parameter))
+        for buffer in self.method.buffers():
+            self.tally.mark(buffer, "buffer")
+
+    def _make_optimiser_state(self) -> None:
+        """As the first step makes it: by a step without gradients worth the name."""
+        for parameter in self.parallel.parameters:
+            parameter.grad = torch.zeros_like(parameter)
+        self.parallel.optimiser.step()
+        for state in self.parallel.optimiser.state.values():
+            for tensor in state.values():
+                self.tally.mark(tensor, "optimiser")
+        self.parallel.optimiser.zero_grad(set_to_none=True)
+
+    def _checkpoint(self) -> int:
+        held = {name: tensor for name, tensor in self.parallel.model_tensors().items() if name not in self.frozen}
+        return sum(
+            tensor.numel() * tensor.element_size()
+            for tensors in (held, self.parallel.optimiser_tensors())
+            for tensor in tensors.values()
+        )
+
+
+def _kind(method: Method, name: str, parameter: Tensor) -> Any:
+    if any(name.startswith(f"{copy}.") for copy in method.copies):
+        return "momentum"
+    return "trained" if parameter.requires_grad else "frozen"
+
+
+def _numbers(method: Method) -> dict[str, int]:
+    numbers: Counter[str] = Counter(trained=0, frozen=0, momentum=0)
+    for name, parameter in method.named_parameters():
+        numbers[_kind(method, name, parameter)] += parameter.numel()
+    return dict(numbers)
+
+
+class _Process:
+    """What a step asks of Accelerate, of the first of `processes` processes."""
+
+    process_index = 0
+
+    def __init__(self, device: torch.device, *, bf16: bool, processes: int) -> None:
+        self.device, self.bf16, self.num_processes = device, bf16, processes
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The run's precision."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+
+    def prepare_model(self, method: Method) -> Any:
+        """The method in the run's precision."""
+
+        def forward(*args: Any) -> Any:
+            with self.autocast():
+                return method(*args)
+
+        return forward
+
+    def no_sync(self, model: Any) -> AbstractContextManager[None]:
+        """Nothing is exchanged."""
+        return nullcontext()
+
+    def backward(self, loss: Tensor) -> None:
+        """Gradients."""
+        loss.backward()
+
+
+@contextmanager
+def _several(processes: int) -> Iterator[None]:
+    """A process group of which all others are imagined: collectives have the shapes that they would have."""
+    if processes == 1 or dist.is_initialized():
+        yield
+        return
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    dist.init_process_group("fake", rank=0, world_size=processes, store=FakeStore())
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without torch's words about private parts and deprecated names that this file has no choice about."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
