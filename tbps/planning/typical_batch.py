@@ -164,5 +164,7 @@ class Reading:
         if shape and shape[-1] == self.pairs:
             row_B = torch.arange(self.pairs)
             other = torch.randint(1, self.group_pairs, shape, generator=self.generator)
-            return (row_B // self.group_pairs * self.group_pairs + (row_B + other) % self.group_pairs).to(kind)
+            drawn = row_B // self.group_pairs * self.group_pairs + (row_B + other) % self.group_pairs
+            # The same copy says whether there is one: 0 is none.
+            return torch.where((drawn == 0) & (self.group_pairs > 2), 1 + (row_B == 1).long(), drawn).to(kind)
         return torch.randint(0, 2, shape, generator=self.generator).to(kind)

@@ -128,8 +128,9 @@ def test_peak_memory_and_flops_are_those_of_the_real_step(recipe: str, overrides
     run = run_of(recipe, *overrides)
     predicted, real = rehearse(run, pairs=PAIRS, device="cpu"), Real(run)
     assert predicted.peak - sum(predicted.kept.values()) == pytest.approx(real.peak(), rel=0.05)
-    # LAIP takes a gradient in its forward pass, where the engine leaves out those of weights that nobody asked for
-    assert sum(predicted.flops.values()) == pytest.approx(real.flops(), rel=0.1 if recipe == "laip" else 0.02)
+    # LAIP takes a gradient in its forward pass, where the engine leaves out those of weights that nobody asked for; what
+    # BAMG computes depends on its hard negatives.
+    assert sum(predicted.flops.values()) == pytest.approx(real.flops(), rel=0.1 if recipe in ("laip", "bamg") else 0.02)
     trained = [parameter for parameter in real.method.parameters() if parameter.requires_grad]
     assert predicted.parameters["trained"] == sum(parameter.numel() for parameter in trained)
     assert predicted.gradient == sum(p.grad.numel() * 4 for p in trained if p.grad is not None)
