@@ -130,7 +130,60 @@ def tiny() -> Run:
     )
 
 
-VARIANTS = {"cuhk-pedes": cuhk_pedes, "icfg-pedes": icfg_pedes, "rstpreid": rstpreid, "tiny": tiny}
+ATTRIBUTES_ALONE = AptmWeights(
+    itc=0.0,
+    itm=0.0,
+    mlm=0.0,
+    reworded_itc=0.0,
+    reworded_itm=0.0,
+    attribute_itc=1.0,  # official code, train_pa100ks.py: their sum
+    attribute_itm=1.0,
+    attribute_mlm=1.0,
+)
+
+
+def not_scored(evaluation: Evaluation) -> Evaluation:
+    """The same rules, for data that nothing can be searched in."""
+    return replace(evaluation, every_epochs=0, selection="last", test=False)
+
+
+def pa_100k() -> Run:
+    """Attributes without captions, 4 GPUs of 200: configs/Retrieval_pa100k.yaml; the rest as CUHK-PEDES.
+
+    Its test split is not scored: the official code guesses attributes there, which is no search.
+    """
+    run = cuhk_pedes()
+    own = pixels((0.46485138, 0.45038012, 0.4632019), (0.25088054, 0.24609283, 0.24240193))
+    return replace(
+        run,
+        name="pa-100k",
+        method=Aptm(weights=ATTRIBUTES_ALONE, prompts="pa-100k", label_smoothing=0.0),  # official
+        data=replace(run.data, benchmark="pa-100k", root="data/PA-100K", pixels=own, batch_pairs=800, group_pairs=200),
+        evaluation=not_scored(run.evaluation),
+    )
+
+
+def tiny_pa_100k() -> Run:
+    """The same in small, on a synthetic PA-100K."""
+    run = tiny()
+    assert isinstance(run.method, Aptm)
+    return replace(
+        run,
+        name="tiny-pa-100k",
+        method=replace(run.method, weights=ATTRIBUTES_ALONE, prompts="pa-100k", label_smoothing=0.0),
+        data=replace(run.data, benchmark="pa-100k", root="demo/pa-100k"),
+        evaluation=not_scored(run.evaluation),
+    )
+
+
+VARIANTS = {
+    "cuhk-pedes": cuhk_pedes,
+    "icfg-pedes": icfg_pedes,
+    "rstpreid": rstpreid,
+    "pa-100k": pa_100k,
+    "tiny": tiny,
+    "tiny-pa-100k": tiny_pa_100k,
+}
 
 if __name__ == "__main__":
     recipe_command(VARIANTS, about=__doc__)

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch.distributed import DistStoreError
 
-from tbps.config.data import EVALUATED, Benchmark
+from tbps.config.data import EVALUATED, WITHOUT_CAPTIONS, Benchmark
 from tbps.config.run import Run
-from tbps.data.fields import choose_fields, try_fields
+from tbps.data.fields import check_prompts, choose_fields, try_fields
 from tbps.data.identities import agree_on_identities
 from tbps.data.loader import TrainingLoader, make_loader
 from tbps.data.opening import (
@@ -113,6 +113,7 @@ def make_parts(run: Run) -> Parts:
     def open_data() -> None:
         source = open_pairs(run.data, patience_s=patience_s)
         try_fields(fields, source)
+        check_prompts(run.needs, source)
         opened.append((source, splits_of(run.data, patience_s=patience_s)))
 
     team.together(open_data, doing="opening the data")
@@ -127,7 +128,8 @@ def make_parts(run: Run) -> Parts:
         team=team,
         patience_s=patience_s,
     )
-    on_main(lambda: announce_cut_captions(source, encoder), doing="reading some captions")
+    if run.needs.captions:
+        on_main(lambda: announce_cut_captions(source, encoder), doing="reading some captions")
     on_main(lambda: announce_ranking(run), doing="saying how images are ranked")
 
     def make_batches(*, start_step: int, num_steps: int, rank: int, world_size: int) -> TrainingLoader:
@@ -285,7 +287,7 @@ def report_run(path: Path, *, beside: Path | None = None) -> Path:
 
 
 def _validation(run: Run, tokeniser: Tokeniser, splits: tuple[str, ...]) -> Evaluate | None:
-    if "val" not in splits:
+    if "val" not in splits or run.data.benchmark in WITHOUT_CAPTIONS:
         if run.evaluation.selection == "val":
             raise ValueError(
                 f"{run.data.benchmark} at {shown(run.data.root)} has no val split to choose the checkpoint on"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tbps.config.data import Captioning, Data
+from tbps.config.data import WITHOUT_CAPTIONS, Captioning, Data
 from tbps.config.evaluation import Evaluation
 from tbps.config.methods.method import MethodConfig
 from tbps.config.needs import Text
@@ -27,7 +27,22 @@ def check_consistency(
             " makes nothing of a caption that was swapped for another; expected 0"
         )
     check_captioning(data.captioning, needs.text)
+    if data.benchmark in WITHOUT_CAPTIONS:
+        _check_attributes_alone(data, evaluation, reads_captions=needs.captions)
     method.check(data, evaluation)
+
+
+def _check_attributes_alone(data: Data, evaluation: Evaluation, *, reads_captions: bool) -> None:
+    if reads_captions:
+        raise ValueError(
+            f"data.benchmark is {data.benchmark}, which tells attributes alone, and the method reads captions; take other"
+            " data, or a method that trains on attributes alone: recipes/aptm.py pa-100k"
+        )
+    if evaluation.test or evaluation.every_epochs:
+        raise ValueError(
+            f"data.benchmark is {data.benchmark}, which has no captions to search with; set --evaluation.test False and"
+            " --evaluation.every-epochs 0"
+        )
 
 
 CLIP_VOCABULARY = "clip"

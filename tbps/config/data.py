@@ -18,11 +18,14 @@ Benchmark = Literal[
     "webperson",
     "synth-pedes",
     "ham-pedes",
+    "pa-100k",
     "pairs",
 ]
 """The data sets that can be read, by the name of their format; `pairs`: a user's own (tbps/data/own_pairs.md)."""
 EVALUATED: tuple[Benchmark, ...] = ("cuhk-pedes", "icfg-pedes", "rstpreid", "pairs")
 """Those on which runs are compared; the others are there to be pretrained on."""
+WITHOUT_CAPTIONS: tuple[Benchmark, ...] = ("pa-100k",)
+"""Those that tell attributes alone."""
 Cleaning = Literal["space", "delete", "none"]
 """Rules by which captions are cleaned, by name; see tbps/text/cleaning.py."""
 Interpolation = Literal["bilinear", "bicubic"]

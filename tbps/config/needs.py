@@ -50,6 +50,8 @@ class Needs:
 
     text: Text
     """What the text encoder reads."""
+    captions: bool = True
+    """Whether it reads captions; without, `batch.own` holds one and the same word for every pair."""
     chunks: bool = False
     """Attribute chunks of the training captions: which tokens are a noun with its adjectives."""
     chunk_weights: bool = False

@@ -16,6 +16,7 @@ from tbps.data.readers.listed import objects_of, rows_of
 from tbps.data.readers.luperson_mllm import luperson_rows
 from tbps.data.readers.mals import mals_row
 from tbps.data.readers.own_pairs import own_rows
+from tbps.data.readers.pa_100k import pa_100k_rows
 from tbps.data.readers.persons import person_row
 from tbps.data.readers.row import Row
 from tbps.data.readers.synth_pedes import synth_pedes_rows
@@ -45,6 +46,11 @@ def _coco(file: Path) -> Iterator[Row]:
     return (coco_row(row, where) for where, row in objects_of(content["images"], file))
 
 
+def _pa_100k(file: Path) -> Iterator[Row]:
+    layout = LAYOUTS["pa-100k"]
+    return pa_100k_rows(file, layout.splits[layout.split_files.index(file.name)])
+
+
 READERS: Mapping[Benchmark, Callable[[Path], Iterator[Row]]] = {
     "cuhk-pedes": partial(_each, row_of=partial(person_row, split_needed=False)),
     "icfg-pedes": partial(_each, row_of=partial(person_row, split_needed=True)),
@@ -55,6 +61,7 @@ READERS: Mapping[Benchmark, Callable[[Path], Iterator[Row]]] = {
     "webperson": web_person_rows,
     "synth-pedes": synth_pedes_rows,
     "ham-pedes": ham_pedes_rows,
+    "pa-100k": _pa_100k,
     "pairs": own_rows,
 }
 """Who reads an annotation file of each data set."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tbps.config.data import Benchmark, LabelSetName
+from tbps.config.data import WITHOUT_CAPTIONS, Benchmark, LabelSetName
 from tbps.data.annotations import Annotations, Split, parse_annotations, places, shared_by_name
 from tbps.data.finding import Finding
 from tbps.data.image_check import Looked, look_at_images
@@ -153,12 +153,17 @@ def examine(
 def _split_report(
     annotations: Annotations, split: Split, looked: Sequence[Looked], of_maps: Sequence[Finding]
 ) -> SplitReport:
-    findings = [*_image_findings(looked), *_caption_findings(split), *of_maps]
+    captions = annotations.benchmark not in WITHOUT_CAPTIONS
+    findings = [*_image_findings(looked), *(_caption_findings(split) if captions else ()), *of_maps]
     if annotations.persons:
         findings.append(_alone(split))
     return SplitReport(
         name=split.name,
-        counts=Counts(identities=split.num_identities, images=len(split.image_path), captions=len(split.caption)),
+        counts=Counts(
+            identities=split.num_identities,
+            images=len(split.image_path),
+            captions=len(split.caption) if captions else None,
+        ),
         official=OFFICIAL[annotations.benchmark].get(split.name),
         findings=[finding for finding in findings if finding.names],
         num_decoded=sum(bool(image.sha256) and not image.fault for image in looked),
@@ -244,5 +249,7 @@ def _sizes(split: SplitReport) -> str:
     for name in ("identities", "images", "captions"):
         found = getattr(split.counts, name)
         expected = getattr(split.official, name) if split.official else None
+        if found is None:
+            continue
         parts.append(f"{found:,} {name}" + (f" (published: {expected:,})" if expected not in (None, found) else ""))
     return ", ".join(parts)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tbps.config.data import LabelSetName
+from tbps.config.needs import Needs
 from tbps.data.label_maps import decode_map
 from tbps.data.label_sets import LABEL_SETS
 from tbps.data.pairs import PairSource
@@ -82,6 +83,18 @@ def try_fields(fields: Mapping[str, Field], source: PairSource) -> None:
             field.check(source)
         else:
             read_field(name, field, source, 0)
+
+
+def check_prompts(needs: Needs, source: PairSource) -> None:
+    """ValueError: attributes that the method reads are not as many as its prompts tell of."""
+    if "attributes" not in needs.fields or not needs.prompts or not len(source):
+        return
+    told, expected = len(source.attributes(0)), len(needs.prompts) // 2
+    if told != expected:
+        raise ValueError(
+            f"the data tell {told} attributes of an image, and the method's prompts pair up to {expected}, expected as many;"
+            " set --method.prompts to mals, to pa-100k, or to own with --method.own-prompts"
+        )
 
 
 def read_field(name: str, field: Field, source: PairSource, index: int) -> Tensor:

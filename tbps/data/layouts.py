@@ -85,6 +85,16 @@ LAYOUTS: Mapping[Benchmark, Layout] = {
         splits=("train",),
         identities="either",
     ),
+    # As APTM's code reads it; what HydraPlus-Net publishes lies in release_data.
+    "pa-100k": Layout(
+        annotation_files=(),
+        split_files=("PA100K_train.json", "PA100K_val.json", "PA100K_test.json"),
+        annotation_folders=("data/finetune", "."),
+        image_folders=("images/pa100k/release_data", "release_data", "images/pa100k", "images", "."),
+        splits=("train", "val", "test"),
+        needed_splits=("train",),
+        identities="images",
+    ),
     # A user's own: tbps/data/own_pairs.md.
     "pairs": Layout(
         annotation_files=("pairs.csv", "pairs.jsonl"),
@@ -99,18 +109,14 @@ LAYOUTS: Mapping[Benchmark, Layout] = {
 def annotation_files(root: Path, benchmark: Benchmark) -> list[Path]:
     """The annotation files below `root`; ValueError lists what was looked for and what is there."""
     layout = LAYOUTS[benchmark]
-    found = [
-        sorted(file for file in (root / folder).glob(name) if file.is_file())
-        for folder in layout.annotation_folders
-        for name in layout.annotation_files
-    ]
-    found = [files for files in found if files]
+    folders = [root / folder for folder in layout.annotation_folders]
+    found = [[*sorted(folder.glob(name))] for folder in folders for name in layout.annotation_files]
+    found += [[folder / name for name in layout.split_files] for folder in folders]
+    found = [there for files in found if (there := [file for file in files if file.is_file()])]
     if benchmark == "pairs" and len(found) > 1:
         raise ValueError(f"{root} holds {' and '.join(layout.annotation_files)}; keep one of them")
     if found:
         return found[0]
-    if files := [root / name for name in layout.split_files if (root / name).is_file()]:
-        return files
     wanted = " or ".join((*layout.annotation_files, *layout.split_files[:1]))
     if not root.is_dir():
         raise ValueError(f"data.root {root} is not a folder; give the folder that holds {wanted}")

@@ -28,6 +28,9 @@ from tbps.text.captions import CaptionEncoder, EncodedCaption, make_captions, sa
 from tbps.text.rewording import Rewriter
 from tbps.text.token_batch import Captions
 
+UNREAD = "person"
+"""The caption of every pair for a method that reads none."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MicroBatch:
@@ -105,7 +108,7 @@ class PairDataset(Dataset[HostBatch]):
     def _load(self, epoch: int, index: int, key: str) -> _Pair:
         uniform = uniforms(generator_of(seed=self.seed, epoch=epoch, key=key, use="pair"))
         swapped = self._choose_caption(index, uniform) if self.needs.weak_positives else index
-        caption, other = self.source.caption(index), self.source.caption(swapped)
+        caption, other = self._caption(index), self._caption(swapped)
         own = self._encode(caption, key)
         paired = own if other == caption else self._encode(other, self.source.key(swapped))
         num_views = 2 if self.needs.second_view else 1
@@ -158,6 +161,9 @@ class PairDataset(Dataset[HostBatch]):
             for view in range(num_views)
         ]
         return tuple(pixels for pixels, _ in changed), changed[0][1]
+
+    def _caption(self, index: int) -> str:
+        return self.source.caption(index) if self.needs.captions else UNREAD
 
     def _encode(self, caption: str, key: str) -> EncodedCaption:
         encoded = self.encoder.encode(caption, key)

@@ -45,6 +45,12 @@ OFFICIAL: Mapping[Benchmark, Mapping[str, Counts]] = {
         "val": Counts(identities=None, images=5_000, captions=25_010),
         "test": Counts(identities=None, images=5_000, captions=25_010),
     },
+    # HydraPlus-Net, arXiv 1709.09930; it has no captions.
+    "pa-100k": {
+        "train": Counts(identities=None, images=80_000, captions=None),
+        "val": Counts(identities=None, images=10_000, captions=None),
+        "test": Counts(identities=None, images=10_000, captions=None),
+    },
     # PLIP, arXiv 2305.08386. Of the other three round numbers alone are published.
     "synth-pedes": {"train": Counts(identities=312_321, images=4_791_711, captions=12_138_157)},
     "luperson-mllm": {},

@@ -162,6 +162,9 @@ class EvaluationSet:
     """
 
     def __init__(self, source: PairSource) -> None:
+        """ValueError: the data tell attributes alone."""
+        if len(source) and not source.caption(0):
+            raise ValueError("the data have no captions to search with; evaluate on others: --on and --root name them")
         self.source = source
         self.query_identity_Q = source.identity_N
         """(Q,) identity of each caption."""

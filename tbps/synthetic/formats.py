@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Any
+from typing import Any, Literal
 
 from tbps.config.data import Benchmark
 from tbps.synthetic.mals import subset_of
@@ -46,8 +46,8 @@ class Format:
     num_cameras: int
     missing_spaces: bool = False
     """Whether captions lack some spaces after full stops."""
-    attributes: bool = False
-    """Whether rows tell MALS's attributes."""
+    attributes: Literal["", "mals", "pa-100k"] = ""
+    """Whose attributes rows tell, if any."""
     people: bool = True
     """Whether the truth about the people is written beside it."""
     folders: tuple[str, ...] = ()
@@ -91,7 +91,7 @@ FORMATS: Mapping[Benchmark, Format] = {
         images=(1, 1),
         captions=1,
         num_cameras=24,
-        attributes=True,
+        attributes="mals",
         people=False,
         folders=("gene_crop",),
     ),
@@ -145,6 +145,18 @@ FORMATS: Mapping[Benchmark, Format] = {
         num_cameras=24,
         folders=PARTS,
     ),
+    "pa-100k": Format(
+        annotation="data/finetune",
+        image_folder="images/pa100k/release_data",
+        splits=("train", "val", "test"),
+        first_id=0,
+        images=(1, 1),
+        captions=0,
+        num_cameras=24,
+        attributes="pa-100k",
+        people=False,
+        folders=("data", "images"),
+    ),
     "pairs": Format(
         annotation="pairs.csv",
         image_folder=".",
@@ -153,7 +165,7 @@ FORMATS: Mapping[Benchmark, Format] = {
         images=(2, 4),
         captions=2,
         num_cameras=10,
-        attributes=True,
+        attributes="mals",
         folders=("images",),
     ),
 }
@@ -210,6 +222,8 @@ def image_path(
         return f"{folder}/COCO_{folder}_{identity:012d}.jpg"
     if benchmark == "luperson-mllm":
         return f"{identity:07d}.jpg"
+    if benchmark == "pa-100k":
+        return f"{identity:06d}.jpg"
     if benchmark == "webperson":
         return f"{identity % 100:02d}/{identity:07d}.jpg"
     if benchmark in ("synth-pedes", "ham-pedes"):
@@ -238,6 +252,8 @@ def annotation_row(
     if benchmark == "synth-pedes":
         told = {"captions": list(captions[:2]), "prompt_caption": list(captions[2:])}
         return {"id": number, "file_path": path, "attributes": [",".join(["unknown"] * 6)], **told}
+    if benchmark == "pa-100k":
+        return {"split": split, "image": path, "label": list(labels)}
     if benchmark == "ham-pedes":
         return {"image": path, "captions": list(captions)}
     if benchmark == "pairs":
@@ -260,6 +276,8 @@ def parts_of(benchmark: Benchmark, row: Mapping[str, Any]) -> Iterator[tuple[str
     elif benchmark == "luperson-mllm":
         for file, caption in zip(LUPERSON_FILES, row["captions"], strict=True):
             yield f"{name}/{file}", _BY_IMAGE, {**row, "captions": caption}
+    elif benchmark == "pa-100k":
+        yield f"{name}/PA100K_{row['split']}.json", Form(), {"image": row["image"], "label": row["label"]}
     elif benchmark == "ham-pedes":
         yield name, _BY_IMAGE, row
     elif benchmark == "pairs":

@@ -21,6 +21,7 @@ from tbps.synthetic.camera import encode, make_camera
 from tbps.synthetic.descriptions import write_caption
 from tbps.synthetic.formats import FORMATS, annotation_row, image_path, split_sizes
 from tbps.synthetic.mals import attribute_labels
+from tbps.synthetic.pa_100k import pa_100k_labels
 from tbps.synthetic.person import Crowd, Person, differing_attributes
 from tbps.synthetic.randomness import stream
 from tbps.synthetic.rendering import Shot, render, sample_shot
@@ -29,6 +30,7 @@ from tbps.synthetic.writers import AnnotationWriter, prepare_folder, write_marke
 CHUNK_IMAGES = 48
 """About as many images as a worker makes before it reports."""
 MIN_IMAGE_PX = (24, 12)
+LABELS = {"mals": attribute_labels, "pa-100k": pa_100k_labels}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,7 +84,7 @@ class Chunk:
 
     num_identities: int = 0
     num_twins: int = 0
-    num_captions: int = 0
+    num_pairs: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
     truths: list[dict[str, Any]] = field(default_factory=list)
 
@@ -140,7 +142,7 @@ def _write_rows(root: Path, spec: WorldSpec, workers: int, progress: Callable[[i
                 writer.add_person(truth)
             num_identities += chunk.num_identities
             num_images += len(chunk.rows)
-            num_pairs += chunk.num_captions
+            num_pairs += chunk.num_pairs
             num_twins += chunk.num_twins
             if progress is not None:
                 progress(num_identities, spec.num_identities)
@@ -227,11 +229,11 @@ def _images(root: Path, spec: WorldSpec, identity: int, person: Person, chunk: C
         shot = sample_shot(random)
         captions = [_caption(spec, person, shot, identity, image, number) for number in range(form.captions)]
         _write_image(root, spec, person, shot, camera, path, identity, image)
-        labels = attribute_labels(person, shot) if form.attributes else []
+        labels = LABELS[form.attributes](person, shot) if form.attributes else []
         chunk.rows.append(
             annotation_row(spec.benchmark, identity=identity, split=split, path=path, captions=captions, labels=labels)
         )
-        chunk.num_captions += len(captions)
+        chunk.num_pairs += len(captions) or 1  # an image without captions is a pair too
         yield {"path": path, "camera": camera, **asdict(shot)}
 
 

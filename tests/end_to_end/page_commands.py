@@ -28,11 +28,13 @@ def try_training(command: str, world: World, runs: Path, *, root: str) -> str:
     script = next(place for place, word in enumerate(words) if word.startswith("recipes/"))
     recipe, variant, given = Path(words[script]).stem, words[script + 1], words[script + 2 :]
     small = "tiny"
+    if variant.endswith("pa-100k"):
+        small = "tiny-pa-100k"
     if recipe == PRETRAINED and variant not in ("mars", "tiny"):
         small = f"tiny-{variant.removeprefix('tiny-')}"
-    method = small.removeprefix("tiny-") if small != "tiny" else recipe
+    method = small.removeprefix("tiny-") if recipe == PRETRAINED and small != "tiny" else recipe
     overrides = world.overrides(runs, recipe=method, max_steps=1)
-    if recipe == PRETRAINED:
+    if recipe == PRETRAINED or small == "tiny-pa-100k":
         overrides += ["--evaluation.every-epochs", "0"]
     root_of = () if "--data.root" in given else ("--data.root", root)
     assert run_recipe(recipe, small, *overrides, *root_of, *given) == 0, command

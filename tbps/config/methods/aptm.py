@@ -13,6 +13,7 @@ from tbps.config.methods.albef_family import NEGATIVES
 from tbps.config.methods.loss_weights import LossWeights
 from tbps.config.methods.method import MethodConfig
 from tbps.config.needs import Draw, Needs, Text
+from tbps.config.pa_100k_prompts import pa_100k_prompts
 from tbps.config.ranges import Count, NotNegative, Positive, PositiveShare, Share, check_ranges
 from tbps.config.rewording import Rewording
 
@@ -47,11 +48,21 @@ class AptmWeights(LossWeights):
 
     def __post_init__(self) -> None:
         LossWeights.__post_init__(self)
-        if not self.itc:
+        if self.captions and not self.itc:
             raise ValueError(
                 "method.weights.itc is 0, expected more than 0: it trains the features that images are ranked by, and that"
                 " hard negatives are drawn by"
             )
+        if not self.captions and not self.attribute_itc:
+            raise ValueError(
+                "method.weights.attribute_itc is 0 and no loss of captions has a weight, expected more than 0: it trains the"
+                " features that images are ranked by"
+            )
+
+    @property
+    def captions(self) -> bool:
+        """Whether a loss reads captions."""
+        return bool(self.itc or self.itm or self.mlm or self.reworded)
 
     @property
     def attributes(self) -> bool:
@@ -95,11 +106,16 @@ class Aptm(MethodConfig):
     """Of the two-way targets of `attribute_itc` and `attribute_itm`."""
     prompts_matched: Count = 5
     """Prompts of a step that `attribute_itm` shows to every image of a group."""
+    prompts: Literal["mals", "pa-100k", "own"] = "mals"
+    """Whose attributes the data tell, and so by which sentences: `own` are `own_prompts`."""
+    own_prompts: tuple[str, ...] = ()
+    """Two sentences for each attribute, one after the other: label 0 says the first, label 1 the second."""
     rewording: Rewording = field(default_factory=Rewording)
     """How captions are reworded."""
 
     def __post_init__(self) -> None:
         check_ranges(self, "method")
+        self._check_prompts()
         if self.bert.full_cross_attention:
             raise ValueError(
                 "method.bert.full_cross_attention is on, expected off: APTM's text encoder and cross encoder share no layer"
@@ -109,6 +125,29 @@ class Aptm(MethodConfig):
                 f"method.official_tokens is {self.official_tokens}, expected at most method.bert.max_positions"
                 f" ({self.bert.max_positions}); change one of them"
             )
+
+    def _check_prompts(self) -> None:
+        own = self.own_prompts
+        if bool(own) != (self.prompts == "own"):
+            raise ValueError(
+                f"method.prompts is {self.prompts} and method.own_prompts holds {len(own)} sentences; set prompts to own and"
+                " give two sentences for each attribute, or neither"
+            )
+        if len(own) % 2:
+            raise ValueError(
+                f"method.own_prompts holds {len(own)} sentences, expected two for each attribute; add the other"
+            )
+        for first, second in zip(own[::2], own[1::2], strict=True):
+            if not first.strip() or not second.strip() or first.strip() == second.strip():
+                raise ValueError(
+                    f"method.own_prompts pairs {first!r} with {second!r}, expected two different sentences, of which one is"
+                    " true of an image; correct them"
+                )
+
+    def _prompts(self) -> tuple[str, ...]:
+        if self.prompts == "own":
+            return self.own_prompts
+        return mals_prompts() if self.prompts == "mals" else pa_100k_prompts()
 
     def needs(self, image_px: tuple[int, int]) -> Needs:
         """See the base class."""
@@ -122,11 +161,12 @@ class Aptm(MethodConfig):
                 settings="method.bert",
             ),
             rewording=self.rewording if self.weights.reworded else None,
-            prompts=mals_prompts() if self.weights.attributes else (),
+            captions=self.weights.captions,
+            prompts=self._prompts() if self.weights.attributes else (),
             word_starts=True,
             fields=("attributes",) if self.weights.attributes else (),
             draws=(NEGATIVES, REWORDED_NEGATIVES, MASKS, PROMPTS),
-            contrast="batch",
+            contrast="batch" if self.weights.captions else "group",
         )
 
     def check(self, data: Data, evaluation: Evaluation) -> None:

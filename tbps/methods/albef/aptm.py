@@ -172,7 +172,9 @@ class AptmMethod(Method):
             rows=(batch.group_pairs,) * batch.num_groups,
         )
         token_BPD = self.online.image_encoder(batch.image_BCHW, groups)
-        texts = {"own": self._encode_text(pack_captions(batch.own, self.device, group=batch.group_B))}
+        texts = {}
+        if self._any("itc", "itm", "mlm", "reworded_itc", "reworded_itm"):
+            texts["own"] = self._encode_text(pack_captions(batch.own, self.device, group=batch.group_B))
         if self._any("reworded_itc", "reworded_itm"):
             assert batch.reworded is not None, "needs.rewording asks for them"
             texts["reworded"] = self._encode_text(pack_captions(batch.reworded, self.device, group=batch.group_B))
@@ -189,6 +191,8 @@ class AptmMethod(Method):
 
     def contrast_losses(self, batch: Batch, encoded: Encoded) -> dict[str, Tensor]:
         """itc and reworded_itc."""
+        if not encoded.texts:
+            return {}
         rows, identity_G = self._rows(batch, encoded), batch.scope.identity_G
         if self.itc_gradient == "official":
             share = batch.group_pairs / len(identity_G)

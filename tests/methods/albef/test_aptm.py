@@ -126,6 +126,30 @@ def test_a_group_does_not_know_what_is_computed_beside_it(masking: str) -> None:
     assert all(abs(still[name].item() - together[name].item()) > 1e-5 for name in ("itm", "mlm", "attribute_itc"))
 
 
+def test_attributes_alone_read_no_captions() -> None:
+    """The same losses as beside captions, a gradient in every parameter, and nothing of the captions."""
+    weights = AptmWeights(
+        itc=0, itm=0, mlm=0, reworded_itc=0, reworded_itm=0, attribute_itc=1, attribute_itm=1, attribute_mlm=1
+    )
+    settings = config(weights)
+    needs = settings.needs(IMAGE_PX)
+    assert (needs.captions, needs.contrast, needs.rewording) == (False, "group", None)
+    method, beside = method_of(settings), method_of(config())
+    beside.load_state_dict(method.state_dict())
+    batch, draws = step()
+    losses, expected = losses_of(method, batch, draws), losses_of(beside, batch, draws)
+    assert losses.keys() == {"attribute_itc", "attribute_itm", "attribute_mlm"}
+    assert not method.encode(batch).texts, "nothing is encoded that no loss reads"
+    assert all(losses[name].item() == pytest.approx(expected[name].item(), rel=1e-5) for name in losses)
+    other = replace(batch, own=captions(PAIRS, longest=9, seed=8), reworded=None)
+    assert {name: value.item() for name, value in losses_of(method, other, draws).items()} == {
+        name: value.item() for name, value in losses.items()
+    }
+    torch.stack(list(losses.values())).sum().backward()
+    without = [name for name, parameter in method.named_parameters() if parameter.requires_grad and parameter.grad is None]
+    assert without == [] and all(parameter.requires_grad for parameter in method.parameters())
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.4])
 def test_attributes_that_nobody_knows(smoothing: float) -> None:
     method = method_of(config(label_smoothing=smoothing))
@@ -230,6 +254,10 @@ def test_what_groups_draw_for_their_prompts() -> None:
             r"official_tokens is 41, expected at most method.bert.max_positions",
         ),
         ({"weights": lambda: AptmWeights(itc=0)}, r"method.weights.itc is 0, expected more than 0"),
+        (
+            {"weights": lambda: AptmWeights(itc=0, itm=0, mlm=0, reworded_itc=0, reworded_itm=0, attribute_mlm=1)},
+            r"method.weights.attribute_itc is 0 and no loss of captions has a weight, expected more than 0",
+        ),
         ({"swin": lambda: Swin(depths=(2, 2))}, r"method.swin.depths names 2 stages and method.swin.heads 4"),
         ({"swin": lambda: Swin(heads=(4, 8, 16, 30))}, r"stage 3 of method.swin is 1024, expected a multiple of its heads"),
         ({"bert": lambda: Bert(full_cross_attention=True)}, r"full_cross_attention is on, expected off"),
