@@ -14,6 +14,9 @@ from tbps.runs.atomic_file import WholeAppends, write_text
 logger = logging.getLogger(__name__)
 
 Line = dict[str, Any]
+TIMES = ("pairs_per_s", "data_wait_s")
+"""Numbers of a line that no two runs have in common: pairs of a second, since the last line that has it; seconds that a
+process waited for the pairs of the step, as a mean over processes."""
 _TAIL_BYTES = 256 * 1024
 
 

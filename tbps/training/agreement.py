@@ -17,6 +17,8 @@ EXITS = (INTERRUPT_EXIT, TERMINATE_EXIT)
 class Read:
     """What all processes have agreed on, as means over them."""
 
+    data_wait_s: float
+    """Seconds that a process waited for pairs in this step."""
     losses: dict[str, float]
     """"loss/<name>" of each loss, "loss" and "grad_norm": all finite, or the update was not applied."""
     numbers: dict[str, float]
@@ -36,18 +38,20 @@ class Agreement:
     not_finite: Tensor
     """On the device: 1.0 if a loss or the gradient norm is not finite, else 0.0."""
     sum_X: HostCopy
-    """Sums over the processes: values of `names`, counts for `EXITS`, values of `number_names`."""
+    """Sums over the processes: values of `names`, counts for `EXITS`, seconds waited for pairs, values of
+    `number_names`."""
     num_processes: int
 
     def read(self) -> Read:
         """Wait for the copy."""
         values: list[float] = self.sum_X.wait().tolist()
         asked_from = len(self.names)
-        numbers_from = asked_from + len(EXITS)
-        asked = [exit_status for exit_status, count in zip(EXITS, values[asked_from:numbers_from]) if count > 0]
+        waited_at = asked_from + len(EXITS)
+        asked = [exit_status for exit_status, count in zip(EXITS, values[asked_from:waited_at]) if count > 0]
         return Read(
+            data_wait_s=values[waited_at] / self.num_processes,
             losses=self._means(self.names, values[:asked_from]),
-            numbers=self._means(self.number_names, values[numbers_from:]),
+            numbers=self._means(self.number_names, values[waited_at + 1 :]),
             exit_status=max(asked, default=0),
         )
 

@@ -14,7 +14,7 @@ from tbps.config.run import Run
 from tbps.config.serialise import to_json
 from tbps.data.remote import shown
 from tbps.runs.atomic_file import words_of, write_json
-from tbps.runs.metrics_log import Line, MetricsLog
+from tbps.runs.metrics_log import TIMES, Line, MetricsLog
 from tbps.runs.run_folder import RunFolder
 from tbps.training.distributed import gather_objects, on_main
 from tbps.training.progress import Progress
@@ -48,6 +48,7 @@ class Journal:
     def add(self, line: Line) -> None:
         """Take the line of a step; every `log_steps` steps write and show."""
         self._lines.append(line)
+        self.progress.wait(line["data_wait_s"])
         if line["step"] % self.run.loop.log_steps == 0 or line["step"] == self.progress.total_steps:
             pairs_per_s = self.progress.pairs_per_second(line["step"])
             line["pairs_per_s"] = round(pairs_per_s, 2)
@@ -129,7 +130,7 @@ class _Place:
 
 def with_numbers(line: Line, numbers: dict[str, float]) -> Line:
     """The line of a step with what the method tells beside its losses; ValueError: under a name that the log itself uses."""
-    taken = {*line, "split", "pairs_per_s"}
+    taken = {*line, "split", *TIMES}
     if clash := sorted(taken & numbers.keys()):
         raise ValueError(
             f"the method returned a number {clash[0]!r}, which is a name of the log's own ({', '.join(sorted(taken))});"

@@ -22,6 +22,7 @@ from tbps.runs.selection import best_step
 from tbps.training.adapters import adapt, gradients_in_words
 from tbps.training.compilation import compile_image_blocks
 from tbps.training.contrast import check_contrast
+from tbps.training.data_wait import TimedBatches
 from tbps.training.distributed import on_main, start_processes
 from tbps.training.journal import Journal, check_finite, with_numbers
 from tbps.training.memory import memory_of_all
@@ -126,7 +127,7 @@ class _Training:
             logger.info("all %d steps of %s are done, nothing is trained again", self.total, self.folder.path)
         self._validate_if_due(self.first)  # it may have been killed in the middle of this
         self.method.train()
-        batches = iter(self.batches)
+        batches = TimedBatches(iter(self.batches))
         for step in range(self.first, self.total):
             done = step + 1
             self.stepper.begin(step)
@@ -134,12 +135,15 @@ class _Training:
             losses = self.stepper.forward_backward(step, batches)
             if step == self.first and self.run.lora.on:
                 logger.info("step %d: %s", done, gradients_in_words(self.parallel.gradient_norms()))
-            agreement = self.stepper.update(step, losses, self.signals.requested)  # none where a number is not finite
+            waited_s = batches.take_waited_s()
+            # No update where a number is not finite.
+            agreement = self.stepper.update(step, losses, self.signals.requested, data_wait_s=waited_s)
             self.method.after_step()  # momentum encoder and queue, where there are
             read = agreement.read()
             self.pulse.enter("")
             check_finite(read.losses, step=done, keys=losses.keys, folder=self.folder)
             line = {"step": done, "epoch": done / self.steps_per_epoch, **read.losses, **rates}
+            line["data_wait_s"] = round(read.data_wait_s, 4)
             self.journal.add(with_numbers(line, read.numbers))
             if step == self.first and (said := self.method.first_step_in_words()):
                 logger.info("%s", said)

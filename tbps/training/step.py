@@ -154,17 +154,21 @@ class Stepper:
             )
         return self.weights[name]
 
-    def update(self, step: int, losses: Losses, exit_status: int) -> Agreement:
-        """Clip, then let every parameter take its step, unless a number is not finite: decided on the device."""
-        self.pulse.enter(f"the update of step {step + 1}")
-        return self.parallel.update(lambda norm: self._agree(losses, norm, exit_status))
+    def update(self, step: int, losses: Losses, exit_status: int, *, data_wait_s: float) -> Agreement:
+        """Clip, then let every parameter take its step, unless a number is not finite: decided on the device.
 
-    def _agree(self, losses: Losses, norm: Tensor, exit_status: int) -> Agreement:
+        data_wait_s: seconds that this process waited for the pairs of the step.
+        """
+        self.pulse.enter(f"the update of step {step + 1}")
+        return self.parallel.update(lambda norm: self._agree(losses, norm, exit_status, data_wait_s))
+
+    def _agree(self, losses: Losses, norm: Tensor, exit_status: int, data_wait_s: float) -> Agreement:
         """One all-reduce of all numbers, and of whether a process was asked to stop."""
         device = losses.mean_X.device
         # full() is a fill on the device; tensor() would be a copy that waits for it
         asked = [torch.full((1,), float(exit_status == known), device=device) for known in EXITS]
-        vector_X = sum_over_processes(torch.cat([losses.mean_X, norm[None].float(), *asked, losses.number_N]))
+        waited = torch.full((1,), data_wait_s, device=device)
+        vector_X = sum_over_processes(torch.cat([losses.mean_X, norm[None].float(), *asked, waited, losses.number_N]))
         not_finite = (~torch.isfinite(vector_X[: len(losses.names) + 1])).any().float()
         return Agreement(
             names=(*losses.names, "grad_norm"),

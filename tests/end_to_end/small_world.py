@@ -19,6 +19,7 @@ from tbps.data.annotations import read_annotations
 from tbps.data.shard_writer import write_shards
 from tbps.methods.registry import build_method
 from tbps.recipe_command import recipe_command
+from tbps.runs.metrics_log import TIMES
 from tbps.synthetic.world import write_world
 from tbps.text.word_pieces import train_vocabulary
 
@@ -169,7 +170,7 @@ def spread(stage: int) -> dict[str, str]:
 def metrics(run_folder: Path) -> list[dict[str, Any]]:
     """`metrics.jsonl` without times."""
     lines = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "pairs_per_s"} for line in lines]
+    return [{key: value for key, value in line.items() if key not in TIMES} for line in lines]
 
 
 def assert_one_sentence(text: str, *parts: str) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 from small_method import WORKERS, score, small_parts, small_run
 
+from tbps.runs.metrics_log import TIMES
 from tbps.runs.run_folder import RunFolder
 from tbps.training.loop import train
 from tbps.training.process_end import end_process
@@ -117,7 +118,7 @@ def final_state(runs: Path, step: int) -> dict[str, str]:
 def metrics(runs: Path) -> list[dict[str, Any]]:
     """The log without times."""
     lines = [json.loads(line) for line in (runs / "small" / "test" / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "pairs_per_s"} for line in lines]
+    return [{key: value for key, value in line.items() if key not in TIMES} for line in lines]
 
 
 if __name__ == "__main__":

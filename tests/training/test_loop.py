@@ -4,7 +4,8 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from torch import nn
 from tbps.config.data import Pixels
 from tbps.config.run import Run
 from tbps.config.start import Start
+from tbps.data.batch import HostBatch
 from tbps.runs import checkpoint
 from tbps.runs.run_folder import RunFolder
 from tbps.runs.selection import best_checkpoint, best_step, selection_value
@@ -45,6 +47,29 @@ def test_a_run_trains_validates_selects_and_tests(tmp_path: Path) -> None:
     assert set(first) == {"step", "epoch", "loss/itc", "loss/prd", "loss", "grad_norm", "replaced", "lr", "lr/prd_head"}
     assert first["epoch"] == 8 / NUM_PAIRS
     assert first["loss"] == pytest.approx(first["loss/itc"] + 0.5 * first["loss/prd"], rel=1e-6)
+
+
+def test_the_log_tells_how_long_each_step_waited_for_its_pairs(tmp_path: Path) -> None:
+    run = small_run(tmp_path)
+    parts = small_parts(run)
+
+    class Late:
+        """Batches, of which the third comes late."""
+
+        def __init__(self, **words: Any) -> None:
+            self.batches = parts.make_batches(**words)
+            self.micro_batches_per_step = self.batches.micro_batches_per_step
+
+        def __iter__(self) -> Iterator[HostBatch]:
+            for number, batch in enumerate(self.batches):
+                if number == 2:
+                    time.sleep(0.5)
+                yield batch
+
+    folder = train(run, replace(parts, make_batches=Late))  # type: ignore[arg-type]
+    lines = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+    waited_s = [line["data_wait_s"] for line in lines if "split" not in line]
+    assert len(waited_s) == 12 and waited_s[2] >= 0.5 and sorted(waited_s)[6] < 0.25
 
 
 def test_every_step_is_what_a_plain_loop_does(tmp_path: Path) -> None:
