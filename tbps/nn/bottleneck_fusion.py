@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from tbps.nn.fusion_block import FusionBlock, Rows, pick
 
 TOKEN_STD = 0.02
-"""Of the fusion tokens at the start, as of ViT's learned tokens."""
+"""Standard deviation of the fusion tokens at the start, as of ViT's learned tokens."""
 
 
 class Fused(NamedTuple):
@@ -61,7 +61,7 @@ class _Streams(nn.Module):
         return block(x_SLD, memory_SKD, bias=bias, rows=rows)
 
     def normed(self, image_SRD: Tensor, text_SRD: Tensor) -> Fused:
-        """The streams' ends."""
+        """The last norm of each stream."""
         return Fused(image=self.norm_image(image_SRD), text=self.norm_text(text_SRD))
 
 
@@ -169,7 +169,7 @@ class BottleneckFusion(_Streams):
         return joint_SXD[:, : -self.num_tokens], joint_SXD[:, -self.num_tokens :]
 
     def _longer(self, bias_S11L: Tensor | None) -> Tensor | None:
-        """The same over the fusion tokens too, which all attend to."""
+        """The bias with zeros appended for the fusion tokens, to which all may attend."""
         return None if bias_S11L is None else nn.functional.pad(bias_S11L, (0, self.num_tokens))
 
 
@@ -220,5 +220,5 @@ def _join(one_SLD: Tensor, other_SFD: Tensor) -> Tensor:
 
 
 def _after(image_SPD: Tensor, bias_S11L: Tensor | None) -> Tensor | None:
-    """The same behind the image's tokens, which all attend to."""
+    """The bias with zeros put before it for the image's tokens, to which all may attend."""
     return None if bias_S11L is None else nn.functional.pad(bias_S11L, (image_SPD.shape[1], 0))

@@ -69,7 +69,7 @@ class CrossFormer(nn.Module):
         return self.look(text_ND, packing, image_BPD)
 
     def look(self, text_ND: Tensor, packing: Packing, image_BPD: Tensor) -> Tensor:
-        """What the cross-attention gives: (N, D). One norm serves its keys and its values."""
+        """The cross-attention alone, with its norms: (N, D). One norm serves keys and values."""
         return self.cross_attention(self.norm_text(text_ND), packing, self.norm_image(image_BPD))
 
     def _initialise(self, width: int, layers: int) -> None:
@@ -86,7 +86,7 @@ class WordHead(nn.Module):
     """Linear, QuickGELU, norm, linear to the vocabulary; not tied to the word embeddings."""
 
     def __init__(self, *, width: int, vocabulary_size: int, layers: int) -> None:
-        """layers: of the encoder before it, by which the last matrix is made small."""
+        """layers: how many the encoder before it has; the more, the smaller the last matrix begins."""
         super().__init__()
         self.dense = nn.Linear(width, width)
         self.norm = nn.LayerNorm(width)

@@ -53,10 +53,10 @@ def join(text: Layout, *, image_tokens: int, device: torch.device) -> Joint:
 
 
 class TokenHead(nn.Module):
-    """Linear, GELU, norm, linear: what stood at a masked token (BiLMa, Sec. 3.2)."""
+    """Linear, GELU, norm, linear: predicts what stood at a masked token (BiLMa, Sec. 3.2)."""
 
     def __init__(self, *, width: int, outputs: int, layers: int) -> None:
-        """layers: of the encoder before it, by which the last matrix is made small, as IRRA's."""
+        """layers: how many the encoder before it has; the more, the smaller the last matrix begins, as in IRRA."""
         super().__init__()
         self.dense = nn.Linear(width, width)
         self.norm = nn.LayerNorm(width)
@@ -70,7 +70,7 @@ class TokenHead(nn.Module):
 
 
 class CrossModalEncoder(nn.Module):
-    """The transformer with its heads: all of BiLMa that is left out once it is trained."""
+    """The transformer over [image || caption] and its two heads. Only training needs it: ranking and exports do without."""
 
     def __init__(
         self,

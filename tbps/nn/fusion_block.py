@@ -19,7 +19,7 @@ Rows = int | Tensor | None
 
 
 def pick(x_SLD: Tensor, rows: Rows) -> Tensor:
-    """The wanted rows: (S, R, D)."""
+    """The wanted rows of each sequence: (S, R, D)."""
     if rows is None:
         return x_SLD
     if isinstance(rows, int):
@@ -45,7 +45,7 @@ class Attention(nn.Module):
         return self.out(join_heads(attention(query, key, value, bias=None if bias is None else bias.to(query.dtype))))
 
     def weights(self, query_SRD: Tensor, memory_SKD: Tensor, bias: Tensor | None) -> Tensor:
-        """What `forward` attends to, mean over heads: (S, R, K) float32, rows that sum to 1."""
+        """How much `forward` attends to each token of the memory, mean over heads: (S, R, K) float32, rows that sum to 1."""
         parts = self.query(query_SRD), self.key(memory_SKD)
         query, key = (split_heads(part, self.heads) for part in parts)
         return mean_attention(query, key, bias=bias)
@@ -55,7 +55,7 @@ class FusionBlock(nn.Module):
     """One layer. `own_memory`: tokens attend to their own sequence, and one norm serves both (a plain transformer layer)."""
 
     def __init__(self, *, width: int, heads: int, quick_gelu: bool, own_memory: bool, layers: int) -> None:
-        """layers: of the whole encoder, by which what is added to the residual stream is made small at the start."""
+        """layers: how many the encoder has; the more, the smaller what each adds to the residual stream at first."""
         super().__init__()
         self.quick_gelu = quick_gelu
         self.norm1 = nn.LayerNorm(width)
@@ -79,11 +79,11 @@ class FusionBlock(nn.Module):
         return y_SRD + self.fc2(quick_gelu(hidden) if self.quick_gelu else F.gelu(hidden))
 
     def weights(self, x_SLD: Tensor, memory_SKD: Tensor | None = None, *, bias: Tensor | None = None) -> Tensor:
-        """What each token attends to, mean over heads: (S, L, K) float32."""
+        """How much each token attends to each token of the memory, mean over heads: (S, L, K) float32."""
         return self.attention.weights(*self._looking(x_SLD, memory_SKD, None), bias)
 
     def _looking(self, x_SLD: Tensor, memory_SKD: Tensor | None, rows: Rows) -> tuple[Tensor, Tensor]:
-        """Normed queries, and what they look at."""
+        """Queries after their norm, and the memory after its norm."""
         if self.norm_memory is None:
             keys_SLD = self.norm1(x_SLD)
             return pick(keys_SLD, rows), keys_SLD

@@ -46,6 +46,6 @@ def regression_loss(predicted_MX: Tensor, target_MX: Tensor, *, mean_over: Tenso
 
 @torch.no_grad()
 def count_right(logit_MC: Tensor, label_M: Tensor) -> Tensor:
-    """(C,) float: how many masked patches of each label have their largest logit there; unlabelled ones are none."""
+    """(C,) float: of each label, how many masked patches have it and are given their largest logit there."""
     right_M = logit_MC.argmax(1) == label_M
     return (F.one_hot(label_M.clamp(min=0), logit_MC.shape[1]) * right_M[:, None]).sum(0).float()

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 NOT_COUNTED = 255
-"""In a label map: a pixel that has no say."""
+"""Value of a label map for pixels that do not count for the label of their patch."""
 UNLABELLED = -1
-"""Label of a patch of which no pixel has a say."""
+"""Label of a patch of which no pixel counts."""
 
 
 def patches_of(layer_BCHW: Tensor, *, patch_px: int, stride_px: int) -> Tensor:

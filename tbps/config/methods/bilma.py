@@ -13,7 +13,7 @@ from tbps.config.needs import Draw, Needs
 from tbps.config.ranges import Count, NotNegative, Positive, PositiveShare, check_ranges
 
 PatchTarget = Literal["semantic", "pixel", "mean-colour", "feature"]
-"""What is told of a masked patch."""
+"""What is predicted of a masked patch."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,9 +25,9 @@ class BilmaWeights(LossWeights):
     identity: NotNegative = 1.0
     """Classification of the training identities."""
     mlm: NotNegative = 1.0
-    """Masked words, told by image and caption (alpha)."""
+    """Masked words, predicted from the image and the rest of the caption (alpha)."""
     mim: NotNegative = 1.0
-    """Masked patches, told by caption and image (beta)."""
+    """Masked patches, predicted from the caption and the rest of the image (beta)."""
 
     def __post_init__(self) -> None:
         LossWeights.__post_init__(self)
@@ -36,7 +36,7 @@ class BilmaWeights(LossWeights):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bilma(ClipFamily):
-    """BiLMa: IRRA's losses of whole images and captions; masked words and masked patches, told by one transformer."""
+    """BiLMa: IRRA's losses of whole images and captions; masked words and masked patches, predicted by one transformer."""
 
     MODULE: ClassVar[str] = "tbps.methods.clip.bilma"
     TABLE_NUMBERS: ClassVar[tuple[TableNumber, ...]] = (
@@ -57,7 +57,7 @@ class Bilma(ClipFamily):
     patch_mask_ratio: PositiveShare = 0.15
     """Share of an image's patches that are masked (m_p): that many of each image, rounded, at least one."""
     patch_target: PatchTarget = "semantic"
-    """What is told of a masked patch: the label of most of its pixels in a map of the person's parts and clothes; or, as
+    """What is predicted of a masked patch: the label of most of its pixels in a map of parts and clothes; or, as
     those that BiLMa compares with, its `pixel` values, its `mean-colour`, or its `feature`, the image encoder's own output,
     normalised and without gradient."""
     label_set: LabelSetName = "atr"
@@ -66,9 +66,9 @@ class Bilma(ClipFamily):
     """Whether patches have learned positions in the transformer. Off is a control: nothing then tells the masked patches of
     an image apart."""
     ignore_background: bool = False
-    """Whether masked patches of background are not told."""
+    """Whether masked patches of background are left out of the loss."""
     ignore_erased: bool = False
-    """Whether erased pixels have no say in the label of a patch; else they keep theirs, though nobody sees it."""
+    """Whether erased pixels do not count for the label of a patch; else they keep theirs, though nobody sees it."""
     mask_text_for_all_losses: bool = False
     """Whether every loss sees the masked captions, which saves a pass of the text encoder. So does the official code of
     IRRA, by mistake; whether BiLMa was trained so is not known."""
@@ -88,13 +88,13 @@ class Bilma(ClipFamily):
         for name in ("ignore_background", "ignore_erased"):
             if getattr(self, name) and not self.tells_labels:
                 raise ValueError(
-                    f"method.{name} is on, and no label of a patch is told; turn it off, or give method.weights.mim a weight"
-                    " and set method.patch_target semantic"
+                    f"method.{name} is on, and no label of a patch is predicted; turn it off, or give"
+                    " method.weights.mim a weight and set method.patch_target semantic"
                 )
 
     @property
     def tells_labels(self) -> bool:
-        """Whether labels of patches are told: maps are read then."""
+        """Whether labels of patches are predicted: maps are read then."""
         return self.weights.mim > 0 and self.patch_target == "semantic"
 
     @property

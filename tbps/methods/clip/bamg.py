@@ -10,8 +10,8 @@ Modeling). There is no public code. What the paper leaves open is a setting (tbp
 
 - ITC: all pairs of the whole batch, an image's positives are all captions of its person; the linear layers start as the
   identity; T is learned, starts at 0.07 and is kept inside 0.01 to 0.5.
-- ITM: negatives are of the pair's group, of another identity; one logit of [CLS | end token] by a layer of GELU; Eq. 20 is
-  misprinted.
+- ITM: negatives are of the pair's group, of another identity; one logit of [CLS | end token] (Eq. 18: of [CLS]) by a layer
+  of GELU; Eq. 20 is misprinted.
 - Parts: Pascal-Person-Part's labels, arms and legs of upper and lower halves, left and right of the image as the torso's
   middle divides it. Labels of clothes would leave arms and legs of dressed people empty. Erased pixels show no part.
 - X: mean of a part's projected patches, by pixels, without gradient; a part that is not seen is a learned vector, never
@@ -87,7 +87,7 @@ class BamgMethod(Method):
         mask_id: int,
         mlm_probability: float,
     ) -> None:
-        """graph_in_all: every image of the fusion holds the masked graph; masked_part_alone: no other guess counts."""
+        """graph_in_all: every fused image holds the masked graph; masked_part_alone: only its guess counts."""
         super().__init__(weights=weights)
         self.unfrozen = ("towers.image.positions",) if train_positions else ()
         self.graph_in_all, self.masked_part_alone = graph_in_all, masked_part_alone
@@ -135,7 +135,7 @@ class BamgMethod(Method):
         return losses, numbers
 
     def contrast_rows(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
-        """What `forward` gives to the scope, without what else it computes."""
+        """The rows that `forward` gives to `batch.scope.whole`, computed without anything else."""
         return self._rows(
             self.towers.image(batch.image_BCHW, pooled=True),
             self.towers.text(self._pack(batch.own), pooled=True),
@@ -143,12 +143,12 @@ class BamgMethod(Method):
         )
 
     def _rows(self, image_BE: Tensor, caption_BE: Tensor, words: WordTask | None) -> dict[str, Tensor]:
-        """A row for each pair: unit features, and how many words are to be guessed."""
+        """What the whole batch must know of each pair: its unit features, and how many of its words are masked."""
         rows = {"image": _unit(self.image_head(image_BE)), "caption": _unit(self.caption_head(caption_BE))}
         return rows if words is None else rows | {"masked_words": words.count_B}
 
     def _word_task(self, captions: Captions, draws: Draws) -> WordTask | None:
-        """None where no word is guessed."""
+        """Choose which words are masked; None where the method guesses no words."""
         if self.word_head is None:
             return None
         return choose_words(
@@ -156,7 +156,7 @@ class BamgMethod(Method):
         )
 
     def _encode(self, image_BCHW: Tensor, captions: Captions, words: WordTask | None = None) -> Encoded:
-        """Both towers; own and masked captions in one pass."""
+        """Run both towers; the text tower reads own and masked captions in one pass."""
         ids_CL, lengths = captions.token_ids_BL, captions.lengths
         if words is not None:
             ids_CL, lengths = torch.cat([ids_CL, words.token_ids_BL]), (*lengths, *lengths)
@@ -239,7 +239,7 @@ class BamgMethod(Method):
         numbers["mgm_target_variance"] = torch.stack([target_variance(*group) for group in groups]).mean()
 
     def _graph(self, batch: Batch, draws: Draws, image_BPE: Tensor) -> GraphTask | None:
-        """None where no graph is guessed."""
+        """Mask a part of each body and put the graph into the image tokens; None where the method guesses no graph."""
         if self.body_graph is None:
             return None
         bodies = read_bodies(
@@ -255,7 +255,7 @@ class BamgMethod(Method):
     def _fuse(
         self, image_BXE: Tensor, text_CXE: Tensor, bias_C11L: Tensor | None, shown: Shown, *, image_rows: int | None
     ) -> Fused:
-        """Each sequence: one of the begun images with one of the begun captions."""
+        """Fuse pairs: each sequence is one of the begun images with one of the begun captions, as `shown` says."""
         assert self.fusion is not None
         return self.fusion(
             image_BXE.index_select(0, shown.image_S),
@@ -269,7 +269,7 @@ class BamgMethod(Method):
 
     @torch.no_grad()
     def embed_images(self, image_BCHW: Tensor) -> EmbeddedImages:
-        """Features and, where there is a matcher, the fusion's state of the image before it meets a caption."""
+        """Unit features and, where there is a matcher, what the fusion computes of an image before it meets a caption."""
         if self.fusion is None:
             return EmbeddedImages(feature_IE=_unit(self.image_head(self.towers.image(image_BCHW, pooled=True))))
         image_BPE = self.towers.image(image_BCHW)
@@ -282,7 +282,7 @@ class BamgMethod(Method):
 
     @torch.no_grad()
     def embed_captions(self, captions: Captions) -> EmbeddedCaptions:
-        """Features and, where there is a matcher, all projected tokens."""
+        """Unit features and, where there is a matcher, all projected tokens of the captions."""
         packed = self._pack(captions)
         if self.fusion is None:
             return EmbeddedCaptions(feature_QE=_unit(self.caption_head(self.towers.text(packed, pooled=True))))

@@ -1,4 +1,7 @@
-"""BiLMa: IRRA's matching of whole images and captions; words and patches that are masked, and told by what is left of both.
+"""BiLMa: IRRA's matching of whole images and captions, and two local tasks: to tell masked words, and masked patches.
+
+To tell a masked word is to predict which word stood there; to tell a masked patch, which label (hair, pants, ...) most of
+its pixels have in the parsing map of the image. Both are told from what is left of the image and of its caption.
 
     L = SDM(v, t) + (CE(c, W v) + CE(c, W t)) / 2 + a MLM + b MIM
     MLM = mean over masked words w of -log p(w | masked caption, whole image)
@@ -60,24 +63,24 @@ from tbps.text.token_batch import Captions
 
 @dataclass(kw_only=True)
 class WordTask:
-    """Words that are to be told, on the device."""
+    """The masked words of a batch, which are to be told; all tensors lie on the device."""
 
     text: PackedText
     """The masked captions."""
     row_M: Tensor
-    """Joint row of each masked word."""
+    """Row of each masked word among the tokens of all [image || caption] sequences (`Joint`)."""
     word_M: Tensor
-    """What stood there: its id."""
+    """Id of the word that stood there."""
     count_B: Tensor
-    """Masked words of each caption, as a float: a row for each pair."""
+    """How many words of each caption are masked, as a float; one row for each pair."""
 
 
 @dataclass(kw_only=True)
 class Plan:
-    """What is done with a batch."""
+    """What a step does with a batch: which words and patches are masked, and where all tokens lie."""
 
     text: PackedText
-    """Its captions without masks."""
+    """The captions without masks."""
     joint: Joint
     words: WordTask | None
     patches: PatchTask | None
@@ -85,17 +88,17 @@ class Plan:
 
 @dataclass(kw_only=True)
 class Encoded:
-    """A batch after both towers."""
+    """What both towers make of a batch."""
 
     image_BE: Tensor
     """Features before they are normalised."""
     caption_BE: Tensor
     image_BPE: Tensor | None
-    """All tokens of the images; None where nothing is told."""
+    """All projected tokens of the images; None where neither words nor patches are told."""
     text_TE: Tensor | None
-    """All tokens of the captions that patches are told by; None where none are."""
+    """All tokens of the captions from which patches are told, packed; None where no patches are told."""
     masked_TE: Tensor | None
-    """All tokens of the masked captions; None where no words are told."""
+    """All tokens of the masked captions, packed; None where no words are told."""
 
 
 class BilmaMethod(Method):
@@ -117,7 +120,7 @@ class BilmaMethod(Method):
         word_mask_ratio: float,
         mask_text_for_all_losses: bool,
     ) -> None:
-        """cross_modal_encoder: None where neither words nor patches are told; label_set: of the maps."""
+        """cross_modal_encoder: None where neither words nor patches are told. label_set: that of the parsing maps."""
         super().__init__(weights=weights)
         self.telling, self.label_set = telling, label_set
         self.logit_scale, self.mask_id, self.word_mask_ratio = logit_scale, mask_id, word_mask_ratio
@@ -133,7 +136,7 @@ class BilmaMethod(Method):
 
     @torch.no_grad()
     def before_first_step(self) -> None:
-        """Positions in the transformer begin as those of the image tower, brought to the features."""
+        """Let the transformer's positions begin as the image tower's, projected as its tokens are."""
         image, encoder = self.towers.image, self.cross_modal_encoder
         if encoder is not None and encoder.positions is not None:
             encoder.positions.copy_(image.projection(image.positions))
@@ -168,7 +171,7 @@ class BilmaMethod(Method):
         return losses, numbers
 
     def contrast_rows(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
-        """What `forward` gives to the scope, without what else it computes."""
+        """The rows that `forward` gives to `batch.scope.whole`, computed without anything else."""
         plan = self.plan(batch, draws)
         captions = plan.words.text if plan.words is not None and self.mask_text_for_all_losses else plan.text
         encoded = Encoded(
@@ -183,7 +186,7 @@ class BilmaMethod(Method):
     # -- what is masked ------------------------------------------------------------------------------------------------
 
     def plan(self, batch: Batch, draws: Draws) -> Plan:
-        """Choose words and patches, and lay the tokens out."""
+        """Choose which words and patches are masked, and say where each token lies."""
         text = pack_captions(batch.own.token_ids_BL, batch.own.lengths, device=self.device)
         joint = join(text.layout, image_tokens=len(self.towers.image.positions), device=self.device)
         return Plan(
@@ -212,7 +215,7 @@ class BilmaMethod(Method):
     # -- what is computed ----------------------------------------------------------------------------------------------
 
     def encode(self, batch: Batch, plan: Plan) -> Encoded:
-        """Both towers. One pass of the text tower serves all losses where all of them see masked captions."""
+        """Run both towers. The text tower runs once where all losses see masked captions, else once for each kind."""
         if plan.words is None and plan.patches is None:
             image_BE = self.towers.image(batch.image_BCHW, pooled=True)
             caption_BE = self.towers.text(plan.text, pooled=True)
@@ -232,14 +235,14 @@ class BilmaMethod(Method):
         )
 
     def tell_words(self, encoded: Encoded, plan: Plan) -> Tensor:
-        """(M, V) logits of the masked words, told by the masked captions and the whole images."""
+        """(M, V) logits of the masked words, predicted from the masked captions and the whole images."""
         encoder, words = self.cross_modal_encoder, plan.words
         assert encoder is not None and encoder.word_head is not None and words is not None
         assert encoded.image_BPE is not None and encoded.masked_TE is not None
         return encoder.word_head(encoder(encoded.image_BPE, encoded.masked_TE, plan.joint, rows_M=words.row_M))
 
     def tell_patches(self, encoded: Encoded, plan: Plan) -> Tensor:
-        """(M, X) what is told of the masked patches, by the masked images and the whole captions."""
+        """(M, X) predictions for the masked patches, made from the masked images and the whole captions."""
         encoder, patches = self.cross_modal_encoder, plan.patches
         assert encoder is not None and encoder.patch_head is not None and patches is not None
         assert encoded.image_BPE is not None and encoded.text_TE is not None
@@ -316,7 +319,7 @@ def build(config: Bilma, *, image_px: tuple[int, int], num_identities: int = 0) 
 
 
 def _rows(encoded: Encoded, plan: Plan) -> dict[str, Tensor]:
-    """A row for each pair: unit features, and how many words and patches are to be told."""
+    """What the whole batch must know of each pair: its unit features, and how many of its words and patches are masked."""
     rows = {"image": unit(encoded.image_BE), "caption": unit(encoded.caption_BE)}
     if plan.words is not None:
         rows["masked_words"] = plan.words.count_B

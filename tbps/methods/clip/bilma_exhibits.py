@@ -46,7 +46,7 @@ LEGEND = "Each label has a colour of its own; background is black."
 
 @dataclass(frozen=True, kw_only=True)
 class Shower:
-    """The parts of a method that its exhibits are made by, in evaluation mode."""
+    """Makes the exhibits of BiLMa from the parts of the method that they need, which are in evaluation mode."""
 
     towers: ClipTowers
     encoder: CrossModalEncoder

@@ -7,7 +7,7 @@ from tbps.nn.bottleneck_fusion import BottleneckFusion, CrossFusion
 
 
 def build_fusion(config: Bamg) -> BottleneckFusion | CrossFusion:
-    """The one that the settings name, with random weights."""
+    """The kind of fusion that `method.fusion` names, with random weights."""
     width, layers, heads = config.towers.features, config.fusion_layers, config.fusion_heads
     if config.fusion == "cross":
         return CrossFusion(width=width, layers=layers, heads=heads, quick_gelu=config.towers.quick_gelu)

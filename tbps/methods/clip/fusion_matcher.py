@@ -30,7 +30,7 @@ HIDDEN = -10_000.0
 
 
 class MatchHead(nn.Module):
-    """[CLS | end token], both fused, to one logit (Eq. 18)."""
+    """From [CLS] and the end token, both as the fusion leaves them, to the logit that they match (Eq. 18)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class MatchHead(nn.Module):
         self.out = nn.Linear(width, 1)
 
     def forward(self, fused: Fused) -> Tensor:
-        """(S,) float32, of each stream's first row."""
+        """(S,) float32 logits, computed from the first wanted row of each stream."""
         ends_SE = torch.cat([fused.image[:, 0], fused.text[:, 0]], dim=1)
         return self.out(nn.functional.gelu(self.dense(ends_SE)))[:, 0].float()
 
@@ -48,9 +48,9 @@ class BegunCaptions:
     """Captions as far as they can be computed without an image."""
 
     state_RE: Tensor
-    """Rows of all captions, one after another: the own tokens of each, then its fusion tokens."""
+    """Tokens of all captions, one caption after another: first its own tokens, then its fusion tokens."""
     first_Q: Index
-    """The first row of each."""
+    """Row at which each caption begins."""
     tokens_Q: Index
     num_fusion: int
 
@@ -69,13 +69,13 @@ class FusionMatcher:
         return BLOCK_IMAGES[self.device.type]
 
     def prepare(self, captions: Captions, hidden_ND: Tensor | None) -> PairScorer:
-        """Begin all captions; hidden_ND: their projected tokens."""
+        """Compute of all captions what needs no image; hidden_ND: their projected tokens, packed."""
         assert hidden_ND is not None
         return partial(self.score, self.begin(captions, hidden_ND))
 
     @torch.no_grad()
     def begin(self, captions: Captions, hidden_NE: Tensor) -> BegunCaptions:
-        """Block by block; padding is left behind."""
+        """Compute of captions what needs no image, block by block; the result holds no padding."""
         tokens_Q = np.asarray(captions.lengths, np.int64)
         start_Q = np.cumsum(tokens_Q) - tokens_Q
         states, num_fusion = [], 0

@@ -22,36 +22,36 @@ from tbps.text.token_batch import Captions
 
 @dataclass(kw_only=True)
 class WordTask:
-    """Masked words of a batch: which are to be guessed, and where they stand. On the device, but for the captions."""
+    """The masked words of a batch, which are to be guessed. All tensors but `token_ids_BL` lie on the device."""
 
     token_ids_BL: Tensor
     """The masked captions, on the host."""
     place_BR: Tensor
-    """Tokens that are to be guessed; a caption with less than R of them has its first one again."""
+    """Places of the masked words of each caption; where it has fewer than R, the first of them is repeated."""
     real_M: Tensor
-    """Which of these places, laid in a row, are no repetition."""
+    """Numbers of the places that are no repetition, in `place_BR` laid out as one row."""
     word_M: Tensor
-    """What stood there: its id."""
+    """Id of the word that stood at each of them."""
     count_B: Tensor
-    """How many each caption has, as a float."""
+    """How many words of each caption are masked, as a float."""
 
 
 @dataclass(kw_only=True)
 class Encoded:
-    """A batch after both towers."""
+    """What both towers make of a batch."""
 
     image_BPE: Tensor
     text_CLE: Tensor
-    """Own captions, then, where words are guessed, masked ones; padded."""
+    """Projected tokens of the own captions and, behind them, where words are guessed, of the masked ones; padded."""
     bias_C11L: Tensor | None
-    """Hides their padding; None where there is none."""
+    """Added to attention logits, so that padding is not looked at; None where there is no padding."""
     end_C: Tensor
-    """Place of each one's end token."""
+    """Place of the end token of each caption."""
 
 
 @dataclass(kw_only=True)
 class Negatives:
-    """Hard negatives of a batch: its rows, on the device."""
+    """Hard negatives: for each pair of a batch, the number of another pair, on the device."""
 
     image_B: Tensor
     caption_B: Tensor | None
@@ -62,17 +62,17 @@ class Negatives:
 
 @dataclass(kw_only=True)
 class Shown:
-    """Sequences of one call of the fusion: rows of the batch's images and captions, and what is wanted of each caption."""
+    """Pairs that one call of the fusion reads: numbers of images and captions, and the wanted tokens of each caption."""
 
     image_S: Tensor
     caption_S: Tensor
     row_SR: Tensor
     num_matched: int
-    """The first so many are to be matched."""
+    """How many of the pairs, the first ones, the matching head reads; the others are for masked words."""
 
     @staticmethod
     def own(encoded: Encoded, num_pairs: int) -> Shown:
-        """Each image with its own caption."""
+        """Pair each image with its own caption."""
         own_B = torch.arange(num_pairs, device=encoded.end_C.device)
         return Shown(image_S=own_B, caption_S=own_B, row_SR=encoded.end_C[:num_pairs, None], num_matched=num_pairs)
 
@@ -110,7 +110,7 @@ def choose_negatives(
     how: Literal["hardest", "sampled"],
     captions: bool,
 ) -> Negatives:
-    """By the similarity of unit features in each group; captions: choose one for each image too."""
+    """Choose hard negatives in each group by the similarity of unit features; captions: choose one for each image too."""
     shape = (batch.num_groups, batch.group_pairs)
     logit_Ggg = image_BE.unflatten(0, shape) @ caption_BE.unflatten(0, shape).transpose(1, 2) / temperature
     i2t_Bg, t2i_Bg = logit_Ggg.flatten(0, 1), logit_Ggg.transpose(1, 2).flatten(0, 1)
@@ -126,7 +126,7 @@ def choose_negatives(
 
 
 def pair_up(encoded: Encoded, negatives: Negatives, words: WordTask | None) -> Shown:
-    """Pairs, (negative image, caption), (image, negative caption); then each image with its masked caption."""
+    """What the fusion reads: the pairs, (negative image, caption), (image, negative caption), (image, masked caption)."""
     num_pairs = len(negatives.image_B)
     own_B = torch.arange(num_pairs, device=negatives.image_B.device)
     images, captions = [own_B, negatives.image_B], [own_B, own_B]

@@ -40,7 +40,7 @@ def match_globally(
     weights: Mapping[str, float],
     logit_scale: float,
 ) -> LossesAndNumbers:
-    """Losses sdm and identity, each where it has a weight; shares of identities that are told, in per cent.
+    """Losses sdm and identity, each where it has a weight; and how many identities are classified rightly, in per cent.
 
     image_BE, caption_BE: features before they are normalised; whole: the batch's rows `image` and `caption` (G, E), unit.
     """
@@ -65,5 +65,5 @@ def unit(feature_BE: Tensor) -> Tensor:
 
 @torch.no_grad()
 def percent_right(logit_RC: Tensor, class_R: Tensor) -> Tensor:
-    """(R,): 100 where the largest logit is that of the class, else 0."""
+    """(R,): 100 where the largest logit is that of the right class, else 0; its mean is the per cent that are right."""
     return (logit_RC.argmax(1) == class_R) * 100.0

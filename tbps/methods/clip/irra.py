@@ -36,21 +36,21 @@ from tbps.text.token_batch import Captions
 
 @dataclass(kw_only=True)
 class WordTask:
-    """Words of a batch that are to be guessed, on the device."""
+    """The masked words of a batch, which are to be guessed; all tensors lie on the device."""
 
     text: PackedText
     """The masked captions."""
     row_M: Tensor
-    """Packed row of each masked word."""
+    """Row of each masked word among the packed tokens of all captions."""
     word_M: Tensor
-    """What stood there: its id."""
+    """Id of the word that stood there."""
     count_B: Tensor
-    """Masked words of each caption, as a float: a row for each pair."""
+    """How many words of each caption are masked, as a float; one row for each pair."""
 
 
 @dataclass(kw_only=True)
 class Encoded:
-    """A batch after both towers."""
+    """What both towers make of a batch."""
 
     image_BE: Tensor
     """Features before they are normalised."""
@@ -125,7 +125,7 @@ class IrraMethod(Method):
         return losses, numbers
 
     def contrast_rows(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
-        """What `forward` gives to the scope, without what else it computes."""
+        """The rows that `forward` gives to `batch.scope.whole`, computed without anything else."""
         task = self.word_task(batch.own, draws)
         captions = task.text if task is not None and self.mask_text_for_all_losses else self._pack(batch.own)
         encoded = Encoded(
@@ -147,7 +147,7 @@ class IrraMethod(Method):
         return WordTask(text=text, row_M=row_M, word_M=word_M, count_B=count_B.float())
 
     def encode(self, batch: Batch, task: WordTask | None) -> Encoded:
-        """Both towers. One pass of the text tower serves all losses where all of them see masked captions."""
+        """Run both towers. The text tower runs once where all losses see masked captions, else once for each kind."""
         if task is None:
             image_BE = self.towers.image(batch.image_BCHW, pooled=True)
             caption_BE = self.towers.text(self._pack(batch.own), pooled=True)
@@ -200,6 +200,6 @@ def build(config: Irra, *, image_px: tuple[int, int], num_identities: int = 0) -
 
 
 def _rows(encoded: Encoded, task: WordTask | None) -> dict[str, Tensor]:
-    """A row for each pair: unit features, and how many words are to be guessed."""
+    """What the whole batch must know of each pair: its unit features, and how many of its words are masked."""
     rows = {"image": unit(encoded.image_BE), "caption": unit(encoded.caption_BE)}
     return rows if task is None else rows | {"masked_words": task.count_B}

@@ -18,17 +18,17 @@ class MaskedCaptions:
     token_ids_BL: Tensor
     """(B, L) int64, masks in place."""
     caption_M: Index
-    """Caption of each masked word."""
+    """Number of the caption that each masked word is in."""
     place_M: Index
-    """Its place there."""
+    """Place of each masked word in its caption, counted in tokens."""
     word_M: Index
-    """What stood there: its id."""
+    """Id of the word that stood there."""
     count_B: Index
-    """Masked words of each caption."""
+    """How many words of each caption are masked."""
 
 
 def mask_captions(captions: Captions, number_B2L: Tensor, *, mask_id: int, probability: float) -> MaskedCaptions:
-    """As IRRA masks them, by these uniform numbers; see tbps/objectives/irra_masking.py."""
+    """Mask words as IRRA does (tbps/objectives/irra_masking.py); number_B2L: uniform random numbers of each token."""
     ids_BL = captions.token_ids_BL
     masked = mask_words(ids_BL, number_B2L, mask_id=mask_id, probability=probability)
     chosen_BL = masked.chosen_BL.numpy()

@@ -19,17 +19,17 @@ from tbps.objectives.masked_graph import choose_masked
 from tbps.objectives.patch_labels import label_counts, patches_of
 
 VECTOR_STD = 0.02
-"""Of learned vectors at the start."""
+"""Standard deviation of learned vectors at the start."""
 
 
 @dataclass(kw_only=True)
 class Bodies:
-    """What is seen of the parts of bodies, on the device."""
+    """Which parts of each body are seen, where, and which one is masked; all tensors lie on the device."""
 
     share_BNK: Tensor
     """Share of each patch's pixels that show each part, float32."""
     present_BK: Tensor
-    """Whether any pixel does."""
+    """Whether any pixel of the image shows the part."""
     masked_BK: Tensor
     """The part that is masked, one of those that are present; none where none is."""
 
@@ -53,7 +53,7 @@ def read_bodies(
 
 @dataclass(kw_only=True)
 class GraphTask:
-    """A graph that is to be guessed."""
+    """What the masked graph gives to the fusion, and what is to be guessed behind it."""
 
     bodies: Bodies
     image_BXE: Tensor
@@ -63,7 +63,7 @@ class GraphTask:
 
 
 class MaskedGraph(nn.Module):
-    """Nodes, graph network, their way into the image's tokens, and the decoder that guesses the graph again."""
+    """Makes nodes of parts, masks one, runs the graph network, joins its result to the image's tokens, guesses it."""
 
     def __init__(
         self,
@@ -120,7 +120,7 @@ class MaskedGraph(nn.Module):
         return self.reduce(torch.cat([image_BPE, torch.zeros_like(image_BPE)], dim=2))
 
     def guess(self, fused_BXE: Tensor, bodies: Bodies) -> Tensor:
-        """(B, K, E): the decoder D of Eq. 14, on the fused tokens of each part's patches, or of each node."""
+        """(B, K, E) guesses: the decoder D of Eq. 14, on the fused tokens of each part's patches, or on its node."""
         if self.reduce is None:
             return self.decoder(fused_BXE[:, -len(PARTS) :])
         return self.decoder(pool_parts(fused_BXE[:, 1:].float(), bodies.share_BNK))

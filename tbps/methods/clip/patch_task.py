@@ -1,4 +1,4 @@
-"""Patches of a batch that are masked, what is to be told of them, and how well that was done.
+"""The masked patches of a batch: which they are, what is to be predicted of them ("told"), and how well that was done.
 
 Shapes: B pairs, P = 1 + N image tokens, K masked patches of each image, M = B K, C labels, E features, X numbers that are
 told of a patch.
@@ -24,42 +24,42 @@ from tbps.objectives.patch_labels import NOT_COUNTED, UNLABELLED, label_counts, 
 
 @dataclass(kw_only=True)
 class PatchTask:
-    """Patches that are to be told, on the device, image after image."""
+    """The masked patches of a batch, image after image; all tensors lie on the device."""
 
     masked_BP: Tensor
     """Which image tokens are masked."""
     row_M: Tensor
-    """Joint row of each masked patch."""
+    """Row of each masked patch among the tokens of all [image || caption] sequences (`Joint`)."""
     patch_M: Tensor
     """Its number among the patches of all images, B N."""
     target_MX: Tensor | None
-    """Numbers that are to be told of it, but for the image encoder's own."""
+    """Numbers to be predicted of each patch; None where a label is, or where they are the image encoder's own output."""
     label_M: Tensor | None
-    """Its label, or `UNLABELLED`. One of both, where the target is not the image encoder's."""
+    """Label to be predicted of each patch, or `UNLABELLED`; None where numbers are predicted."""
     count_BC: Tensor
-    """Masked patches of each image by label, as floats; without labels all of them, (B, 1). A row for each pair."""
+    """How many masked patches of each image have each label, as floats; (B, 1), all of them, where there are no labels."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PatchTelling:
-    """How patches are masked, and what is told of them."""
+    """How patches are masked, and what is predicted of them: settings, without weights."""
 
     target: PatchTarget
     ratio: float
     """Share of an image's patches that are masked."""
     labels: tuple[str, ...]
-    """Names of what the maps hold."""
+    """Names of the labels of the parsing maps."""
     patch_px: int
     stride_px: int
     """Of the image encoder."""
     features: int
-    """E."""
+    """Width of the image encoder's output, E."""
     ignore_background: bool = False
     ignore_erased: bool = False
 
     @property
     def outputs(self) -> int:
-        """Numbers that are told of a patch."""
+        """X: how many numbers are predicted of a patch; for labels, a logit of each."""
         pixels = 3 * self.patch_px**2
         return {"semantic": len(self.labels), "pixel": pixels, "mean-colour": 3, "feature": self.features}[self.target]
 
@@ -72,7 +72,7 @@ class PatchTelling:
         map_BHW: Tensor | None,
         erased_BHW: Tensor | None,
     ) -> PatchTask:
-        """Mask patches by uniform numbers, and read what is to be told. map_BHW: labels of pixels, where those are told."""
+        """Mask patches by uniform numbers, and read off what is to be predicted. map_BHW: parsing maps, where labels are."""
         device = image_BCHW.device
         patch_BK = choose_patches(number_BN, ratio=self.ratio)
         num_images, patches = number_BN.shape
@@ -101,7 +101,7 @@ class PatchTelling:
         )
 
     def labels_of(self, map_BHW: Tensor, erased_BHW: Tensor | None = None) -> Tensor:
-        """(B, N) int64: the label of each patch, `UNLABELLED` where it has none that is to be told."""
+        """(B, N) int64: the label of most of each patch's pixels, `UNLABELLED` where it has none that counts."""
         if self.ignore_erased and erased_BHW is not None:
             map_BHW = map_BHW.masked_fill(erased_BHW, NOT_COUNTED)
         pixels_BNX = self._patches(map_BHW[:, None])[:, :, 0]
@@ -109,11 +109,11 @@ class PatchTelling:
         return label_BN.masked_fill(label_BN == 0, UNLABELLED) if self.ignore_background else label_BN
 
     def loss(self, told_MX: Tensor, task: PatchTask, count_C: Tensor, image_BPE: Tensor, *, shares: int) -> LossesAndNumbers:
-        """The loss `mim`, and numbers for the log. count_C: the whole batch's `count_BC`, summed up; shares: parts of the
-        whole batch, over which the loop averages.
+        """The loss `mim`, and numbers for the log.
 
-        Numbers: shares of masked patches that are told, in per cent, in all and of each label (0 where the batch has none of
-        it), and the share of the batch's commonest label: what one who never looks would reach.
+        count_C: `count_BC` summed over the whole batch; shares: parts of it, over whose losses the loop averages.
+        Numbers, in per cent: how many masked patches are told rightly, in all and of each label (0 where the batch has none
+        of it), and how many have the batch's commonest label, which is what one would reach who always says that label.
         """
         total = count_C.sum().clamp(min=1)
         mean_over = total / shares

@@ -256,5 +256,5 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match=r"expected a multiple of method\.encoder_heads \(5\)"):
         replace(BILMA, encoder_heads=5)
     for changes in ({"patch_target": "pixel"}, {"weights": BilmaWeights(mim=0)}):
-        with pytest.raises(ValueError, match="ignore_erased is on, and no label of a patch is told"):
+        with pytest.raises(ValueError, match="ignore_erased is on, and no label of a patch is predicted"):
             replace(BILMA, ignore_erased=True, **changes)  # type: ignore[arg-type]
