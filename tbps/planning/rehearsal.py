@@ -120,7 +120,7 @@ class _Rehearsal:
         flops, activations, peak = dict(self.tally.flops), self.tally.passing_peak, self.tally.peak
         gradient = self.tally.live["gradient"]
         self.tally.start()
-        self.stepper.update(step, losses, 0)
+        self.stepper.update(step, losses, 0, data_wait_s=0.0)
         self.method.after_step()
         return StepCost(
             pairs=self.pairs,
