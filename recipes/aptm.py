@@ -2,7 +2,7 @@
 
 Run      accelerate launch recipes/aptm.py cuhk-pedes --data.root CUHK-PEDES --start.weights weights/aptm.safetensors
          weights/aptm.safetensors: checkpoint_31.pth through `tbps convert`, or runs/pretrain_mals/aptm, a run of
-         recipes/pretrain_mals.py
+         recipes/pretrain_mals.py. On attributes alone: `pa-100k`, from the same weights; tbps/data/pretraining.md
 Paper    CUHK-PEDES rank-1 76.53 / mAP 66.91; ICFG-PEDES 68.51 / 41.22; RSTPReid 67.50 / 52.56
 Ours     not yet run on the real data sets; checked with `tiny` on a CPU and against recorded steps of the official code
 Differs  - Captions are reworded ("EDA") without synonyms, because WordNet is not at hand: three of the four operations, and
@@ -11,6 +11,7 @@ Differs  - Captions are reworded ("EDA") without synonyms, because WordNet is no
          - The contrast has its whole gradient (official: divided by the number of GPUs): --method.itc-gradient official.
          - Re-ranked images are ordered as on one GPU. The published figures were made on four, where the official score
          counts matching about a thousandth and the similarity four times: --evaluation.score-processes 4.
+         - PA-100K: how well attributes are guessed is not scored (official: after each epoch, on test).
          - Erasing hits half of the images (official: 60 %). The checkpoint is chosen on val (official: the best rank-1 on
          test). A batch may run over the end of an epoch (official: the last one is left out).
 """
