@@ -1,6 +1,12 @@
+import functools
+import hashlib
+import itertools
+import random
+
 import numpy as np
 import pytest
 
+from tbps.data.loader import MicroBatchSampler
 from tbps.data.sample_order import BatchOrder, PairOrder, permutation
 
 
@@ -76,3 +82,62 @@ def test_bad_sizes() -> None:
         BatchOrder(50, seed=0, batch_pairs=10, group_pairs=4)
     with pytest.raises(ValueError, match="the training split has 0 pairs"):
         PairOrder(0, seed=0)
+
+
+def _of_all_ranks(world_size: int, steps: range, *, num_pairs: int) -> list[tuple[int, int]]:
+    """What the processes of a run compute, in the order of the global batch; each has its own order, as in a run."""
+    pairs = []
+    orders = [BatchOrder(num_pairs, seed=5, batch_pairs=1024, group_pairs=2) for _ in range(world_size)]
+    for order in orders:
+        order.order.block_pairs, order.order.window_blocks = 64, 16
+    when = {"start_step": steps.start, "num_steps": len(steps)}
+    samplers = [
+        iter(MicroBatchSampler(order=order, rank=rank, world_size=world_size, micro_batch_pairs=2, **when))
+        for rank, order in enumerate(orders)
+    ]
+    for _ in steps:
+        for sampler in samplers:
+            for micro_batch in itertools.islice(sampler, 512 // world_size):
+                pairs += micro_batch.pairs
+    return pairs
+
+
+NUM_PAIRS = 8 * 1024 + 100
+"""Nine windows of 16 blocks; the last block and the last batch of an epoch are cut."""
+
+
+@functools.cache
+def _whole_epoch() -> list[tuple[int, int]]:
+    return _of_all_ranks(1, range(9), num_pairs=NUM_PAIRS)
+
+
+@pytest.mark.parametrize("world_size", [1, 8, 64, 512])
+def test_any_number_of_processes_computes_the_same_epoch(world_size: int) -> None:
+    found = _of_all_ranks(world_size, range(9), num_pairs=NUM_PAIRS)
+    digests = [hashlib.sha256(repr(pairs).encode()).hexdigest() for pairs in (found, _whole_epoch())]
+    assert digests[0] == digests[1]
+    assert sorted(pair for epoch, pair in found if epoch == 0) == list(range(NUM_PAIRS))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_run_resumed_anywhere_by_any_number_of_processes_sees_each_pair_once(seed: int) -> None:
+    chance = random.Random(seed)
+    stop, (before, after) = chance.randrange(1, 8), chance.sample((1, 8, 64, 512), 2)
+    found = _of_all_ranks(before, range(stop), num_pairs=NUM_PAIRS)
+    found += _of_all_ranks(after, range(stop, 9), num_pairs=NUM_PAIRS)
+    assert found == _whole_epoch()
+
+
+def test_the_order_of_a_large_data_set_is_pinned() -> None:
+    """As `test_order_is_pinned`: these are the numbers of runs that exist."""
+    order = PairOrder(1_510_330, seed=42)
+    assert [order.at(position) for position in (0, 1, 1_510_329, 1_510_330)] == [
+        (0, 1_384_523),
+        (0, 823_978),
+        (0, 1_375_783),
+        (1, 646_034),
+    ]
+    assert [PairOrder(100_000_000, seed=42).at(position) for position in (0, 99_999_999)] == [
+        (0, 95_240_267),
+        (0, 53_724_548),
+    ]

@@ -73,7 +73,7 @@ class Real:
         number = self.stepper.second_stage_step + 1
         self.parallel.optimiser.zero_grad(set_to_none=True)
         losses = self.stepper.forward_backward(number, iter([self.host]))
-        self.stepper.update(number, losses, 0)
+        self.stepper.update(number, losses, 0, data_wait_s=0.0)
         self.method.after_step()
 
     def peak(self) -> int:
