@@ -22,9 +22,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from recipes import irra
 from recipes import tiny as small
 from recipes.benchmarks import on_icfg_pedes, on_rstpreid
+from tbps.config.clip_sizes import ClipSizes
+from tbps.config.data import Captioning, Data, Pixels
 from tbps.config.evaluation import Evaluation
 from tbps.config.loop import Loop
 from tbps.config.lora import Lora
@@ -42,7 +43,10 @@ def cuhk_pedes() -> Run:
         recipe="bamg",
         name="cuhk-pedes",
         method=Bamg(
-            towers=irra.TOWERS,  # Sec. 4.1: CLIP ViT-B/16; how its positions are resized is ours, as IRRA
+            towers=ClipSizes(  # Sec. 4.1: CLIP ViT-B/16; the width of its features is 512
+                quick_gelu=True,  # OpenAI's weights
+                position_resize="bilinear",  # ours, as IRRA: the 14 x 14 table resized to 24 x 8
+            ),
             weights=BamgWeights(itc=1.0, itm=1.0, mgm=1.5, mlm=1.0),  # Eq. 23; Sec. 4.1: alpha 1.5, beta 1.0
             train_positions=True,  # ours
             temperature=0.07,  # ours, CLIP's start; Eq. 16: learned
@@ -56,9 +60,23 @@ def cuhk_pedes() -> Run:
             mlm_probability=0.15,  # ours, BERT's
             graph=BodyGraphSettings(),  # ours
         ),
-        data=replace(
-            # Sec. 4.1: 384 x 128 pixels, at most 77 tokens, flipped, padded and cropped, erased; the rest is ours, as IRRA
-            irra.cuhk_pedes().data,
+        data=Data(
+            benchmark="cuhk-pedes",
+            root="data/CUHK-PEDES",
+            captioning=Captioning(
+                vocabulary="clip",
+                max_words=0,  # ours: words are not counted
+                max_tokens=77,  # Sec. 4.1
+                cleaning="none",  # ours: CLIP's tokeniser lower-cases and knows punctuation
+            ),
+            image_px=(384, 128),  # Sec. 4.1
+            pixels=Pixels(
+                mean=(0.48145466, 0.4578275, 0.40821073),  # ours: CLIP's
+                std=(0.26862954, 0.26130258, 0.27577711),  # ours: CLIP's
+                interpolation="bilinear",  # ours, as IRRA
+                erase=(0.48145466, 0.4578275, 0.40821073),  # ours, as IRRA
+            ),
+            augmentations=("flip", "pad-crop", "erase"),  # Sec. 4.1
             batch_pairs=32,  # Sec. 4.1
             group_pairs=16,  # ours: negatives are sought among the pairs of one of the paper's two GPUs
         ),

@@ -19,12 +19,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from recipes import irra as built_on
 from recipes import tiny as small
 from recipes.benchmarks import on_icfg_pedes, on_rstpreid
+from tbps.config.clip_sizes import ClipSizes
+from tbps.config.data import Captioning, Data, Pixels
+from tbps.config.evaluation import Evaluation
+from tbps.config.loop import Loop
 from tbps.config.methods.bilma import Bilma, BilmaWeights
-from tbps.config.optim import Rule
+from tbps.config.optim import Optimiser, Rule
 from tbps.config.run import Run
+from tbps.config.schedule import Schedule
+from tbps.config.start import Start
 from tbps.recipe_command import recipe_command
 
 RULES = (  # IRRA's: of several that fit a name the later one counts
@@ -38,14 +43,15 @@ RULES = (  # IRRA's: of several that fit a name the later one counts
 
 
 def cuhk_pedes() -> Run:
-    """The paper's setting. Where the paper is silent, that of IRRA, on which it builds: see recipes/irra.py."""
-    irra = built_on.cuhk_pedes_adamw()  # AdamW in bfloat16; see the head of this file
-    return replace(
-        irra,
+    """The paper's setting, and IRRA's where the paper is silent. "IRRA": anosorae/IRRA, run_irra.sh and utils/options.py."""
+    return Run(
         recipe="bilma",
         name="cuhk-pedes",
         method=Bilma(
-            towers=built_on.TOWERS,
+            towers=ClipSizes(  # CLIP ViT-B/16 (IRRA); the width of its features is 512
+                quick_gelu=True,  # OpenAI's weights
+                position_resize="bilinear",  # IRRA's code: the 14 x 14 table resized to 24 x 8
+            ),
             weights=BilmaWeights(
                 sdm=1.0,  # Eq. 3
                 identity=1.0,  # Eq. 3
@@ -58,8 +64,45 @@ def cuhk_pedes() -> Run:
             word_mask_ratio=0.15,  # Sec. 4.1: m_t
             patch_mask_ratio=0.15,  # m_p: searched by the paper (Sec. 4.1) and not printed; a starting value
         ),
-        optim=replace(irra.optim, rules=RULES),
-        evaluation=replace(irra.evaluation, rerank_k=0),  # by similarity alone: the transformer is left out (Sec. 3.2)
+        data=Data(
+            benchmark="cuhk-pedes",
+            root="data/CUHK-PEDES",
+            captioning=Captioning(
+                vocabulary="clip",
+                max_words=0,  # IRRA: words are not counted
+                max_tokens=77,  # IRRA: text_length
+                cleaning="none",  # IRRA: CLIP's tokeniser lower-cases and knows punctuation
+            ),
+            image_px=(384, 128),  # IRRA
+            pixels=Pixels(
+                mean=(0.48145466, 0.4578275, 0.40821073),  # CLIP
+                std=(0.26862954, 0.26130258, 0.27577711),  # CLIP
+                interpolation="bilinear",  # IRRA's code: torchvision's default
+                erase=(0.48145466, 0.4578275, 0.40821073),  # IRRA's code: the mean, written after normalisation
+            ),
+            augmentations=("flip", "pad-crop", "erase"),  # IRRA: --img_aug
+            batch_pairs=64,  # IRRA
+            group_pairs=2,  # all 64 contrast with each other; a process may have any even number of them
+        ),
+        optim=Optimiser(
+            kind="adamw",  # IRRA: Adam with L2; see the head of this file
+            lr=1e-5,  # IRRA
+            rules=RULES,
+            weight_decay=4e-5,  # IRRA
+            decay_vectors=True,  # IRRA's code: gains of norms are decayed
+            betas=(0.9, 0.999),  # IRRA
+            eps=1e-8,  # torch's; see the head of this file
+        ),
+        schedule=Schedule(
+            epochs=60,  # IRRA
+            min_lr=0.0,  # IRRA's code
+            warmup_epochs=5,  # IRRA
+            warmup_share=0.1,  # IRRA: warmup_factor
+            every="epoch",  # IRRA's code
+        ),
+        start=Start(clip="ViT-B-16-quickgelu:openai"),  # IRRA: ViT-B/16 of OpenAI
+        loop=Loop(seed=1, precision="bf16"),  # IRRA's code: 1 + rank; bfloat16 is ours
+        evaluation=Evaluation(rerank_k=0),  # ranked by similarity alone: the transformer is left out (Sec. 3.2)
     )
 
 

@@ -45,11 +45,6 @@ RULES = (  # official code, solver/build.py: of several that fit a name the late
 )
 """Rates of IRRA's parameters. Optional where a loss of weight 0 leaves a part out."""
 
-TOWERS = ClipSizes(  # CLIP ViT-B/16; the width of its features is 512
-    quick_gelu=True,  # OpenAI's weights
-    position_resize="bilinear",  # official code: the 14 x 14 table resized to 24 x 8
-)
-
 
 def cuhk_pedes() -> Run:
     """The official setting: one GPU, 64 pairs, 60 epochs. "Official": anosorae/IRRA, run_irra.sh and utils/options.py."""
@@ -57,7 +52,10 @@ def cuhk_pedes() -> Run:
         recipe="irra",
         name="cuhk-pedes",
         method=Irra(
-            towers=TOWERS,
+            towers=ClipSizes(  # CLIP ViT-B/16; the width of its features is 512
+                quick_gelu=True,  # OpenAI's weights
+                position_resize="bilinear",  # official code: the 14 x 14 table resized to 24 x 8
+            ),
             weights=IrraWeights(sdm=1.0, identity=1.0, mlm=1.0),  # official
             logit_scale=50.0,  # official: 1 / temperature, 0.02
             cross_layers=4,  # official: cmt_depth

@@ -183,6 +183,7 @@ def irra() -> Run:
             batch_pairs=512,  # MLLM, run.sh
             workers=4,
         ),
+        optim=replace(fine_tuned.optim, rules=tuple(rule for rule in fine_tuned_irra.RULES if rule.pattern != "classifier")),
         schedule=replace(fine_tuned.schedule, epochs=30),  # MLLM, run.sh; rate and warm-up are IRRA's there too
         loop=replace(LOOP, seed=1),  # MLLM, train.py: 1 + rank
         evaluation=without_tests(fine_tuned.evaluation),
