@@ -114,6 +114,9 @@ class Data:
     """What is made at random with training images, in this order: `resized-crop` and `random-operations` (ALBEF's two of ten
     operations), `flip`, `pad-crop`, `erase` (IRRA's). MARS and RaSa: flip; AGA and IRRA: flip, pad-crop, erase; ALBEF and
     LAIP: resized-crop, random-operations, flip; APTM: random-operations, flip, erase."""
+    decode_margin: Annotated[float, Range(0, 8)] = 0.0
+    """JPEG files of training images are decoded at the smallest eighth of their size that is still so many times as high and
+    wide as `image_px`, which is faster and not exact: see tbps/data/scale.md. 0 = at their whole size."""
     keep_sides: bool = False
     """Never mirror the image of a pair whose caption, own or swapped, says left or right; official code mirrors them too."""
     weak_positive_probability: Share = 0.0
@@ -155,6 +158,11 @@ class Data:
             raise ValueError(
                 f"data.augmentations is {named}, expected each once, in the order in which they are made:"
                 f" {' '.join(in_order)}"
+            )
+        if self.decode_margin and "resized-crop" in in_order:
+            raise ValueError(
+                f"data.decode_margin is {self.decode_margin} and data.augmentations is {named}, which crops images at their"
+                " whole size; use 0, or leave out resized-crop"
             )
         if {"resized-crop", "pad-crop"} <= set(in_order):
             raise ValueError(f"data.augmentations is {named}, expected one crop at most; leave out resized-crop or pad-crop")

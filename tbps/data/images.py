@@ -37,16 +37,18 @@ _ORIENTATION = 0x0112
 """The EXIF tag; 1 = upright."""
 
 
-def decode(file_bytes: bytes, *, key: str) -> NDArray[np.uint8]:
+def decode(file_bytes: bytes, *, key: str, at_least_px: tuple[int, int] = (0, 0)) -> NDArray[np.uint8]:
     """(height, width, 3) RGB uint8. ValueError names `key` if the file is damaged, no image, or of no known range.
 
+    at_least_px: height and width that suffice; a JPEG is scaled, by eighths, while it is decoded. (0, 0): its whole size.
     Example: a 2 x 1 grey PNG of 16 bits with the values 256 and 65535 gives [[[1, 1, 1], [255, 255, 255]]].
     """
     if simplejpeg.is_jpeg(file_bytes):
         try:
             height, width, colours, _ = simplejpeg.decode_jpeg_header(file_bytes)
             if colours in ("YCbCr", "RGB", "Gray") and height * width <= MAX_PIXELS:
-                return simplejpeg.decode_jpeg(file_bytes, colorspace="RGB")
+                scaled = {"min_height": at_least_px[0], "min_width": at_least_px[1]} if any(at_least_px) else {}
+                return simplejpeg.decode_jpeg(file_bytes, colorspace="RGB", **scaled)
         except ValueError:
             # Damaged, or only odd: PIL decides which.
             pass

@@ -5,6 +5,7 @@ Shapes: B pairs, H height, W width, L tokens.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -83,6 +84,13 @@ class PairDataset(Dataset[HostBatch]):
         self.seed = seed
         self.maps = {name: field for name, field in chosen.items() if field.label_map}
         self.fields = {name: field for name, field in chosen.items() if not field.label_map}
+        margin = data.decode_margin
+        if margin and self.maps:
+            raise ValueError(
+                f"data.decode_margin is {margin}, expected 0: the method asks for {', '.join(self.maps)}, which lies over"
+                " images of their whole size"
+            )
+        self.at_least_px = (math.ceil(margin * data.image_px[0]), math.ceil(margin * data.image_px[1]))
         self.rewriter = None if needs.rewording is None else Rewriter.of(needs.rewording)
         prompts = [self._encode(prompt, f"prompt {number}") for number, prompt in enumerate(needs.prompts)]
         self.prompts = make_captions(prompts) if prompts else None
@@ -138,7 +146,7 @@ class PairDataset(Dataset[HostBatch]):
         self, index: int, key: str, num_views: int, uniform: Iterator[float]
     ) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
         """(3, H, W) uint8 of each view that has pixels of its own; label maps of the first view."""
-        image_HWC = decode(self.source.image_bytes(index), key=key)
+        image_HWC = decode(self.source.image_bytes(index), key=key, at_least_px=self.at_least_px)
         maps = {name: read_field(name, field, self.source, index) for name, field in self.maps.items()}
         for name, map_HW in maps.items():
             try:

@@ -271,3 +271,20 @@ def test_whatever_a_decoder_raises_is_one_sentence(content: bytes, recwarn: pyte
 def test_what_stands_for_an_image_is_named(content: bytes, told: str) -> None:
     with pytest.raises(ValueError, match=rf"^pair a#1: its image file .* cannot be decoded: {told}$"):
         decode(content, key="a#1")
+
+
+def test_a_scaled_jpeg_is_as_large_as_asked_and_nearly_the_same() -> None:
+    file = jpeg_bytes(0, height=512, width=256)
+    whole = decode(file, key="")
+    assert whole.shape == (512, 256, 3) and np.array_equal(decode(file, key="", at_least_px=(0, 0)), whole)
+    assert decode(file, key="", at_least_px=(65, 32)).shape == (128, 64, 3)
+    assert decode(file, key="", at_least_px=(129, 10)).shape == (192, 96, 3)
+    assert np.array_equal(decode(file, key="", at_least_px=(1024, 64)), whole), "never enlarged"
+    expected = resize(whole, image_px=(64, 32), interpolation="bicubic").float()
+    differences = []
+    for px in (64, 128):
+        scaled = decode(file, key="", at_least_px=(px, px // 2))
+        differences.append((resize(scaled, image_px=(64, 32), interpolation="bicubic") - expected).abs())
+    assert 0 < differences[1].mean() < differences[0].mean() < 4 and differences[1].mean() < 1
+    png = jpeg_bytes(0, kind="PNG")
+    assert np.array_equal(decode(png, key="", at_least_px=(4, 4)), decode(png, key=""))

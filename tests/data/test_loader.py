@@ -306,3 +306,20 @@ def test_augmentations_that_make_no_sense_together(
 ) -> None:
     with pytest.raises(ValueError, match=f"^data.augmentations {sentence}"):
         make_data(tmp_path, augmentations=augmentations)
+
+
+def test_images_are_scaled_while_they_are_decoded(tmp_path: Path, encoder: CaptionEncoder) -> None:
+    write_folder(tmp_path, "cuhk-pedes")
+    whole, scaled = (
+        load(make_data(tmp_path, image_px=(8, 8), decode_margin=margin), encoder, start=0, steps=2) for margin in (0.0, 1.5)
+    )
+    for left, right in zip(whole, scaled, strict=True):
+        difference = (left.pixels_BCHW.float() - right.pixels_BCHW.float()).abs()
+        assert left.keys == right.keys and 0 < difference.mean() < 8
+        assert torch.equal(left.flip_BV, right.flip_BV)
+    with pytest.raises(ValueError, match=r"decode_margin is 2.0 and data.augmentations is resized-crop, which crops"):
+        make_data(tmp_path, decode_margin=2.0, augmentations=("resized-crop",))
+    needs = dataclasses.replace(NEEDS, fields=("parsing_atr",))
+    data = make_data(tmp_path, decode_margin=1.0)
+    with pytest.raises(ValueError, match=r"decode_margin is 1.0, expected 0: the method asks for parsing_atr, which"):
+        make_loader(open_pairs(data), encoder, data, needs, seed=0, start_step=0, num_steps=1)
