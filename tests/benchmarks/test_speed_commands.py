@@ -110,3 +110,13 @@ def test_fusion() -> None:
     assert (
         bottleneck["score, GFLOP"] < 0.75 * plain["score, GFLOP"] and bottleneck["begun, GFLOP"] > plain["begun, GFLOP"] == 0
     )
+
+
+@pytest.mark.slow
+def test_scale(tmp_path: Path) -> None:
+    words = [sys.executable, str(BENCHMARKS / "scale.py"), "--folder", str(tmp_path / "made"), "--pairs", "20000"]
+    printed = subprocess.run(words, check=True, capture_output=True, text=True, timeout=300).stdout
+    assert len(set(re.findall(r"sha256 (\w+)", printed))) == 1 and printed.count("sha256") == 7
+    assert printed.count("different 16384\n") == 4
+    assert float(re.search(r"opened in (\S+) s", printed)[1]) < 5  # type: ignore[index]
+    assert 10 < float(re.search(r"at most (\S+) MB lay there", printed)[1]) <= 50  # type: ignore[index]
