@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from tbps.config.names import check_slurm_path
 from tbps.config.run import Run
 from tbps.data import file_lock
 from tbps.data.sample_order import BatchOrder
-from tbps.recipe_command import Variants, read_overrides
+from tbps.recipe_command import read_overrides, read_variants
 from tbps.runs.run_folder import RunFolder
 from tbps.training.distributed import as_launched
 
@@ -52,22 +51,6 @@ def plan_run(recipe: str, variant: str, overrides: Sequence[str], *, accelerate:
     check_slurm_path("the folder of runs", str(Path(run.runs).expanduser().absolute()))
     run = as_launched(run, launch_environment(os.environ, accelerate))
     return PlannedRun(recipe=recipe, variant=variant, overrides=tuple(overrides), run=run)
-
-
-def read_variants(recipe: str) -> Variants:
-    """VARIANTS of a recipe file."""
-    path = Path(recipe)
-    if path.suffix != ".py" or not path.is_file():
-        beside = ", ".join(sorted(str(file) for file in path.parent.glob("*.py") if "VARIANTS" in file.read_text("utf-8")))
-        raise ValueError(f"recipe {recipe!r} is not there" + (f", expected one of {beside}" if beside else ""))
-    spec = importlib.util.spec_from_file_location(f"_recipe_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    variants: Variants | None = getattr(module, "VARIANTS", None)
-    if not variants:
-        raise ValueError(f"{recipe} is no recipe: it has no VARIANTS")
-    return variants
 
 
 def check_batch(data: Data, num_processes: int) -> None:

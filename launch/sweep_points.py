@@ -16,9 +16,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from launch.planned_run import PlannedRun, plan_run, read_variants
+from launch.planned_run import PlannedRun, plan_run
 from tbps.config.run import Run
 from tbps.config.serialise import to_json
+from tbps.recipe_command import read_variants
 from tbps.reporting.published import PUBLISHED_METRICS
 from tbps.reporting.table_rows import TableRow
 

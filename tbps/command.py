@@ -1,4 +1,4 @@
-"""The `tbps` console script: data, parse, convert, evaluate, report, results.
+"""The `tbps` console script: data, parse, convert, plan, evaluate, report, results.
 
 Each command imports what it needs when it runs.
 """
@@ -10,12 +10,13 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import get_args
 
 from tbps.config.data import EVALUATED, Benchmark
+from tbps.convert_command import add_arguments as add_convert
 from tbps.parse_command import add_arguments as add_parse
+from tbps.plan_command import add_arguments as add_plan
 from tbps.training.process_end import end_process
 from tbps.training.stop_signals import StoppedBySignal, StopSignals
 
@@ -30,10 +31,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Without `arguments` those of the command line count, and the process ends with that status.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    status = _run(_parser().parse_args(arguments))
+    status = _run(_parse(arguments))
     if arguments is None:
         end_process(status)
     return status
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """What a command does not know is an override of a recipe, where it takes some."""
+    parser = _parser()
+    given, overrides = parser.parse_known_args(arguments)
+    if overrides and not getattr(given, "takes_overrides", False):
+        parser.error(f"unrecognized arguments: {' '.join(overrides)}")
+    given.overrides = overrides
+    return given
 
 
 def _run(given: argparse.Namespace) -> int:
@@ -53,7 +64,12 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_data(commands.add_parser("data", help="make, check and pack data sets"))
     add_parse(commands.add_parser("parse", help="a human-parsing map of every image; goes on where it stopped"))
-    _add_convert(commands.add_parser("convert", help="official, BERT, ViT and CLIP weights to ours; export"))
+    add_convert(commands.add_parser("convert", help="official, BERT, ViT and CLIP weights to ours; export"))
+    add_plan(
+        commands.add_parser(
+            "plan", help="memory, time and traffic of a run on GPUs that need not be here", allow_abbrev=False
+        )
+    )
     _add_evaluate(commands.add_parser("evaluate", help="score a run on its own or another data set"))
     report = commands.add_parser("report", help="one HTML file about a run")
     report.add_argument("run_folder", type=Path, metavar="RUN", help="run folder: runs/<recipe>/<name>")
@@ -289,42 +305,7 @@ def _vocabulary(given: argparse.Namespace) -> None:
     sys.stdout.write(f"{given.out}: {trained.size} word pieces from {len(captions)} captions\n")
 
 
-# -- weights, evaluation, report -----------------------------------------------------------------------------------------
-
-
-def _add_convert(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "source", type=Path, help="official checkpoint, BERT, ViT, Swin or CLIP weights; with --export: a run folder"
-    )
-    parser.add_argument("out", type=Path, help="safetensors file to write")
-    kinds = ("auto", "albef", "rasa", "mars", "aptm", "bert", "vit", "swin", "clip", "irra")
-    parser.add_argument("--kind", choices=kinds, default="auto")
-    parser.add_argument(
-        "--grid", type=int, nargs=2, metavar=("ROWS", "COLUMNS"), help="patches of the images, where they are not square"
-    )
-    parser.add_argument("--export", action="store_true", help="strip a run or its checkpoint to what inference needs")
-    parser.add_argument("--official", action="store_true", help="with --export: write official key names")
-    parser.add_argument("--merge", action="store_true", help="with --export, of a run with adapters: merge them in")
-    parser.add_argument("--force", action="store_true", help="overwrite")
-    parser.set_defaults(run=_convert)
-
-
-def _convert(given: argparse.Namespace) -> None:
-    grid = tuple(given.grid) if given.grid else None
-    if given.export:
-        from tbps.convert.export import export
-
-        merged = None
-        if given.merge:
-            from tbps.run import merged_weights
-
-            merged = partial(merged_weights, given.source)
-        text = export(given.source, given.out, official=given.official, grid=grid, merged=merged, force=given.force)
-    else:
-        from tbps.convert.foreign import convert
-
-        text = convert(given.source, given.out, kind=given.kind, grid=grid, force=given.force)
-    sys.stdout.write(text + "\n")
+# -- evaluation, report --------------------------------------------------------------------------------------------------
 
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import re
 import sys
@@ -41,6 +42,22 @@ def recipe_command(variants: Variants, *, about: str, arguments: list[str] | Non
     except SystemExit as end:  # stopped as asked
         status = end.code if isinstance(end.code, int) else 1
     end_process(status)
+
+
+def read_variants(recipe: str) -> Variants:
+    """VARIANTS of a recipe file."""
+    path = Path(recipe)
+    if path.suffix != ".py" or not path.is_file():
+        beside = ", ".join(sorted(str(file) for file in path.parent.glob("*.py") if "VARIANTS" in file.read_text("utf-8")))
+        raise ValueError(f"recipe {recipe!r} is not there" + (f", expected one of {beside}" if beside else ""))
+    spec = importlib.util.spec_from_file_location(f"_recipe_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    variants: Variants | None = getattr(module, "VARIANTS", None)
+    if not variants:
+        raise ValueError(f"{recipe} is no recipe: it has no VARIANTS")
+    return variants
 
 
 def read_overrides(variant: Callable[[], Run], arguments: list[str], *, program: str) -> Run:

@@ -36,6 +36,8 @@ class FakeDevice:
         self.backward = Backward(before=self._before, gradient=lambda gradient: tally.mark(gradient, "gradient"))
         self.sent: list[tuple[str, int]] = []
         """Collectives: their names, and bytes of the largest tensors that they were given."""
+        self.operations = 0
+        """Operations on the device that are no views."""
         self.waits = 0
         """How often the host asked the device for a number and waited for it."""
         self.parts: list[tuple[int, str]] = []
@@ -90,7 +92,12 @@ class _Dispatch(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        kwargs = kwargs or {}
+        if func is torch.ops.prim.device.default and isinstance(args[0], FakeTensor):
+            return args[0].fake_device  # asked for thousands of times
+        with torch._C.DisableTorchFunction():
+            return self._run(func, args, kwargs or {})
+
+    def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         owner = self.owner
         fakes = any(isinstance(one, FakeTensor) for one in tree_iter((args, kwargs)))
         target = kwargs.get("device")
@@ -111,6 +118,7 @@ class _Dispatch(TorchDispatchMode):
         if func.namespace == "c10d":
             self.owner.sent.append((func.overloadpacket.__name__, _num_bytes(args)))
             return
+        self.owner.operations += not func.is_view
         for one in tree_iter(out):
             if isinstance(one, Tensor):
                 self.owner.tally.hold(one)

@@ -6,6 +6,7 @@ the method as the recipe makes it. Only its tensors hold no numbers (tbps/planni
 
 from __future__ import annotations
 
+import gc
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -58,6 +59,8 @@ class StepCost:
     """Of forward and backward by part (tbps/planning/parts.py)."""
     gathered: int
     """Bytes that collectives inside forward and after the step bring to each process: features, identities."""
+    operations: int
+    """Of forward, backward and update, views left out: what the host launches."""
     waits: int
     """How often the host asked the device for a number and waited for it; copies that it waits for late are none."""
     checkpoint: int
@@ -114,7 +117,7 @@ class _Rehearsal:
         self.method.train()
         self.tally.start()
         self.fake.sent.clear()
-        self.fake.waits = 0
+        self.fake.waits = self.fake.operations = 0
         step = max(self.stepper.second_stage_step, 0) + 1
         losses = self.stepper.forward_backward(step, iter([host]))
         flops, activations, peak = dict(self.tally.flops), self.tally.passing_peak, self.tally.peak
@@ -133,6 +136,7 @@ class _Rehearsal:
             update=self.tally.passing_peak,
             flops=flops,
             gathered=sum(size for name, size in self.fake.sent if "gather" in name),
+            operations=self.fake.operations,
             waits=self.fake.waits,
             checkpoint=self._checkpoint(),
         )
@@ -230,7 +234,14 @@ def _several(processes: int) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without torch's words about private parts and deprecated names that this file has no choice about."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    """Without torch's words about deprecated names that nobody here chose, and without searches for circles in large graphs:
+    tensors go when the last who holds them goes."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        if collects:
+            gc.enable()

@@ -262,6 +262,13 @@ def _doctor(command: str, trial: Trial) -> None:
     assert done.returncode in (0, 1) and "locks in " in done.stdout and "GiB free" in done.stdout, done.stdout + done.stderr
 
 
+def _plan(command: str, trial: Trial) -> None:
+    """Of the recipe's small twin; tests/planning plans README's own."""
+    words = [{"cuhk-pedes": "tiny"}.get(word, word) for word in command.split()]
+    done = call(*_script(words))
+    assert done.returncode == 0 and "ZeRO-3" in done.stdout and " limits: " in done.stdout, done.stdout + done.stderr
+
+
 def _dry_run(command: str, trial: Trial) -> None:
     """As it stands in README, but for the folder of runs. Real submissions: tests/cluster."""
     words = [sys.executable, *command.split()[1:], "--runs", str(trial.tmp_path)]
@@ -335,6 +342,7 @@ HOW: dict[str, Callable[[str, Trial], None]] = {
     "python -m launch.testbed start": _testbed,
     "apt-get install slurm-wlm munge": _packages,
     "tbps doctor": _doctor,
+    "tbps plan mars cuhk-pedes --gpu h100 --gpus 64": _plan,
     "tbps doctor runs/mars/cuhk-pedes": _doctor,
     "sbatch slurm/pretrain_mals.sh": _batch_script,
     "sbatch slurm/pretrain_mals.sh aptm": _batch_script,

@@ -12,12 +12,12 @@ from small_world import REPOSITORY, World, assert_one_sentence
 
 from launch.accelerate_settings import FOLDER, settings_environment, settings_file
 from launch.job_record import JobRecord, write_record
-from launch.planned_run import plan_run, read_variants
+from launch.planned_run import plan_run
 from launch.site import Site
 from launch.submit import main as submit
 from launch.sweep import plan_points
 from launch.sweep_points import read_sweep
-from tbps.recipe_command import read_overrides
+from tbps.recipe_command import read_overrides, read_variants
 from tbps.runs.run_folder import OpenRunFolder, RunFolder
 from tbps.training.distributed import as_launched
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from small_runs import PAIRS, run_of
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -18,7 +18,6 @@ from tbps.methods.registry import build_method
 from tbps.planning.backward import Backward
 from tbps.planning.rehearsal import rehearse
 from tbps.planning.typical_batch import typical_batch
-from tbps.recipe_command import read_overrides
 from tbps.training.adapters import adapt
 from tbps.training.data_parallel import DataParallel
 from tbps.training.distributed import start_processes
@@ -38,15 +37,8 @@ RECIPES = {
     "irra": (),
     "bilma": (),
     "bamg": (),
-    "pretrain_aptm": DROPOUT,
+    "pretrain_mals:tiny-aptm": DROPOUT,
 }
-PAIRS = 32
-
-
-def run_of(recipe: str, *overrides: str) -> Run:
-    """`tiny` of a recipe, told the number of identities where it asks."""
-    run = read_overrides(importlib.import_module(f"recipes.{recipe}").VARIANTS["tiny"], list(overrides), program=recipe)
-    return replace(run, data=replace(run.data, batch_pairs=PAIRS, num_identities=100 if run.needs.identities else 0))
 
 
 class Real:
