@@ -6,8 +6,9 @@ import os
 import resource
 import struct
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -58,6 +59,12 @@ def _waits(name: str, args: tuple[Any, ...]) -> bool:
     return masked and (name == "index" or args[2].numel() > 1)
 
 
+class _WholeStep(nullcontext[None]):
+    """In place of torch's tracker of modules, which fails on trained modules that are called without gradients."""
+
+    parents: ClassVar[set[str]] = {"Global"}
+
+
 @dataclass(kw_only=True)
 class Count:
     """Of one step, forward and backward."""
@@ -70,6 +77,7 @@ class Count:
 def count(step: Callable[[], Any]) -> Count:
     """Run `step` once and count."""
     operations, flops = OperationCount(), FlopCounterMode(display=False, custom_mapping=_ON_CPU)
+    flops.mod_tracker = _WholeStep()
     with flops, operations:
         step()
     return Count(syncs=operations.syncs, operations=operations.operations, gflop=flops.get_total_flops() / 1e9)

@@ -57,6 +57,7 @@ from tbps.training.devices import choose_device
 from tbps.training.distributed import Team, announce_devices, as_launched, leave_processes, on_main, start_processes
 from tbps.training.loop import train
 from tbps.training.parts import Evaluate, Parts
+from tbps.training.precision import keep_float32
 from tbps.training.start import load_finished
 from tbps.training.stop_signals import LOST_EXIT, StopSignals
 
@@ -228,6 +229,7 @@ def score_run(
     )
     announce_ranking(run)
     device = torch.device(choose_device().kind)
+    keep_float32()
     weights = best_checkpoint(path)
     method = _build(run)
     load_finished(method, run, weights)

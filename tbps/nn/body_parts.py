@@ -5,6 +5,8 @@ Shapes: B images of height H and width W, N patches, K = 6 parts, D width.
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -30,9 +32,16 @@ def split_parts(map_BHW: Tensor) -> Tensor:
     seen_B11 = torso_BHW.flatten(1).any(1)[:, None, None]
     middle_BHW = torch.where(seen_B11, torso_BHW, person_BHW)
     centre_B = (middle_BHW * column_W).sum((1, 2)) / middle_BHW.sum((1, 2)).clamp(min=1)
-    part_BHW = torch.tensor(_PART_OF_LABEL, device=map_BHW.device)[map_BHW.long()]
+    part_BHW = _part_of_label(map_BHW.device)[map_BHW.long()]
     right_BHW = column_W >= centre_B[:, None, None]
     return part_BHW + ((part_BHW >= _FIRST_LIMB) & right_BHW)
+
+
+@cache
+def _part_of_label(device: torch.device) -> Tensor:
+    """(7,) int64, made once for each device: a copy to a GPU would wait for it in every step."""
+    with torch.inference_mode(False):
+        return torch.tensor(_PART_OF_LABEL, device=device)
 
 
 def pool_parts(token_BND: Tensor, share_BNK: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ def choose_masked(present_BK: Tensor, uniform_B: Tensor) -> Tensor:
     Source: BAMG, Eq. 11, x_m; that only what is there can be masked is a choice of ours.
     """
     count_B = present_BK.sum(1)
-    place_B = (uniform_B.to(present_BK.device) * count_B).long().clamp(max=(count_B - 1).clamp(min=0))
+    place_B = (uniform_B.to(present_BK.device, non_blocking=True) * count_B).long().clamp(max=(count_B - 1).clamp(min=0))
     return present_BK & (present_BK.cumsum(1) - 1 == place_B[:, None])
 
 

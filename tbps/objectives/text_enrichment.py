@@ -25,7 +25,7 @@ def draw_other_words(
     """
     wordless = torch.zeros(logit_MV.shape[1], device=logit_MV.device)
     for token_id in never:
-        wordless[token_id] = -torch.inf
+        wordless[token_id : token_id + 1].fill_(-torch.inf)  # assigning it would copy a number from the host, and wait
     top = (logit_MV.float() + wordless).topk(min(candidates, logit_MV.shape[1]), dim=1)
     share_Mk = top.values.softmax(1).double()
     share_Mk = share_Mk * (top.indices != original_M[:, None]) * top.values.isfinite()

@@ -9,7 +9,6 @@ import logging
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +20,7 @@ from tbps.evaluation.metrics import METRICS
 from tbps.evaluation.ranking_order import Rule
 from tbps.reporting.published import published_for
 from tbps.runs.atomic_file import write_json
+from tbps.runs.versions import versions_of
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ def make_results(evaluated: Evaluated, provenance: Provenance, *, now: datetime.
         "queries_without_match": "misses in rank_k, left out of mAP and mINP",
         "published": [asdict(figure) for figure in figures],
         "no_published_because": no_figures_because,
-        "versions": {"python": platform.python_version(), **{library: version(library) for library in LIBRARIES}},
+        "versions": versions_of(LIBRARIES),
         "processes": evaluated.num_processes,
         "seconds": {"embed": round(evaluated.embed_s, 2), "rank": round(evaluated.rank_s, 2)},
         "date": (now or datetime.datetime.now(datetime.UTC)).isoformat(timespec="seconds"),

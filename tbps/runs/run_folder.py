@@ -6,7 +6,6 @@ import logging
 import os
 import platform
 import subprocess
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,6 +15,7 @@ from tbps.data import file_lock
 from tbps.runs import checkpoint
 from tbps.runs.atomic_file import read_json, remove_asides, write_json
 from tbps.runs.config_hash import config_hash, difference
+from tbps.runs.versions import versions_of
 
 logger = logging.getLogger(__name__)
 
@@ -150,7 +150,7 @@ class OpenRunFolder(RunFolder):
     def _check(self, run: Run) -> None:
         self.check_same(run)
         config = self.read_config()
-        for library, now in _versions().items():
+        for library, now in versions_of(_LIBRARIES).items():
             before = config["versions"].get(library)
             if before != now:
                 logger.warning("%s: started with %s %s, goes on with %s: bits may differ", self.path, library, before, now)
@@ -160,7 +160,7 @@ class OpenRunFolder(RunFolder):
             "hash": config_hash(run),
             "run": to_json(run),
             "git": _git_state(),
-            "versions": _versions(),
+            "versions": versions_of(_LIBRARIES),
             "machine": {},
         }
 
@@ -192,16 +192,6 @@ def _read_object(file: Path, *, advice: str) -> dict[str, Any]:
     found = read_json(file, advice=advice)
     if not isinstance(found, dict):
         raise ValueError(f"{file} holds {type(found).__name__}; {advice}")
-    return found
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for library in _LIBRARIES:
-        try:
-            found[library] = version(library)
-        except PackageNotFoundError:
-            found[library] = "not installed"
     return found
 
 

@@ -1,4 +1,5 @@
-"""Which library multiplies float32 matrices on the CPU: measured once per run, then kept, because it changes bits.
+"""How float32 numbers are multiplied. On a GPU in full; on the CPU by a library that is measured once per run, then kept,
+because it changes bits.
 
 `torch.set_float32_matmul_precision("medium")` hands them to oneDNN. Without AMX it still computes in full float32, on some
 processors twice as fast as the default; with AMX it rounds to bfloat16. So one product is compared with float64.
@@ -18,6 +19,15 @@ LARGEST_ERROR = 1e-6
 _ROUNDS = 7
 _LEAST_GAIN = 1.3
 """A clear gain, so that the choice is the same at every first start on one machine: where it pays, it pays about 2."""
+
+
+def keep_float32() -> None:
+    """Let a GPU compute float32 numbers as float32.
+
+    torch does so with products, but it rounds what goes into convolutions, such as those that embed patches, to TF32's ten
+    bits: that moved gradients by a thousandth (H200). Speed is what `loop.precision bf16` is for.
+    """
+    torch.backends.cudnn.allow_tf32 = False
 
 
 def choose_gemm(stored: str | None) -> str:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tbps.objectives.text_enrichment import draw_other_words
 
@@ -75,3 +78,28 @@ def test_the_largest_number_below_1_draws_a_candidate() -> None:
     logit, original, _ = random_case(200)
     found = draw(logit, original, torch.full((200,), 1 - 2**-53, dtype=torch.float64))
     assert (found != original).all() and not torch.isin(found, torch.tensor(NEVER)).any()
+
+
+class _FromHost(TorchDispatchMode):
+    """Collects operations that bring a number from the host to the GPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        devices = {arg.device.type for arg in args if isinstance(arg, torch.Tensor)}
+        if func.overloadpacket.__name__ == "copy_" and devices == {"cuda", "cpu"}:
+            self.found.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def test_nothing_is_copied_from_the_host_which_a_gpu_would_wait_for() -> None:
+    with FakeTensorMode(), _FromHost() as copies:
+        logit_MV = torch.empty(4, 60, device="cuda")
+        original_M = torch.empty(4, dtype=torch.int64, device="cuda")
+        uniform_M = torch.empty(4, dtype=torch.float64, device="cuda")
+        draw_other_words(logit_MV, original_M, uniform_M, candidates=5, never=(0, 2, 3))
+        assert not copies.found
+        logit_MV[0, 0] = 1.0  # what this looks for
+        assert copies.found

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from tbps.config.loop import Loop
 from tbps.training import precision
+from tbps.training.distributed import start_processes
 from tbps.training.precision import choose_gemm
 
 
@@ -39,3 +41,9 @@ def test_a_stored_choice_that_is_inexact_here_is_left_with_a_word(
     assert choose_gemm("medium") == "highest"
     assert "with oneDNN so far, which is not exact here" in caplog.text
     assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_a_gpu_computes_float32_convolutions_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)  # torch's default
+    start_processes(Loop())
+    assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32

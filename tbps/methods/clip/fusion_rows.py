@@ -118,7 +118,7 @@ def choose_negatives(
         image_B, has_B = hardest_negatives(t2i_Bg, batch.identity_B)
         caption_B, _ = hardest_negatives(i2t_Bg, batch.identity_B)
     else:
-        uniform_B2 = draws["negatives"].to(image_BE.device)
+        uniform_B2 = draws["negatives"].to(image_BE.device, non_blocking=True)
         weight_Bg, has_B = negative_weights(t2i_Bg, batch.identity_B)
         image_B = draw_negatives(weight_Bg, uniform_B2[:, 0])
         caption_B = draw_negatives(negative_weights(i2t_Bg, batch.identity_B)[0], uniform_B2[:, 1])

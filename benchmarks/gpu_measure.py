@@ -1,0 +1,292 @@
+"""What `benchmarks/gpu.py` measures of one method, in a process of its own. Prints one JSON object a line.
+
+The process loads libraries and makes the weights first, says `{"part": "ready"}`, and waits for a line before it touches the
+device: the one before it is measured meanwhile.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from cards import tflop_peak
+from gpu_evaluation import evaluation_speeds
+from plain import PlainStep, plain_momentum
+from real_methods import build, run_of
+from real_step import BATCHES, RealStep, Timing, now, time_steps, total_of
+from same_on_gpu import difference
+
+from tbps.training.compilation import compile_image_blocks
+
+WITH_PLAIN = ("mars", "rasa", "irra")
+"""Methods that the plain baseline knows."""
+WITH_EVALUATION = ("mars", "rasa", "aptm", "clip", "bamg")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What is to be measured; it travels as JSON."""
+
+    name: str
+    quick: bool
+    """`tiny` of the recipe, few steps."""
+    device: str
+    pairs: tuple[int, ...]
+    """Batch sizes; the middle one is measured in all precisions and beside the plain baseline."""
+    parts: tuple[str, ...]
+    """Of PARTS."""
+    precisions: tuple[str, ...]
+    seconds: float
+    """After which nothing more is begun."""
+    trace: str
+    """Where the Chrome trace of a step goes; empty = none is made."""
+
+
+class Bench:
+    """The measurements of one method."""
+
+    def __init__(self, order: Order) -> None:
+        self.order, self.device = order, torch.device(order.device)
+        self.precision = "bf16"
+        self.method = build(self.run_of(self.middle))
+
+    @property
+    def middle(self) -> int:
+        """Pairs of the middle batch size."""
+        return self.order.pairs[len(self.order.pairs) // 2]
+
+    def run_of(self, pairs: int, precision: str = "bf16") -> Any:
+        """The run in another size or precision; adapters and frozen weights stay as they were made, in bfloat16."""
+        return run_of(self.order.name, quick=self.order.quick, pairs=pairs, precision=precision)
+
+    def steps_of(self, pairs: int, precision: str = "bf16") -> RealStep:
+        """Steps of this method."""
+        return RealStep(self.run_of(pairs, precision), self.method, self.device)
+
+    # -- parts ------------------------------------------------------------------------------------------------------------
+
+    def same(self) -> None:
+        """Losses and gradients beside the CPU's, at the size of `tiny`."""
+        for precision in ("fp32", "bf16"):
+            self.say(
+                "same", precision=precision, **asdict(difference(self.order.name, precision=precision, device=self.device))
+            )
+
+    def cost(self) -> None:
+        """Work of a step and its host syncs, at the middle size."""
+        steps = self.steps_of(self.middle)
+        self.gflop_per_pair = steps.gflop() / self.middle
+        for _ in range(2):
+            steps.step()
+        syncs = steps.syncs() if self.device.type == "cuda" else []
+        parameters = sum(parameter.numel() for parameter in self.method.parameters() if parameter.requires_grad)
+        about = {"syncs": syncs, "trained_parameters": parameters, "launch_us": launch_us(self.device)}
+        self.say("cost", gflop_per_pair=self.gflop_per_pair, **about)
+
+    def eager(self) -> None:
+        """All sizes in bfloat16, the middle one in the other precisions."""
+        for precision in self.order.precisions:
+            for pairs in self.order.pairs if precision == "bf16" else (self.middle,):
+                if precision == "bf16" or self.order.name != "bamg":  # whose frozen weights are bfloat16
+                    self.speed(pairs, precision)
+
+    def plain(self) -> None:
+        """The plain baseline at the middle size, and in bfloat16 at the smallest."""
+        for precision, pairs in (("bf16", self.middle), ("bf16", self.order.pairs[0]), ("tf32", self.middle)):
+            self.guarded(
+                "speed", lambda pairs=pairs, precision=precision: self._plain(pairs, precision), pairs=pairs, who="plain"
+            )
+
+    def compiled(self) -> None:
+        """The smallest and the largest size, encoder blocks compiled; recompilations are counted."""
+        if why := cannot_compile():
+            self.say("compiled", error=f"not compiled, eager alone was measured: {why}")
+            return
+        for pairs in (self.order.pairs[0], self.order.pairs[-1]):
+            torch._dynamo.reset()
+            torch._dynamo.utils.counters.clear()
+            compile_image_blocks(self.method, self.device)
+            began = time.perf_counter()
+            self.speed(pairs, "bf16", compiled=True)
+            graphs = torch._dynamo.utils.counters["stats"].get("unique_graphs", 0)
+            self.say("compiled", pairs=pairs, graphs=graphs, seconds=time.perf_counter() - began)
+        for module in self.method.modules():
+            module._compiled_call_impl = None
+
+    def evaluation(self) -> None:
+        """Images and captions embedded, pairs re-ranked, a second."""
+        if self.order.name in WITH_EVALUATION:
+            found = evaluation_speeds(self.method, self.run_of(self.middle), self.device, quick=self.order.quick)
+            self.say("evaluation", **found)
+
+    def trace(self) -> None:
+        """What a step of the smallest and of the largest size is spent on: the host's time and the device's, by operation;
+        of the smallest a Chrome trace, where one is asked for."""
+        for pairs in (self.order.pairs[0], self.order.pairs[-1]):
+            steps = self.steps_of(pairs)
+            for _ in range(BATCHES):
+                steps.step()
+            with torch.profiler.profile() as profile:
+                steps.step()
+                now(self.device)
+            if self.order.trace and pairs == self.order.pairs[0]:
+                profile.export_chrome_trace(self.order.trace)
+            averages = profile.key_averages()
+            columns = ["self_cpu_time_total"] + ["self_cuda_time_total"] * (self.device.type == "cuda")
+            tables = [averages.table(sort_by=column, row_limit=20, max_name_column_width=60) for column in columns]
+            self.say("trace", pairs=pairs, file=Path(self.order.trace).name, tables=tables)
+
+    # -- how --------------------------------------------------------------------------------------------------------------
+
+    def speed(self, pairs: int, precision: str, *, compiled: bool = False) -> None:
+        """One row of the table; a batch that does not fit is halved until it does, and that is said."""
+
+        def measure() -> None:
+            allow_tf32(precision == "tf32")
+            steps = self.steps_of(pairs, "bf16" if precision == "bf16" else "fp32")
+            timing = time_steps(steps.step, self.device, **self._pace())
+            self._row(timing, pairs=pairs, precision=precision, compiled=compiled, who="ours")
+
+        self.guarded("speed", measure, pairs=pairs, precision=precision, compiled=compiled)
+
+    def _plain(self, pairs: int, precision: str) -> None:
+        allow_tf32(precision == "tf32")
+        steps = self.steps_of(pairs, precision)
+        batch, draws = steps.batch()
+        if self.order.name == "irra":
+            from irra_step import plain_step
+            from plain_irra import PlainIrra
+
+            from tbps.convert.irra_names import to_irra
+
+            run = steps.run
+            model = PlainIrra(run.method, image_px=run.data.image_px, num_identities=run.data.num_identities).to(self.device)
+            model.load_state_dict(to_irra(self.method.state_dict()), strict=True)
+            forward = plain_step(model, run.method, batch, draws)
+            leaves = list(model.parameters())
+        else:
+            plain = PlainStep(self.method)
+            forward, leaves = lambda: plain(batch, draws), plain.weights.leaves()
+        optimiser = torch.optim.AdamW(leaves, lr=1e-6)
+
+        def step() -> None:
+            optimiser.zero_grad(set_to_none=True)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16"):
+                losses = forward()
+            total = total_of(self.method, losses)
+            total.backward()
+            optimiser.step()
+            if self.order.name != "irra":
+                plain_momentum(self.method.momentum_encoder, self.method.online, 0.995)
+            total.item()  # the published loops read losses in every step
+
+        self._row(
+            time_steps(step, self.device, **self._pace()), pairs=pairs, precision=precision, compiled=False, who="plain"
+        )
+
+    def _pace(self) -> dict[str, Any]:
+        return {"warm": 1, "seconds": 0.0, "most": 1} if self.order.quick else {}
+
+    def _row(self, timing: Timing, *, pairs: int, precision: str, compiled: bool, who: str) -> None:
+        rate = pairs / timing.step_s
+        tflop = rate * self.gflop_per_pair / 1000
+        peak = tflop_peak(self.device, precision)
+        self.say(
+            "speed",
+            who=who,
+            precision=precision,
+            compiled=compiled,
+            pairs=pairs,
+            step_ms=1000 * timing.step_s,
+            pairs_per_s=rate,
+            tflop_per_s=tflop,
+            mfu=tflop / peak if peak else None,
+            peak_mib=timing.peak_mib,
+        )
+
+    def guarded(self, part: str, measure: Callable[[], None], **about: Any) -> bool:
+        """Whether it could be measured; a failure is a row of its own."""
+        try:
+            measure()
+        except torch.OutOfMemoryError:
+            self.say(part, error="too little memory on the card: smaller batches were measured", **about)
+        except Exception as error:
+            self.say(part, error=f"{type(error).__name__}: {error}", traceback=traceback.format_exc()[-2000:], **about)
+        else:
+            return True
+        finally:
+            allow_tf32(False)
+        self.method.zero_grad(set_to_none=True)
+        with suppress(AttributeError):
+            self.method.past.pending.clear()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return False
+
+    def say(self, part: str, **about: Any) -> None:
+        """One line."""
+        sys.stdout.write(json.dumps({"method": self.order.name, "part": part, **about}) + "\n")
+        sys.stdout.flush()
+
+
+PARTS = ("same", "cost", "eager", "trace", "evaluation", "plain", "compiled")
+"""In the order in which they are measured."""
+
+
+def launch_us(device: torch.device) -> float:
+    """Microseconds of the host for the smallest operation: what a step of many of them cannot be faster than."""
+    x = torch.zeros(8, device=device)
+    for operations in (100, 3000):
+        began = now(device)
+        for _ in range(operations):
+            x.add_(1)
+    return 1e6 * (now(device) - began) / 3000
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Whether float32 products on CUDA may be rounded to TF32."""
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed
+
+
+def cannot_compile() -> str:
+    """Why torch.compile does not work here; empty where it does."""
+    from torch.utils._triton import has_triton
+
+    if not torch._dynamo.is_dynamo_supported():
+        return f"torch {torch.__version__} does not compile on this Python"
+    return "" if has_triton() else "Triton is missing, or knows no such card"
+
+
+def main() -> None:
+    """Measure all parts in turn."""
+    order = Order(
+        **{key: tuple(value) if isinstance(value, list) else value for key, value in json.loads(sys.argv[1]).items()}
+    )
+    bench = Bench(order)
+    bench.say("ready")
+    sys.stdin.readline()
+    began = time.perf_counter()
+    allow_tf32(False)
+    bench.method.to(bench.device)
+    for part in order.parts:
+        if time.perf_counter() - began > order.seconds:
+            bench.say(part, error=f"left out: {order.seconds:.0f} s were over")
+            continue
+        if part == "plain" and order.name not in WITH_PLAIN:
+            continue
+        started = now(bench.device)
+        bench.guarded(part, getattr(bench, part))
+        bench.say("time", of=part, seconds=now(bench.device) - started)
+
+
+if __name__ == "__main__":
+    main()
