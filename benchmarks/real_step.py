@@ -26,6 +26,8 @@ from tbps.training.peers import Pulse
 from tbps.training.step import Stepper
 
 STEPS_PER_EPOCH = 100.0
+_PREPARED = ("forward", "_original_forward", "_is_accelerate_prepared")
+"""What Accelerate leaves at a method: an autocast of one precision around `forward`, and a mark that it needs no other."""
 BATCHES = 4
 """Different batches that steps take in turn: their captions are of different lengths."""
 
@@ -35,7 +37,8 @@ class RealStep:
 
     def __init__(self, run: Run, method: Method, device: torch.device) -> None:
         AcceleratorState._reset_state(reset_partial_state=True)  # it remembers the precision of the one before
-        method.__dict__.pop("forward", None)  # Accelerate's autocast around it, of another precision
+        for name in _PREPARED:
+            method.__dict__.pop(name, None)
         accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="bf16" if run.loop.precision == "bf16" else "no")
         self.run, self.method, self.device = run, method, device
         self.parallel = DataParallel(accelerator, method, run.optim)
@@ -56,7 +59,7 @@ class RealStep:
         """One step."""
         self.stepper.set_learning_rates(self.number)
         losses = self.stepper.forward_backward(self.number, self.batches)
-        agreement = self.stepper.update(self.number, losses, 0)
+        agreement = self.stepper.update(self.number, losses, 0, data_wait_s=0.0)
         self.method.after_step()
         self.losses = agreement.read().losses
         self.number += 1

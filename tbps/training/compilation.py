@@ -7,7 +7,6 @@ import logging
 import torch
 from torch import nn
 
-from tbps.nn.clip_block import ClipBlock
 from tbps.nn.vit import VitBlock
 
 logger = logging.getLogger(__name__)
@@ -19,5 +18,5 @@ def compile_image_blocks(method: nn.Module, device: torch.device) -> None:
         logger.warning("loop.compile has no effect on %s: it is for CUDA", device.type)
         return
     for module in method.modules():
-        if isinstance(module, VitBlock | ClipBlock):
+        if isinstance(module, VitBlock):
             module.compile()
