@@ -237,6 +237,7 @@ BENCHMARKS = {
     "method_steps.py": ["--help"],
     "irra_step.py": ["--help"],
     "fusion.py": ["--help"],
+    "gpu.py": ["--help"],
     "rerank.py": ["--help"],
     "loader.py": ["--images", "8", "--rounds", "2", "--source-px", "64", "32", "--image-px", "64", "64"],
 }
