@@ -147,7 +147,7 @@ class KeptChunks:
         """How often each noun and adjective occurs in the different captions of the corpus."""
         total: Counter[str] = Counter()
         for portion in self._portions:
-            total.update(portion.counts)
+            total.update(portion.counts())
         return total
 
 
@@ -155,6 +155,7 @@ class _Portion:
     """One file of captions, mapped into memory."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         try:
             with safe_open(path, framework="pt") as file:
                 if set(file.keys()) != _FIELDS:
@@ -162,9 +163,14 @@ class _Portion:
                 self.key_N, self.first, self.word_M3 = (
                     file.get_tensor(name).numpy() for name in ("key_N", "first", "word_M3")
                 )
-                self.counts: dict[str, int] = json.loads(file.metadata()["counts"])
+                file.metadata()["counts"]  # they have to be there
         except (SafetensorError, OSError, TypeError, KeyError) as error:
             raise ValueError(f"chunk portion {path} cannot be read ({error})") from error
+
+    def counts(self) -> dict[str, int]:
+        """How often each noun and adjective occurs: read when asked for, as all words of all portions are many."""
+        with safe_open(self._path, framework="pt") as file:
+            return dict(json.loads(file.metadata()["counts"]))
 
     def find(self, key: int) -> np.ndarray | None:
         place = int(np.searchsorted(self.key_N, key))

@@ -196,6 +196,7 @@ def _start(root: Path, queue: multiprocessing.Queue) -> None:
     order = BatchOrder(len(pairs), seed=1, batch_pairs=4096, group_pairs=8)
     first = order.indices(0)
     took_s = time.monotonic() - began
+    assert pairs.num_identities == 1 and "identity_N" not in vars(pairs)
     for _, pair in first:
         assert pairs.key(pair) == "#0" and pairs.identity(pair) == 0 and pairs.caption(pair) == ""
     queue.put((took_s, resident_mb() - before))
