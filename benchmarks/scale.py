@@ -172,7 +172,7 @@ def speed(folder: Path) -> str:
     data = make_data(str(folder), folder)
     source = open_pairs(data)
     dataset = PairDataset(source, make_encoder(folder), data, Mars().needs((384, 384)), seed=0)
-    order = BatchOrder(len(source), seed=1, batch_pairs=GROUP_PAIRS, group_pairs=GROUP_PAIRS)
+    order = BatchOrder(PairOrder(len(source), seed=1), batch_pairs=GROUP_PAIRS, group_pairs=GROUP_PAIRS)
     rounds = []
     for first in range(0, 60, 20):
         began = time.process_time()
@@ -193,15 +193,15 @@ def order_and_resume(num_pairs: int) -> Iterator[str]:
     """Digests of a whole epoch for each world size, and three interrupted epochs."""
     steps = num_pairs // BATCH_PAIRS  # whole batches of the first epoch
     for world_size in WORLD_SIZES:
-        order = BatchOrder(num_pairs, seed=1, batch_pairs=BATCH_PAIRS, group_pairs=GROUP_PAIRS)
+        order = BatchOrder(PairOrder(num_pairs, seed=1), batch_pairs=BATCH_PAIRS, group_pairs=GROUP_PAIRS)
         pairs = np.fromiter(positions(order, world_size, range(steps)), dtype=np.int64)
         digest = hashlib.sha256(pairs.tobytes()).hexdigest()[:16]
         yield f"order of {len(pairs)} pairs, {world_size} processes: sha256 {digest}, different {len(np.unique(pairs))}"
     for _ in range(3):
         stop, before, after = random.randrange(steps), *random.sample(WORLD_SIZES, 2)
-        order = BatchOrder(num_pairs, seed=1, batch_pairs=BATCH_PAIRS, group_pairs=GROUP_PAIRS)
+        order = BatchOrder(PairOrder(num_pairs, seed=1), batch_pairs=BATCH_PAIRS, group_pairs=GROUP_PAIRS)
         first = np.fromiter(positions(order, before, range(stop)), dtype=np.int64)
-        order = BatchOrder(num_pairs, seed=1, batch_pairs=BATCH_PAIRS, group_pairs=GROUP_PAIRS)
+        order = BatchOrder(PairOrder(num_pairs, seed=1), batch_pairs=BATCH_PAIRS, group_pairs=GROUP_PAIRS)
         rest = np.fromiter(positions(order, after, range(stop, steps)), dtype=np.int64)
         same = hashlib.sha256(first.tobytes() + rest.tobytes()).hexdigest()[:16]
         yield f"stopped after step {stop} on {before} processes, resumed on {after}: sha256 {same}"

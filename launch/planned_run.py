@@ -12,7 +12,7 @@ from tbps.config.data import Data
 from tbps.config.names import check_slurm_path
 from tbps.config.run import Run
 from tbps.data import file_lock
-from tbps.data.sample_order import BatchOrder
+from tbps.data.sample_order import BatchOrder, PairOrder
 from tbps.recipe_command import read_overrides, read_variants
 from tbps.runs.run_folder import RunFolder
 from tbps.training.distributed import as_launched
@@ -56,7 +56,9 @@ def plan_run(recipe: str, variant: str, overrides: Sequence[str], *, accelerate:
 def check_batch(data: Data, num_processes: int) -> None:
     """ValueError where the processes cannot share out a batch evenly."""
     try:
-        share = BatchOrder(1, seed=0, batch_pairs=data.batch_pairs, group_pairs=data.group_pairs).share_pairs(num_processes)
+        share = BatchOrder(PairOrder(1, seed=0), batch_pairs=data.batch_pairs, group_pairs=data.group_pairs).share_pairs(
+            num_processes
+        )
     except ValueError as error:
         groups = data.batch_pairs // data.group_pairs
         fitting = ", ".join(str(size) for size in range(1, groups + 1) if groups % size == 0)

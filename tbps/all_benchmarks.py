@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +93,7 @@ def _named(roots: Sequence[str]) -> tuple[dict[str, str], Path]:
 def _problem(run: Run, benchmark: Benchmark, root: str, split: str) -> str:
     """Why that split cannot be read; empty where it can."""
     try:
-        splits = splits_of(replace(run.data, benchmark=benchmark, root=root), patience_s=run.loop.timeout_s)
+        splits = splits_of(run.data.alone(benchmark, root), patience_s=run.loop.timeout_s)
     except ValueError as error:
         return str(error)
     return "" if split in splits else f"{shown(root)} has no {split} split (it has {', '.join(splits)})"

@@ -15,6 +15,7 @@ from typing import get_args
 
 from tbps.config.data import EVALUATED, Benchmark
 from tbps.convert_command import add_arguments as add_convert
+from tbps.doctor_command import add_arguments as add_doctor
 from tbps.parse_command import add_arguments as add_parse
 from tbps.plan_command import add_arguments as add_plan
 from tbps.training.process_end import end_process
@@ -93,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_data(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_synth(commands)
-    _add_doctor(commands)
+    add_doctor(commands.add_parser("doctor", help="check a data set, or several; exit status 1 when one is not usable"))
     _add_shard(commands)
     _add_index(commands)
     _add_chunks(commands)
@@ -116,23 +117,6 @@ def _add_synth(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     synth.add_argument("--no-parsing", action="store_true", help="write no human-parsing maps")
     synth.add_argument("--contact-sheet", type=Path, metavar="PNG", help="also draw some people with their captions")
     synth.set_defaults(run=_synth)
-
-
-def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    doctor = commands.add_parser("doctor", help="check a data set; exit status 1 when it is not usable")
-    doctor.add_argument("root", type=Path)
-    doctor.add_argument("--benchmark", choices=BENCHMARKS, required=True)
-    doctor.add_argument("--decode", action="store_true", help="also decode every image")
-    doctor.add_argument("--all", action="store_true", help="name everything that was found, not a few examples")
-    doctor.add_argument("--workers", type=int, default=2)
-    doctor.add_argument(
-        "--parsing",
-        action="append",
-        choices=LABEL_SETS,
-        default=[],
-        help="training reads these parsing maps: their faults are errors (repeat for more)",
-    )
-    doctor.set_defaults(run=_doctor)
 
 
 def _add_shard(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -221,14 +205,6 @@ def _synth(given: argparse.Namespace) -> None:
 
         contact_sheet(given.root, given.contact_sheet, benchmark=given.benchmark)
         sys.stdout.write(f"contact sheet: {given.contact_sheet}\n")
-
-
-def _doctor(given: argparse.Namespace) -> int:
-    from tbps.data.dataset_doctor import examine
-
-    report = examine(given.root, given.benchmark, decode=given.decode, workers=given.workers, parsing=given.parsing)
-    sys.stdout.write(report.text(all_names=given.all) + "\n")
-    return 0 if report.usable else 1
 
 
 def _shard(given: argparse.Namespace) -> None:

@@ -19,6 +19,7 @@ from tbps.config.run import Run
 from tbps.data.fields import check_prompts, choose_fields, try_fields
 from tbps.data.identities import agree_on_identities
 from tbps.data.loader import TrainingLoader, make_loader
+from tbps.data.mixture import announce_mixture, first_pairs, open_training_pairs
 from tbps.data.opening import (
     agree_on_chunker,
     announce_cut_captions,
@@ -30,7 +31,7 @@ from tbps.data.pairs import EvaluationSet, PairSource, open_pairs
 from tbps.data.remote import shown
 from tbps.data.shown_pairs import ShownSplit
 from tbps.data.worker_processes import WorkerLost
-from tbps.evaluation.evaluate import evaluate
+from tbps.evaluation.evaluate import announce_ranking, evaluate
 from tbps.evaluation.metrics import METRICS
 from tbps.methods.method import Method
 from tbps.methods.registry import build_method, fields_for, module_of
@@ -112,13 +113,14 @@ def make_parts(run: Run) -> Parts:
     opened: list[tuple[PairSource, tuple[str, ...]]] = []
 
     def open_data() -> None:
-        source = open_pairs(run.data, patience_s=patience_s)
-        try_fields(fields, source)
-        check_prompts(run.needs, source)
+        source = open_training_pairs(run.data, patience_s=patience_s)
+        try_fields(fields, source, first_pairs=first_pairs(source))
+        check_prompts(run.needs, source, first_pairs=first_pairs(source))
         opened.append((source, splits_of(run.data, patience_s=patience_s)))
 
     team.together(open_data, doing="opening the data")
     source, splits = opened[0]
+    on_main(lambda: announce_mixture(source, attributes="attributes" in fields), doing="naming the sources")
     encoder = training_encoder(
         source,
         run.data,
@@ -175,17 +177,6 @@ def _build(run: Run) -> Method:
     return build_method(run.method, image_px=run.data.image_px, num_identities=run.data.num_identities)
 
 
-def announce_ranking(run: Run) -> None:
-    """Say once that the run asks for re-ranking and that its method scores no pairs to re-rank by."""
-    if run.evaluation.rerank_k and not run.needs.matcher:
-        logger.warning(
-            "%s scores no single pairs of image and caption, so evaluation.rerank_k %d re-ranks nothing: images are ranked"
-            " by similarity alone (evaluation.rerank_k 0 asks for the same)",
-            type(run.method).__name__,
-            run.evaluation.rerank_k,
-        )
-
-
 def evaluate_run(
     path: Path,
     *,
@@ -224,7 +215,7 @@ def score_run(
     own = run
     run = replace(
         run,
-        data=replace(run.data, benchmark=benchmark or run.data.benchmark, root=root or run.data.root),
+        data=run.data.alone(benchmark or run.data.benchmark, root or run.data.root),
         evaluation=replace(run.evaluation, **(rules or {})),
     )
     announce_ranking(run)
@@ -268,8 +259,8 @@ def _purpose(folder: RunFolder, run: Run, benchmark: str, split: str) -> Purpose
     progress = checkpoint.read_progress(newest) if newest else {"step": 0, "total_steps": 1}
     if progress["step"] < progress["total_steps"]:
         return "trial"
-    if benchmark != run.data.benchmark:
-        return "cross-set" if run.data.benchmark in EVALUATED else "zero-shot"
+    if benchmark not in run.data.trained_on:
+        return "cross-set" if set(EVALUATED) & set(run.data.trained_on) else "zero-shot"
     if split == "val":
         return "validation"
     return "final" if split == "test" and not final_file(folder.path, benchmark).exists() else "trial"

@@ -27,18 +27,19 @@ def check_consistency(
             " makes nothing of a caption that was swapped for another; expected 0"
         )
     check_captioning(data.captioning, needs.text)
-    if data.benchmark in WITHOUT_CAPTIONS:
-        _check_attributes_alone(data, evaluation, reads_captions=needs.captions)
+    if without := [benchmark for benchmark in data.trained_on if benchmark in WITHOUT_CAPTIONS]:
+        _check_attributes_alone(data, without[0], evaluation, reads_captions=needs.captions)
     method.check(data, evaluation)
 
 
-def _check_attributes_alone(data: Data, evaluation: Evaluation, *, reads_captions: bool) -> None:
+def _check_attributes_alone(data: Data, without: str, evaluation: Evaluation, *, reads_captions: bool) -> None:
     if reads_captions:
+        named = f"data.sources hold {without}" if data.sources else f"data.benchmark is {without}"
         raise ValueError(
-            f"data.benchmark is {data.benchmark}, which tells attributes alone, and the method reads captions; take other"
-            " data, or a method that trains on attributes alone: recipes/aptm.py pa-100k"
+            f"{named}, which tells attributes alone, and the method reads captions; take other data, or a method that trains"
+            " on attributes alone: recipes/aptm.py pa-100k"
         )
-    if evaluation.test or evaluation.every_epochs:
+    if data.benchmark in WITHOUT_CAPTIONS and (evaluation.test or evaluation.every_epochs):
         raise ValueError(
             f"data.benchmark is {data.benchmark}, which has no captions to search with; set --evaluation.test False and"
             " --evaluation.every-epochs 0"

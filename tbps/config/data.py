@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal, get_args
 
 from tbps.config.place import PLACE
 from tbps.config.ranges import Count, CountOrNone, Range, Share, check_ranges
+from tbps.config.sources import Source, read_sources
 
 Benchmark = Literal[
     "cuhk-pedes",
@@ -97,6 +98,13 @@ class Data:
     root: str = field(default="", metadata=PLACE)
     """Folder with annotation file and images, as published or as tbps/data/own_pairs.md tells; or a folder / http(s) / s3
     URL of shards with an index."""
+    sources: tuple[str, ...] = ()
+    """Several data sets to train on, each as `BENCHMARK:WEIGHT`, or `NAME=BENCHMARK:WEIGHT` where two are of one format:
+    `mals:3 coco:1` takes three of every four pairs from MALS. One of them is `benchmark`, which validation reads, at `root`.
+    An epoch is as many pairs as all have together; each data set is gone through in epochs of its own. Empty: `benchmark`
+    alone."""
+    roots: tuple[str, ...] = field(default=(), metadata=PLACE)
+    """Where the other sources lie, each as `NAME=ROOT`: `coco=data/COCO`."""
     cache: str = field(default="~/.cache/tbps/shards", metadata=PLACE)
     """Where remote shards are kept; the annotations of large data sets, read once, lie in `annotations` beside it."""
     cache_mb: CountOrNone = field(default=0, metadata=PLACE)
@@ -132,7 +140,7 @@ class Data:
     workers: CountOrNone = field(default=2, metadata=PLACE)
     """Loader processes per rank."""
     limit_pairs: CountOrNone = 0
-    """Use only the first so many pairs (0 = all): for trials."""
+    """Use only the first so many pairs (0 = all), of several sources of each: for trials."""
     num_identities: CountOrNone = 0
     """Identities of the training pairs, filled in at the start of a run whose method has a class for each of them; if given,
     no other number will do."""
@@ -140,6 +148,7 @@ class Data:
     def __post_init__(self) -> None:
         check_ranges(self, "data")
         self._check_augmentations()
+        _ = self.mixture  # whether it can be read
         if self.batch_pairs % self.group_pairs:
             raise ValueError(
                 f"data.batch_pairs is {self.batch_pairs}, expected a multiple of data.group_pairs ({self.group_pairs});"
@@ -170,6 +179,21 @@ class Data:
             raise ValueError(
                 f"data.keep_sides is on and data.augmentations is {named}, which mirrors nothing; turn it off, or add flip"
             )
+
+    @property
+    def mixture(self) -> tuple[Source, ...]:
+        """The data sets that `sources` names; none where training is on one. ValueError: it cannot be read."""
+        benchmarks = get_args(Benchmark)
+        return read_sources(self.sources, self.roots, benchmark=self.benchmark, root=self.root, benchmarks=benchmarks)
+
+    def alone(self, benchmark: Benchmark, root: str) -> Data:
+        """The same with one data set in place of all."""
+        return replace(self, benchmark=benchmark, root=root, sources=(), roots=())
+
+    @property
+    def trained_on(self) -> tuple[str, ...]:
+        """Benchmarks that training pairs are of."""
+        return tuple(source.benchmark for source in self.mixture) or (self.benchmark,)
 
     @property
     def changes_on_host(self) -> bool:

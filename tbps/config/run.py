@@ -51,6 +51,7 @@ class Run:
         check_folder("the folder of runs", self.runs)
         for name, path in (
             ("data.root", self.data.root),
+            *((f"data.roots, {source.name},", source.root) for source in self.data.mixture),
             ("data.cache", self.data.cache),
             ("data.captioning.vocabulary", self.data.captioning.vocabulary),
             ("start.weights", self.start.weights),

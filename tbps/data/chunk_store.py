@@ -134,14 +134,24 @@ class KeptChunks:
     def words(self, captions: Iterable[str]) -> Iterator[tuple[ContentWord, ...]]:
         """Nouns and adjectives of each cleaned caption. ValueError for a caption that the corpus does not have."""
         for caption in captions:
-            key = _key(caption)
-            row_R3 = self._portions[key % len(self._portions)].find(key)
-            if row_R3 is None:
+            found = self.find(caption)
+            if found is None:
                 raise ValueError(
-                    f"caption {caption[:80]!r} is not among those whose attribute chunks {self._files[0].parent} keeps;"
+                    f"caption {caption[:80]!r} is not among those whose attribute chunks {self.folder} keeps;"
                     " remove that folder and start again"
                 )
-            yield tuple(ContentWord(*row) for row in row_R3.tolist())
+            yield found
+
+    @property
+    def folder(self) -> Path:
+        """Where the portions lie."""
+        return self._files[0].parent
+
+    def find(self, caption: str) -> tuple[ContentWord, ...] | None:
+        """Nouns and adjectives of a cleaned caption; None where the corpus does not have it."""
+        key = _key(caption)
+        row_R3 = self._portions[key % len(self._portions)].find(key)
+        return None if row_R3 is None else tuple(ContentWord(*row) for row in row_R3.tolist())
 
     def counts(self) -> Counter[str]:
         """How often each noun and adjective occurs in the different captions of the corpus."""
@@ -149,6 +159,31 @@ class KeptChunks:
         for portion in self._portions:
             total.update(portion.counts())
         return total
+
+
+class JoinedChunks:
+    """Those of several corpora as one `Chunker`. Picklable."""
+
+    def __init__(self, corpora: Sequence[KeptChunks]) -> None:
+        """All found by one chunker."""
+        self.name = corpora[0].name
+        self._corpora = tuple(corpora)
+
+    def words(self, captions: Iterable[str]) -> Iterator[tuple[ContentWord, ...]]:
+        """Nouns and adjectives of each cleaned caption. ValueError for a caption that no corpus has."""
+        for caption in captions:
+            found = next((one for corpus in self._corpora if (one := corpus.find(caption)) is not None), None)
+            if found is None:
+                folders = ", ".join(str(corpus.folder) for corpus in self._corpora)
+                raise ValueError(
+                    f"caption {caption[:80]!r} is not among those whose attribute chunks {folders} keep; remove those"
+                    " folders and start again"
+                )
+            yield found
+
+    def counts(self) -> Counter[str]:
+        """How often each noun and adjective occurs in the different captions of each corpus."""
+        return sum((corpus.counts() for corpus in self._corpora), Counter())
 
 
 class _Portion:

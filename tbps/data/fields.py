@@ -76,25 +76,30 @@ def choose_fields(names: Iterable[str], offered: Mapping[str, Field]) -> dict[st
     return {name: offered[name] for name in names}
 
 
-def try_fields(fields: Mapping[str, Field], source: PairSource) -> None:
-    """Look for each field, so that data without it are refused before training. ValueError names a pair or an image."""
+def try_fields(fields: Mapping[str, Field], source: PairSource, *, first_pairs: Iterable[int] = (0,)) -> None:
+    """Look for each field, so that data without it are refused before training. ValueError names a pair or an image.
+
+    first_pairs: of each data set that the pairs are of.
+    """
     for name, field in fields.items() if len(source) else ():
         if field.check is not None:
             field.check(source)
         else:
-            read_field(name, field, source, 0)
+            for pair in first_pairs:
+                read_field(name, field, source, pair)
 
 
-def check_prompts(needs: Needs, source: PairSource) -> None:
+def check_prompts(needs: Needs, source: PairSource, *, first_pairs: Iterable[int] = (0,)) -> None:
     """ValueError: attributes that the method reads are not as many as its prompts tell of."""
     if "attributes" not in needs.fields or not needs.prompts or not len(source):
         return
-    told, expected = len(source.attributes(0)), len(needs.prompts) // 2
-    if told != expected:
-        raise ValueError(
-            f"the data tell {told} attributes of an image, and the method's prompts pair up to {expected}, expected as many;"
-            " set --method.prompts to mals, to pa-100k, or to own with --method.own-prompts"
-        )
+    expected = len(needs.prompts) // 2
+    for pair in first_pairs:
+        if (told := len(source.attributes(pair))) != expected:
+            raise ValueError(
+                f"the data tell {told} attributes of an image, and the method's prompts pair up to {expected}, expected as"
+                " many; set --method.prompts to mals, to pa-100k, or to own with --method.own-prompts"
+            )
 
 
 def read_field(name: str, field: Field, source: PairSource, index: int) -> Tensor:

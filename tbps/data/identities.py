@@ -10,7 +10,8 @@ from dataclasses import replace
 
 from tbps.config.data import Data
 from tbps.data.chunk_sharing import Team
-from tbps.data.pairs import PairSource, open_pairs
+from tbps.data.mixture import open_training_pairs
+from tbps.data.pairs import PairSource
 from tbps.data.remote import PATIENCE_S
 
 logger = logging.getLogger(__name__)
@@ -24,7 +25,7 @@ def agree_on_identities(data: Data, team: Team, *, patience_s: float = PATIENCE_
     opened: list[PairSource] = []
 
     def count() -> int:
-        opened.append(open_pairs(data, patience_s=patience_s))
+        opened.append(open_training_pairs(data, patience_s=patience_s))
         return opened[0].num_identities
 
     found = team.together(count, doing="counting the training identities")

@@ -22,6 +22,7 @@ from tbps.data.draws import draw_pair, generator_of, stack_draws
 from tbps.data.fields import FIELDS, Field, choose_fields, read_field
 from tbps.data.images import decode, resize, resize_exactly
 from tbps.data.label_maps import check_size, resize_map, swap_sides
+from tbps.data.mixture import make_order
 from tbps.data.pairs import EvaluationSet, PairSource
 from tbps.data.sample_order import BatchOrder
 from tbps.data.worker_batches import PATIENCE_S, load
@@ -310,7 +311,7 @@ def make_loader(
 
     ValueError at once: batch, groups, micro-batch and world size do not fit; while iterating: a pair cannot be loaded.
     """
-    order = BatchOrder(len(source), seed=seed, batch_pairs=data.batch_pairs, group_pairs=data.group_pairs)
+    order = BatchOrder(make_order(source, seed=seed), batch_pairs=data.batch_pairs, group_pairs=data.group_pairs)
     sampler = MicroBatchSampler(
         order=order,
         rank=rank,

@@ -12,7 +12,8 @@ from pathlib import Path
 from tbps.config.data import Captioning, Data
 from tbps.data.annotation_cache import mapped_annotations
 from tbps.data.chunk_sharing import Team, share_chunks
-from tbps.data.chunk_store import ChunkStore, KeptChunks, num_portions
+from tbps.data.chunk_store import ChunkStore, JoinedChunks, KeptChunks, num_portions
+from tbps.data.mixture import MixedPairs
 from tbps.data.pairs import PairSource
 from tbps.data.remote import PATIENCE_S, is_remote
 from tbps.data.shard_chunks import kept_beside_shards
@@ -77,7 +78,7 @@ def training_encoder(
     not hold is found first; `weigh_chunks` adds the weights of MARS Eq. 14 from the corpus. `mark_vacuous` marks the words
     that say nothing of a person (AGA). patience_s: seconds in which a server may send nothing.
     """
-    kept = _kept_chunks(source, data, team, patience_s) if chunks else None
+    kept = _all_kept_chunks(source, data, team, patience_s) if chunks else None
     return CaptionEncoder(
         tokeniser,
         max_words=data.captioning.max_words,
@@ -87,6 +88,13 @@ def training_encoder(
         frequencies=chunk_frequencies(kept.counts()) if kept is not None and weigh_chunks else None,
         mark_vacuous=mark_vacuous,
     )
+
+
+def _all_kept_chunks(source: PairSource, data: Data, team: Team, patience_s: float) -> KeptChunks | JoinedChunks:
+    """Those of each data set of a mixture, found once for it wherever it is mixed in."""
+    if not isinstance(source, MixedPairs):
+        return _kept_chunks(source, data, team, patience_s)
+    return JoinedChunks([_kept_chunks(part.pairs, data, team, patience_s) for part in source.parts])
 
 
 def _kept_chunks(source: PairSource, data: Data, team: Team, patience_s: float) -> KeptChunks:

@@ -44,6 +44,10 @@ class PairSource(Protocol):
     def num_identities(self) -> int:
         """How many identities the pairs show: 0 to this number, which is no longer one."""
 
+    @property
+    def num_images(self) -> int:
+        """How many images the pairs show."""
+
     def identity(self, index: int) -> int:
         """The pair's place in `identity_N`, without making that whole array."""
 
@@ -97,6 +101,11 @@ class FolderPairs:
     def num_identities(self) -> int:
         """How many the pairs show."""
         return int(self.identity_N.max()) + 1 if self._num_pairs else 0
+
+    @property
+    def num_images(self) -> int:
+        """How many the pairs show."""
+        return int(self.image_N.max()) + 1 if self._num_pairs else 0
 
     def identity(self, index: int) -> int:
         """Who is shown."""

@@ -4,6 +4,9 @@ Training reads one endless stream; position p belongs to epoch p // N, and every
 may begin in one epoch and end in the next, so no pair is dropped. Nothing here knows workers, world size or how the pairs
 are stored: folder and shards give the same order.
 
+Of several data sets, each has such a stream of its own, and weights say whose next pair comes (`MixtureOrder`), so a mixture
+is a pure function of the position too.
+
 Large data sets are shuffled in two levels, so that storage is read in large pieces: blocks of consecutive pairs are
 permuted, and pairs are permuted inside windows of many blocks. A data set of one window is permuted as a whole.
 """
@@ -11,7 +14,11 @@ permuted, and pairs are permuted inside windows of many blocks. A data set of on
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,16 +44,33 @@ def permutation(size: int, *, key: tuple[int | str, ...]) -> NDArray[np.int64]:
     return np.argsort(z, kind="stable")
 
 
+class Order(Protocol):
+    """An endless stream of pairs."""
+
+    num_pairs: int
+    """Pairs of an epoch."""
+
+    def at(self, position: int) -> tuple[int, int]:
+        """(epoch, pair index) at `position` of the stream."""
+
+
 class PairOrder:
-    """The endless stream of (epoch, pair)."""
+    """The endless stream of (epoch, pair) of one data set."""
 
     def __init__(
-        self, num_pairs: int, *, seed: int, block_pairs: int = BLOCK_PAIRS, window_blocks: int = WINDOW_BLOCKS
+        self,
+        num_pairs: int,
+        *,
+        seed: int,
+        name: str = "",
+        block_pairs: int = BLOCK_PAIRS,
+        window_blocks: int = WINDOW_BLOCKS,
     ) -> None:
+        """name: of a source of several, so that two of one size are not shuffled alike."""
         if num_pairs < 1:
             raise ValueError(f"the training split has {num_pairs} pairs, expected at least 1; check data.root")
         self.num_pairs = num_pairs
-        self.seed = seed
+        self._key: tuple[int | str, ...] = (seed, name) if name else (seed,)
         self.block_pairs = block_pairs
         self.window_blocks = window_blocks
         # A batch touches at most a few windows; an epoch's blocks are few numbers.
@@ -64,7 +88,7 @@ class PairOrder:
     def _make_blocks(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The epoch's blocks in order, and the place at which each begins (one more entry: the end)."""
         num_blocks = -(-self.num_pairs // self.block_pairs)
-        block_B = permutation(num_blocks, key=(self.seed, epoch, "blocks"))
+        block_B = permutation(num_blocks, key=(*self._key, epoch, "blocks"))
         size_B = np.minimum(self.block_pairs, self.num_pairs - block_B * self.block_pairs)
         return block_B, np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(size_B)])
 
@@ -75,16 +99,61 @@ class PairOrder:
         pairs = np.concatenate(
             [np.arange(b * self.block_pairs, min((b + 1) * self.block_pairs, self.num_pairs)) for b in inside]
         )
-        return pairs[permutation(len(pairs), key=(self.seed, epoch, window, "pairs"))]
+        return pairs[permutation(len(pairs), key=(*self._key, epoch, window, "pairs"))]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Share:
+    """One data set of several."""
+
+    name: str
+    num_pairs: int
+    weight: int
+    """Pairs of it in every window of as many positions as all weights together."""
+
+
+class MixtureOrder:
+    """The endless stream of several data sets: every window holds `weight` pairs of each, in an order drawn for the window.
+
+    A data set's pairs come in the order of its own `PairOrder` and are numbered after those of the data sets before it; the
+    epoch of a pair is that of its data set. Example: weights 3 and 1 give windows of 4 positions, 0 to 3, 4 to 7, ...; the
+    first data set's pair at its position 3 w + k is the (k + 1)-th of its three in window w.
+    """
+
+    def __init__(self, shares: Sequence[Share], *, seed: int) -> None:
+        self._seed = seed
+        self._shares = tuple(shares)
+        self._orders = [PairOrder(share.num_pairs, seed=seed, name=share.name) for share in shares]
+        self._first = [0, *accumulate(share.num_pairs for share in shares)]
+        self.num_pairs = self._first[-1]
+        self.window_pairs = sum(share.weight for share in shares)
+        """Positions in which the shares are exact."""
+        self._window = lru_cache(maxsize=64)(self._make_window)
+
+    def at(self, position: int) -> tuple[int, int]:
+        """(epoch, pair index) at `position` of the stream."""
+        window, place = divmod(position, self.window_pairs)
+        source, number = self._window(window)[place]
+        epoch, pair = self._orders[source].at(window * self._shares[source].weight + number)
+        return epoch, self._first[source] + pair
+
+    def _make_window(self, window: int) -> list[tuple[int, int]]:
+        """Of each place the source, and how many pairs of it stand before."""
+        seats = [source for source, share in enumerate(self._shares) for _ in range(share.weight)]
+        before, places = [0] * len(self._shares), []
+        for seat in permutation(len(seats), key=(self._seed, window, "sources")).tolist():
+            places.append((seats[seat], before[seats[seat]]))
+            before[seats[seat]] += 1
+        return places
 
 
 class BatchOrder:
-    """Cuts the stream into global batches, and each batch into one contiguous share per rank."""
+    """Cuts a stream into global batches, and each batch into one contiguous share per rank."""
 
-    def __init__(self, num_pairs: int, *, seed: int, batch_pairs: int, group_pairs: int) -> None:
+    def __init__(self, order: Order, *, batch_pairs: int, group_pairs: int) -> None:
         if batch_pairs % group_pairs:
             raise ValueError(f"batch_pairs is {batch_pairs}, expected a multiple of group_pairs ({group_pairs}); change one")
-        self.order = PairOrder(num_pairs, seed=seed)
+        self.order = order
         self.batch_pairs = batch_pairs
         self.group_pairs = group_pairs
 

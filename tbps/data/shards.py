@@ -97,6 +97,13 @@ class ShardPairs:
             return self._split.num_identities
         return int(self.identity_N.max()) + 1
 
+    @property
+    def num_images(self) -> int:
+        """Of all pairs: as the index says."""
+        if self._num_pairs == self._split.num_pairs:
+            return self._split.num_images
+        return int(self.image_N.max()) + 1
+
     def identity(self, index: int) -> int:
         """Who is shown."""
         return int(self._table.identity_I[self.image(index)])

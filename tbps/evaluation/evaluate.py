@@ -19,6 +19,7 @@ from torch import Tensor
 
 from tbps.config.data import Pixels
 from tbps.config.evaluation import Evaluation
+from tbps.config.run import Run
 from tbps.data.pairs import EvaluationSet
 from tbps.evaluation.candidates import candidate_scores
 from tbps.evaluation.direction import Direction, rank_direction
@@ -246,3 +247,14 @@ def _evaluating(method: Method) -> Iterator[None]:
             yield
     finally:
         method.train(was_training)
+
+
+def announce_ranking(run: Run) -> None:
+    """Say once that the run asks for re-ranking and that its method scores no pairs to re-rank by."""
+    if run.evaluation.rerank_k and not run.needs.matcher:
+        logger.warning(
+            "%s scores no single pairs of image and caption, so evaluation.rerank_k %d re-ranks nothing: images are ranked"
+            " by similarity alone (evaluation.rerank_k 0 asks for the same)",
+            type(run.method).__name__,
+            run.evaluation.rerank_k,
+        )

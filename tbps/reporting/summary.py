@@ -146,7 +146,8 @@ def _lines(group: Sequence[_Scored]) -> list[tuple[int, Line]]:
         label = f"{first.recipe}/{first.name}" + (f" and {len(group) - 1} more" if len(group) > 1 else "")
         figures = {figure["system"].lower(): figure for figure in results["published"]}
         # A recipe is named after its system; scored on a benchmark it was not trained on, it is not what the paper reports.
-        figure = figures.get(first.recipe, {}) if results["purpose"] == "final" else {}
+        alone = results["purpose"] == "final" and not first.data.sources
+        figure = figures.get(first.recipe, {}) if alone else {}
         published = {name: float(figure[name]) for name in PUBLISHED_METRICS if name in figure}
         own = Line(table=OTHER_RUNS, label=label, published=published, published_by=figure.get("source", ""), **common)
         return [(0, own)]
@@ -168,7 +169,8 @@ def _lines(group: Sequence[_Scored]) -> list[tuple[int, Line]]:
 
 def _common(group: Sequence[_Scored]) -> dict[str, Any]:
     results = group[0].results
-    trained_on = group[0].run.data.benchmark
+    data = group[0].run.data
+    trained_on = " + ".join(data.sources) or data.benchmark
     where = results["benchmark"] if trained_on == results["benchmark"] else f"{trained_on} to {results['benchmark']}"
     each = [final_metrics(dict(one.results)) for one in group]
     return {

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 
 from tbps.config.run import Run
 from tbps.config.serialise import to_json
-from tbps.data.remote import shown
+from tbps.data.mixture import without_signatures
 from tbps.runs.atomic_file import words_of, write_json
 from tbps.runs.metrics_log import TIMES, Line, MetricsLog
 from tbps.runs.run_folder import RunFolder
@@ -41,7 +41,7 @@ class Journal:
             if run.loop.tensorboard:
                 self._places.append(_Place(TensorBoard(folder.path, step=step), f"TensorBoard's file in {folder.path}"))
             if run.loop.wandb:
-                public = replace(run, data=replace(run.data, root=shown(run.data.root)))
+                public = replace(run, data=without_signatures(run.data))
                 tracker = WandB(folder.path, config=to_json(public), project=run.recipe, name=run.name)
                 self._places.append(_Place(tracker, f"Weights & Biases in {folder.path}"))
 

@@ -62,7 +62,7 @@ def test_order_is_pinned() -> None:
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 6])
 def test_ranks_share_the_global_batch_in_order(world_size: int) -> None:
-    order = BatchOrder(50, seed=0, batch_pairs=24, group_pairs=4)
+    order = BatchOrder(PairOrder(50, seed=0), batch_pairs=24, group_pairs=4)
     whole = [pair for step in range(5) for pair in order.indices(step)]
     shared = []
     for step in range(5):
@@ -77,9 +77,9 @@ def test_ranks_share_the_global_batch_in_order(world_size: int) -> None:
 
 def test_bad_sizes() -> None:
     with pytest.raises(ValueError, match=r"world size 4 does not divide the 6 groups of a batch .*change one of the three"):
-        BatchOrder(50, seed=0, batch_pairs=24, group_pairs=4).indices(0, rank=0, world_size=4)
+        BatchOrder(PairOrder(50, seed=0), batch_pairs=24, group_pairs=4).indices(0, rank=0, world_size=4)
     with pytest.raises(ValueError, match=r"batch_pairs is 10, expected a multiple of group_pairs \(4\)"):
-        BatchOrder(50, seed=0, batch_pairs=10, group_pairs=4)
+        BatchOrder(PairOrder(50, seed=0), batch_pairs=10, group_pairs=4)
     with pytest.raises(ValueError, match="the training split has 0 pairs"):
         PairOrder(0, seed=0)
 
@@ -87,9 +87,10 @@ def test_bad_sizes() -> None:
 def _of_all_ranks(world_size: int, steps: range, *, num_pairs: int) -> list[tuple[int, int]]:
     """What the processes of a run compute, in the order of the global batch; each has its own order, as in a run."""
     pairs = []
-    orders = [BatchOrder(num_pairs, seed=5, batch_pairs=1024, group_pairs=2) for _ in range(world_size)]
-    for order in orders:
-        order.order.block_pairs, order.order.window_blocks = 64, 16
+    orders = [
+        BatchOrder(PairOrder(num_pairs, seed=5, block_pairs=64, window_blocks=16), batch_pairs=1024, group_pairs=2)
+        for _ in range(world_size)
+    ]
     when = {"start_step": steps.start, "num_steps": len(steps)}
     samplers = [
         iter(MicroBatchSampler(order=order, rank=rank, world_size=world_size, micro_batch_pairs=2, **when))

@@ -15,7 +15,7 @@ import pytest
 from hostile_server import serve
 
 from tbps.data.column import StringColumn, write_columns
-from tbps.data.sample_order import BatchOrder
+from tbps.data.sample_order import BatchOrder, PairOrder
 from tbps.data.shard_index import MemberTable, StoredFile, write_index, write_table
 from tbps.data.shards import ShardPairs
 from tbps.data.stored_columns import PIECE_BYTES, StoredBytes, StoredColumn, StoredStrings, open_columns, piece_crcs
@@ -193,7 +193,7 @@ def _start(root: Path, queue: multiprocessing.Queue) -> None:
 
     before, began = resident_mb(), time.monotonic()
     pairs = ShardPairs(str(root), "train", cache=root)
-    order = BatchOrder(len(pairs), seed=1, batch_pairs=4096, group_pairs=8)
+    order = BatchOrder(PairOrder(len(pairs), seed=1), batch_pairs=4096, group_pairs=8)
     first = order.indices(0)
     took_s = time.monotonic() - began
     assert pairs.num_identities == 1 and "identity_N" not in vars(pairs)

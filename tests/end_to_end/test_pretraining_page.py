@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import get_args
@@ -34,6 +35,7 @@ def _write(root: Path, benchmark: Benchmark) -> None:
 def test_every_command_of_the_page(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _write(tmp_path / "data/LUPerson-MLLM", "luperson-mllm")
     _write(tmp_path / "data/PA-100K", "pa-100k")
+    shutil.copytree(world.shards, tmp_path / "shards/mals")
     monkeypatch.chdir(tmp_path)
     trained = []
     for command in commands_of(PAGE):
@@ -45,7 +47,7 @@ def test_every_command_of_the_page(world: World, tmp_path: Path, monkeypatch: py
             if trained[-1] == "aptm/tiny-pa-100k":
                 (tmp_path / "runs/aptm/tiny-pa-100k").rename(tmp_path / f"runs/aptm/{len(trained)}")
     attributes = ["aptm/tiny-pa-100k", "pretrain_mals/ham-pedes", "aptm/tiny-pa-100k"]
-    assert trained == ["pretrain_mals/luperson-mllm", "irra/tiny", *attributes]
+    assert trained == ["pretrain_mals/luperson-mllm", "irra/tiny", "pretrain_mals/mixed", *attributes]
 
 
 def _train(world: World, benchmark: Benchmark, root: Path, runs: Path) -> list[str]:

@@ -25,7 +25,7 @@ from tbps.config import methods
 from tbps.config.methods.method import MethodConfig
 from tbps.config.run import Run
 from tbps.convert.weights import read_weights
-from tbps.data.sample_order import BatchOrder
+from tbps.data.sample_order import BatchOrder, PairOrder
 from tbps.recipe_command import read_overrides
 
 sys.path.append(str(REPOSITORY / "tests" / "parity"))
@@ -134,7 +134,7 @@ def _train(command: str, trial: Trial) -> None:
     words = trial.words(command)
     processes, words = _launched(words) if words[0] == "accelerate" else (1, words[1:])
     recipe, run = _recipe(words)
-    order = BatchOrder(1000, seed=1, batch_pairs=run.data.batch_pairs, group_pairs=run.data.group_pairs)
+    order = BatchOrder(PairOrder(1000, seed=1), batch_pairs=run.data.batch_pairs, group_pairs=run.data.group_pairs)
     assert order.share_pairs(processes or 1) * (processes or 1) == run.data.batch_pairs
     given = words[words.index("--start.weights") :] if "--start.weights" in words else []
     assert run_recipe(recipe, "tiny", *trial.world.overrides(trial.tmp_path, recipe=recipe, max_steps=1), *given) == 0

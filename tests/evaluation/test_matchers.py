@@ -20,10 +20,9 @@ from tbps.config.needs import Needs
 from tbps.config.run import Run
 from tbps.data.loader import load_gallery
 from tbps.data.views import normalise_pixels
-from tbps.evaluation.evaluate import Evaluated, evaluate
+from tbps.evaluation.evaluate import Evaluated, announce_ranking, evaluate
 from tbps.methods.method import EmbeddedCaptions, EmbeddedImages, Method, PairScorer
 from tbps.nn.packing import Index
-from tbps.run import announce_ranking
 from tbps.text.captions import make_captions
 from tbps.text.token_batch import Captions
 

@@ -23,7 +23,7 @@ from tbps.config.schedule import Schedule
 from tbps.data.batch import Batch, Draws, HostBatch
 from tbps.data.draws import draw_pair, generator_of, stack_draws
 from tbps.data.loader import MicroBatch, MicroBatchSampler, TrainingLoader
-from tbps.data.sample_order import BatchOrder
+from tbps.data.sample_order import BatchOrder, PairOrder
 from tbps.methods.method import LossesAndNumbers, Method
 from tbps.nn.dropout import Groups, Site, drop
 from tbps.nn.momentum import advance, momentum_copy
@@ -192,7 +192,7 @@ def small_run(
 def _make_batches(run: Run, *, nan_step: int, **where: Any) -> TrainingLoader:
     """Through the loader that real data goes through, workers included."""
     data = run.data
-    order = BatchOrder(NUM_PAIRS, seed=1, batch_pairs=data.batch_pairs, group_pairs=data.group_pairs)
+    order = BatchOrder(PairOrder(NUM_PAIRS, seed=1), batch_pairs=data.batch_pairs, group_pairs=data.group_pairs)
     sampler = MicroBatchSampler(order=order, micro_batch_pairs=data.micro_batch_pairs, **where)
     nan_epoch = order.epoch(nan_step) if nan_step >= 0 else None
     dataset = SmallDataset(nan_epoch=nan_epoch)
