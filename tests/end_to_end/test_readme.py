@@ -239,6 +239,7 @@ BENCHMARKS = {
     "fusion.py": ["--help"],
     "gpu.py": ["--help"],
     "rerank.py": ["--help"],
+    "scale.py": ["--help"],
     "loader.py": ["--images", "8", "--rounds", "2", "--source-px", "64", "32", "--image-px", "64", "64"],
 }
 
@@ -358,7 +359,8 @@ HOW: dict[str, Callable[[str, Trial], None]] = {
     "accelerate launch --config_file launch/accelerate/multi_node.yaml --machine_rank 0 --main_process_ip HOST"
     " recipes/mars.py cuhk-pedes --data.batch-pairs 64": _train,
     "accelerate launch --config_file launch/accelerate/zero2.yaml recipes/mars.py cuhk-pedes --data.batch-pairs 32": _train,
-    **{f"python benchmarks/{name}": _benchmark for name in BENCHMARKS},
+    **{f"python benchmarks/{name}": _benchmark for name in BENCHMARKS if name != "scale.py"},
+    "python benchmarks/scale.py --folder NEW_FOLDER": _benchmark,
 }
 
 
