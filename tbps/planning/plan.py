@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
+from typing import cast
 
+import torch
+
+from tbps.config.data import Benchmark
 from tbps.config.lora import Lora
 from tbps.config.run import Run
 from tbps.data.official_split import OFFICIAL
+from tbps.data.worker_pool import worker_pool
 from tbps.planning.gpus import Gpu
 from tbps.planning.rehearsal import StepCost, rehearse
 from tbps.training.schedule import total_steps
@@ -158,10 +161,9 @@ class Plan:
     @property
     def num_pairs(self) -> int | None:
         """Of the training split; None where nobody has said."""
-        published = OFFICIAL.get(self.run.data.benchmark, {}).get("train")
-        number = published.captions if published else None
         limit = self.run.data.limit_pairs
-        return min(number, limit) if number and limit else number or limit or None
+        numbers = [_published(benchmark, limit) for benchmark in self.run.data.trained_on]
+        return None if None in numbers else sum(number or 0 for number in numbers)
 
     @property
     def steps(self) -> int | None:
@@ -291,11 +293,11 @@ def _rehearse_all(run: Run, gpus: int) -> tuple[Variant, ...]:
     ways = [(run.loop.activation_checkpointing, run.lora.on), (not run.loop.activation_checkpointing, run.lora.on)]
     if not run.lora.on and _has_encoders(run):
         ways += [(False, True), (True, True)]
-    first = _rehearse(run, ways[0], pairs, gpus)  # here: the others find everything loaded, and what torch remembers of it
-    with ProcessPoolExecutor(2, mp_context=get_context("fork")) as pool:
+    # No copies of this process: where its threads have computed, a copy waits for them for ever.
+    with worker_pool(2, start="spawn") as pool:
+        asked = [pool.submit(_rehearse, run, way, pairs, gpus) for way in ways]
         twice = pool.submit(_rehearse, run, ways[0], 2 * pairs, gpus)
-        asked = [pool.submit(_rehearse, run, way, pairs, gpus) for way in ways[1:]]
-        costs, larger = [first, *(one.result() for one in asked)], twice.result()
+        costs, larger = [one.result() for one in asked], twice.result()
     fixed = max(0.0, 2 * costs[0].activations - larger.activations)
     return tuple(
         Variant(checkpointing=way[0], lora=way[1], cost=cost, activations_fixed=min(fixed, 0.9 * cost.activations))
@@ -310,10 +312,18 @@ def _has_encoders(run: Run) -> bool:
 
 
 def _rehearse(run: Run, way: tuple[bool, bool], pairs: int, gpus: int) -> StepCost:
+    torch.set_num_threads(1)  # it computes nothing to speak of, beside another one
     checkpointing, lora = way
     changed = replace(run, loop=replace(run.loop, activation_checkpointing=checkpointing))
     changed = replace(changed, lora=LORA) if lora and not run.lora.on else changed
     return rehearse(changed, pairs=pairs, processes=gpus)
+
+
+def _published(benchmark: str, limit: int) -> int | None:
+    """Training pairs of a data set, at most `limit` (0 = all); None where none are published and there is no limit."""
+    published = OFFICIAL.get(cast(Benchmark, benchmark), {}).get("train")
+    number = published.captions if published else None
+    return min(number, limit) if number and limit else number or limit or None
 
 
 def bytes_in_words(size: float) -> str:

@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 
 import pytest
+import torch
 from small_runs import run_of
 
 from tbps.command import main
@@ -16,7 +17,11 @@ from tbps.planning.plan import Plan, make_plan
 
 @pytest.fixture(scope="module")
 def small() -> Plan:
-    """RaSa's small twin on two V100."""
+    """RaSa's small twin on two V100, planned by a process whose threads have computed: a fork of it would hang."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    _ = torch.ones(1_000_000).sum(), torch.ones(600, 600) @ torch.ones(600, 600)
+    torch.set_num_threads(threads)
     return make_plan(run_of("rasa"), gpu_of("v100"), gpus=2)
 
 
@@ -51,6 +56,14 @@ def test_what_a_gpu_holds_falls_with_the_stage_and_with_checkpointing(small: Pla
 def test_activations_of_a_larger_micro_batch_are_foretold(small: Plan) -> None:
     cost = planning.rehearse(small.run, pairs=64, processes=2)
     assert small.own.activations(64) == pytest.approx(cost.activations, rel=0.05)
+
+
+def test_pairs_of_several_data_sets_add_up(small: Plan) -> None:
+    both = replace(small.run.data, benchmark="mals", sources=("mals:3", "coco:1"), roots=("coco=data/COCO",))
+    assert replace(small, run=replace(small.run, data=both)).num_pairs == 1_510_330 + 566_747
+    unknown = replace(small.run.data, benchmark="webperson")
+    assert replace(small, run=replace(small.run, data=unknown)).num_pairs is None
+    assert replace(small, run=replace(small.run, data=replace(unknown, limit_pairs=10))).num_pairs == 10
 
 
 def test_time_follows_the_slowest_part(small: Plan) -> None:
