@@ -15,13 +15,11 @@ from real_step import RealStep
 @pytest.mark.slow
 def test_quick_measures_every_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "gpu.md"
-    assert gpu.main(["--quick", "--methods", "clip", "rasa", "--pairs", "4", "6", "--out", str(out)]) == 0
+    words = ["--quick", "--methods", "clip", "rasa", "--pairs", "4", "6", "--seconds", "600", "--out", str(out)]
+    assert gpu.main(words) == 0
     found = json.loads(out.with_suffix(".json").read_text())
     text = out.read_text()
-    assert (
-        text in capsys.readouterr().out
-        and f"python benchmarks/gpu.py --quick --methods clip rasa --pairs 4 6 --out {out}" in text
-    )
+    assert text in capsys.readouterr().out and f"python benchmarks/gpu.py {' '.join(words)}" in text
     rows = {(row["method"], row["part"]) for row in found["rows"] if "error" not in row}
     assert {(name, part) for name in ("clip", "rasa") for part in ("same", "cost", "speed", "evaluation", "trace")} <= rows
     speeds = [row for row in found["rows"] if row["part"] == "speed"]
