@@ -19,11 +19,21 @@ from tbps.data.worker_processes import STOP_SIGNALS, WorkerContext, die_with_par
 
 
 class _Pool(ProcessPoolExecutor):
-    """One that a stop leaves whole, so that it can be ended."""
+    """One that a stop leaves whole, so that it can be ended.
+
+    What is submitted cannot be cancelled: where its processes have died, the pool's thread tells every future that waits,
+    and would print a traceback of one that was cancelled meanwhile, as `map` does at an error.
+    """
 
     def submit(self, *call: Any, **arguments: Any) -> Future[Any]:
         with stops_wait():
-            return super().submit(*call, **arguments)
+            future = super().submit(*call, **arguments)
+        future.cancel = _refuse  # type: ignore[method-assign]
+        return future
+
+
+def _refuse() -> bool:
+    return False
 
 
 @contextmanager
@@ -44,7 +54,7 @@ def worker_pool(workers: int, *, start: Literal["fork", "spawn"] = "fork") -> It
                 process.kill()
                 process.join()
             # Waits for the pool's thread alone: left to itself, it closes its pipe while the interpreter's end writes to it.
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown()
         if isinstance(error, BrokenProcessPool):
             raise ValueError(
                 "a worker process ended without a word, as one does that is killed for want of memory;"
