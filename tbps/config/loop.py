@@ -20,7 +20,7 @@ class Loop:
     activation_checkpointing: bool = field(default=False, metadata=PLACE)
     """Recompute encoder blocks in backward: less memory, the same losses."""
     compile: bool = field(default=False, metadata=PLACE)
-    """torch.compile for the image encoder's blocks (CUDA only)."""
+    """torch.compile for the blocks of ALBEF's ViT (CUDA only)."""
     log_steps: Count = field(default=50, metadata=PLACE)
     """Steps between two lines of the log."""
     save_steps: Annotated[int, Range(0, because="0 saves at evaluations and at the end only")] = field(

@@ -13,10 +13,13 @@ logger = logging.getLogger(__name__)
 
 
 def compile_image_blocks(method: nn.Module, device: torch.device) -> None:
-    """Compile every ViT block in place: parameter names stay. On the CPU it gains nothing: left out, with a warning."""
+    """Compile every ViT block in place: parameter names stay. A warning where that does nothing: on the CPU, or where the
+    method has none (Swin and CLIP's towers run as they are)."""
     if device.type != "cuda":
         logger.warning("loop.compile has no effect on %s: it is for CUDA", device.type)
         return
-    for module in method.modules():
-        if isinstance(module, VitBlock):
-            module.compile()
+    blocks = [module for module in method.modules() if isinstance(module, VitBlock)]
+    if not blocks:
+        logger.warning("loop.compile has no effect: it compiles blocks of ALBEF's ViT, and this method has none")
+    for block in blocks:
+        block.compile()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import math
@@ -20,9 +21,12 @@ from tbps.config.data import Pixels
 from tbps.config.run import Run
 from tbps.config.start import Start
 from tbps.data.batch import HostBatch
+from tbps.methods.registry import build_method
+from tbps.nn.vit import VitBlock
 from tbps.runs import checkpoint
 from tbps.runs.run_folder import RunFolder
 from tbps.runs.selection import best_checkpoint, best_step, selection_value
+from tbps.training.compilation import compile_image_blocks
 from tbps.training.loop import train
 
 LARGE_EPS = 1e-2
@@ -241,6 +245,16 @@ def test_compile_on_the_cpu_is_left_out_with_a_warning(tmp_path: Path, caplog: p
     run = small_run(tmp_path, steps=1)
     train(replace(run, loop=replace(run.loop, compile=True)), small_parts(run))
     assert "loop.compile has no effect on cpu: it is for CUDA" in caplog.text
+
+
+@pytest.mark.parametrize(("recipe", "compiled"), [("albef", True), ("aptm", False), ("irra", False)])
+def test_a_method_without_blocks_to_compile_is_told(recipe: str, compiled: bool, caplog: pytest.LogCaptureFixture) -> None:
+    run = importlib.import_module(f"recipes.{recipe}").VARIANTS["tiny"]()
+    method = build_method(run.method, image_px=run.data.image_px, num_identities=3)
+    compile_image_blocks(method, torch.device("cuda"))  # compiles at the first call only
+    found = [module for module in method.modules() if module._compiled_call_impl is not None]
+    assert {type(module) for module in found} <= {VitBlock} and bool(found) == compiled
+    assert ("this method has none" in caplog.text) == (not compiled)
 
 
 def test_tensorboard_is_written_beside_the_log(tmp_path: Path) -> None:
