@@ -57,7 +57,7 @@ def test_without_a_variant_the_label_is_printed() -> None:
     [
         ("tinny", ["found variant 'tinny', expected one of cuhk-pedes, icfg-pedes, rstpreid, tiny"]),
         ("tiny --loop.log-steps 0", ["tiny: loop.log_steps is 0, expected at least 1; ", "--help lists every setting"]),
-        ("tiny --data.rot x", ["Unrecognized options: --data.rot, x (perhaps --data.root); ", "--help lists every setting"]),
+        ("tiny --data.rot x", ["Unrecognized options: --data.rot, x (perhaps --data.root", "--help lists every setting"]),
         ("tiny cuhk", ["Unrecognized options: cuhk"]),
         ("tiny --data.root", ["Missing value for argument '--data.root'"]),
         ("tiny --data.batch-pairs x", ["Error parsing --data.batch-pairs", "'x'"]),
