@@ -1,4 +1,4 @@
-# make demo   a small MARS++ from pretraining to report, on this machine, about five minutes after installation
+# make demo   a small MARS++ from pretraining to report, on this machine, about six minutes after installation
 # make test   style, types and all tests
 # Both set up .venv first. PYTHON chooses the interpreter (3.11 to 3.13), PROCESSES the training processes of the demo.
 
@@ -11,7 +11,7 @@ demo: setup
 	$(BIN)/python -m recipes.demo --processes $(PROCESSES)
 
 test: setup .venv/test-packages check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 4 --dist loadgroup
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 4 --dist loadgroup
 
 check: setup
 	$(BIN)/ruff check .

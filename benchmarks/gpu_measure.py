@@ -1,12 +1,13 @@
 """What `benchmarks/gpu.py` measures of one method, in a process of its own. Prints one JSON object a line.
 
-The process loads libraries and makes the weights first, says `{"part": "ready"}`, and waits for a line before it touches the
-device: the one before it is measured meanwhile.
+The process loads libraries and makes the weights first, and waits for a line before it touches the device: the one before it
+is measured meanwhile. The line says how many seconds it has, and the work of a step where that is known.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 import traceback
@@ -14,22 +15,30 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from cards import tflop_peak
 from gpu_evaluation import evaluation_speeds
+from gpu_loop import wait_share
+from gpu_rows import key
 from plain import PlainStep, plain_momentum
 from real_methods import build, run_of
 from real_step import BATCHES, RealStep, Timing, now, time_steps, total_of
 from same_on_gpu import difference
 
-from tbps.nn.vit import VitBlock
-from tbps.training.compilation import compile_image_blocks
+from tbps.training.compilation import Compiled, compile_method, num_graphs, put_back, why_not
 
 WITH_PLAIN = ("mars", "rasa", "irra")
 """Methods that the plain baseline knows."""
 WITH_EVALUATION = ("mars", "rasa", "aptm", "clip", "bamg")
+WITH_LOOP = ("clip",)
+"""The fastest: no other method's steps want more of the loader."""
+GRAPHS: Literal["graphs"] = "graphs"
+How = bool | Literal["graphs"]
+"""Eager, compiled, or compiled and recorded as CUDA graphs (`loop.cuda_graphs`)."""
+FEWEST = 2
+"""Pairs of the smallest batch that is tried where memory is too little."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +54,8 @@ class Order:
     parts: tuple[str, ...]
     """Of PARTS."""
     precisions: tuple[str, ...]
-    seconds: float
-    """After which nothing more is begun."""
+    known: tuple[tuple[str, ...], ...]
+    """Keys (gpu_rows.py) of rows that an earlier run has measured."""
     trace: str
     """Where the Chrome trace of a step goes; empty = none is made."""
 
@@ -58,6 +67,9 @@ class Bench:
         self.order, self.device = order, torch.device(order.device)
         self.precision = "bf16"
         self.method = build(self.run_of(self.middle))
+        self.parts: Compiled | None = None
+        self.until, self.gflop_per_pair = math.inf, 0.0
+        self.known = {tuple(one) for one in order.known}
 
     @property
     def middle(self) -> int:
@@ -87,42 +99,63 @@ class Bench:
         self.gflop_per_pair = steps.gflop() / self.middle
         for _ in range(2):
             steps.step()
-        syncs = steps.syncs() if self.device.type == "cuda" else []
+        syncs = steps.syncs() if self.device.type == "cuda" else None  # a CPU waits for nothing
         parameters = sum(parameter.numel() for parameter in self.method.parameters() if parameter.requires_grad)
         about = {"syncs": syncs, "trained_parameters": parameters, "launch_us": launch_us(self.device)}
         self.say("cost", gflop_per_pair=self.gflop_per_pair, **about)
 
     def eager(self) -> None:
-        """All sizes in bfloat16, the middle one in the other precisions."""
-        for precision in self.order.precisions:
-            for pairs in self.order.pairs if precision == "bf16" else (self.middle,):
-                if precision == "bf16" or self.order.name != "bamg":  # whose frozen weights are bfloat16
-                    self.speed(pairs, precision)
+        """All sizes in bfloat16."""
+        for pairs in reversed(self.order.pairs):
+            self.speed(pairs, "bf16")
+
+    def rest(self) -> None:
+        """All sizes in the other precisions, and compiled ones where blocks can be compiled."""
+        for precision in self.order.precisions[1:]:
+            if self.order.name == "bamg":  # whose frozen weights are bfloat16
+                return
+            for pairs in reversed(self.order.pairs):
+                self.speed(pairs, precision)
+        if not self._cannot_compile():
+            for precision in self.order.precisions[1:]:
+                for pairs in reversed(self.order.pairs):
+                    self._compiled(pairs, precision)
 
     def plain(self) -> None:
         """The plain baseline at the middle size, and in bfloat16 at the smallest."""
-        for precision, pairs in (("bf16", self.middle), ("bf16", self.order.pairs[0]), ("tf32", self.middle)):
-            self.guarded(
-                "speed", lambda pairs=pairs, precision=precision: self._plain(pairs, precision), pairs=pairs, who="plain"
-            )
+        sizes = (("bf16", self.middle), ("bf16", self.order.pairs[0]), ("tf32", self.middle))
+        for precision, pairs in dict.fromkeys(sizes):
+            about = {"who": "plain", "precision": precision, "pairs": pairs, "compiled": False}
+            self.guarded("speed", lambda pairs=pairs, precision=precision: self._plain(pairs, precision), **about)
 
     def compiled(self) -> None:
-        """The smallest and the largest size, image blocks compiled; graphs are counted, recompilations too."""
-        if not any(isinstance(module, VitBlock) for module in self.method.modules()):
-            return
-        if why := cannot_compile():
+        """All sizes in bfloat16, compiled as `loop.compile` does it; graphs are counted."""
+        if why := self._cannot_compile():
             self.say("compiled", error=f"not compiled, eager alone was measured: {why}")
             return
-        for pairs in (self.order.pairs[0], self.order.pairs[-1]):
-            torch._dynamo.reset()
-            torch._dynamo.utils.counters.clear()
-            compile_image_blocks(self.method, self.device)
-            began = time.perf_counter()
-            self.speed(pairs, "bf16", compiled=True)
-            graphs = torch._dynamo.utils.counters["stats"].get("unique_graphs", 0)
-            self.say("compiled", pairs=pairs, graphs=graphs, seconds=time.perf_counter() - began)
-        for module in self.method.modules():
-            module._compiled_call_impl = None
+        for pairs in dict.fromkeys((self.order.pairs[-1], *self.order.pairs)):
+            self._compiled(pairs, "bf16")
+        self._compiled(self.order.pairs[0], "bf16", how=GRAPHS)  # where the host's launches limit a step
+
+    def _cannot_compile(self) -> str:
+        return "a CPU's compiler takes minutes" if self.device.type == "cpu" else why_not(self.device)
+
+    def _compiled(self, pairs: int, precision: str, *, how: How = True) -> None:
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        self.parts = compile_method(self.method, self.device, cuda_graphs=how == GRAPHS)
+        began = time.perf_counter()
+        self.speed(pairs, precision, compiled=how)
+        seconds = time.perf_counter() - began
+        self.say("compiled", pairs=pairs, precision=precision, compiled=how, graphs=num_graphs(), seconds=seconds)
+        put_back(self.method)
+        self.parts = None
+
+    def loop(self) -> None:
+        """How long steps of the largest size wait for the real loader."""
+        if self.order.name in WITH_LOOP:
+            pairs, quick = self.order.pairs[-1], self.order.quick
+            self.say("loop", **wait_share(self.order.name, self.method, self.device, pairs=pairs, quick=quick))
 
     def evaluation(self) -> None:
         """Images and captions embedded, pairs re-ranked, a second."""
@@ -133,9 +166,9 @@ class Bench:
     def trace(self) -> None:
         """What a step of the smallest and of the largest size is spent on: the host's time and the device's, by operation;
         of the smallest a Chrome trace, where one is asked for."""
-        for pairs in (self.order.pairs[0], self.order.pairs[-1]):
+        for pairs in dict.fromkeys((self.order.pairs[0], self.order.pairs[-1])):
             steps = self.steps_of(pairs)
-            for _ in range(BATCHES):
+            for _ in range(1 if self.order.quick else BATCHES):
                 steps.step()
             with torch.profiler.profile() as profile:
                 steps.step()
@@ -149,16 +182,24 @@ class Bench:
 
     # -- how --------------------------------------------------------------------------------------------------------------
 
-    def speed(self, pairs: int, precision: str, *, compiled: bool = False) -> None:
+    def speed(self, pairs: int, precision: str, *, compiled: How = False) -> None:
         """One row of the table; a batch that does not fit is halved until it does, and that is said."""
 
         def measure() -> None:
             allow_tf32(precision == "tf32")
             steps = self.steps_of(pairs, "bf16" if precision == "bf16" else "fp32")
-            timing = time_steps(steps.step, self.device, **self._pace())
+
+            def step() -> None:
+                if self.parts is not None:
+                    self.parts.begin_step()
+                steps.step()
+
+            timing = time_steps(step, self.device, **self._pace())
             self._row(timing, pairs=pairs, precision=precision, compiled=compiled, who="ours")
 
-        self.guarded("speed", measure, pairs=pairs, precision=precision, compiled=compiled)
+        about = {"who": "ours", "precision": precision, "pairs": pairs, "compiled": compiled}
+        if not self.guarded("speed", measure, **about) and self.too_large and pairs // 2 >= FEWEST:
+            self.speed(pairs // 2, precision, compiled=compiled)
 
     def _plain(self, pairs: int, precision: str) -> None:
         allow_tf32(precision == "tf32")
@@ -198,10 +239,10 @@ class Bench:
     def _pace(self) -> dict[str, Any]:
         return {"warm": 1, "seconds": 0.0, "most": 1} if self.order.quick else {}
 
-    def _row(self, timing: Timing, *, pairs: int, precision: str, compiled: bool, who: str) -> None:
+    def _row(self, timing: Timing, *, pairs: int, precision: str, compiled: How, who: str) -> None:
         rate = pairs / timing.step_s
         tflop = rate * self.gflop_per_pair / 1000
-        peak = tflop_peak(self.device, precision)
+        peak = tflop_peak(self.device, precision) if tflop else 0.0
         self.say(
             "speed",
             who=who,
@@ -210,19 +251,28 @@ class Bench:
             pairs=pairs,
             step_ms=1000 * timing.step_s,
             pairs_per_s=rate,
-            tflop_per_s=tflop,
+            tflop_per_s=tflop or None,
             mfu=tflop / peak if peak else None,
             peak_mib=timing.peak_mib,
         )
 
     def guarded(self, part: str, measure: Callable[[], None], **about: Any) -> bool:
-        """Whether it could be measured; a failure is a row of its own."""
+        """Whether it is measured; a failure is a row of its own. What an earlier run has measured is left as it is."""
+        self.too_large = False
+        if key({"method": self.order.name, "part": part, **about}) in self.known:
+            return True
+        if time.perf_counter() > self.until:
+            raise TimeOver
         try:
             measure()
-        except torch.OutOfMemoryError:
-            self.say(part, error="too little memory on the card: smaller batches were measured", **about)
+        except TimeOver:
+            raise
         except Exception as error:
-            self.say(part, error=f"{type(error).__name__}: {error}", traceback=traceback.format_exc()[-2000:], **about)
+            self.too_large = too_large(error)
+            half = int(about.get("pairs", 0)) // 2
+            told = f", so {half} pairs were measured" if half >= FEWEST and about["who"] == "ours" else ""
+            words = f"too little memory{told}" if self.too_large else f"{type(error).__name__}: {error}"
+            self.say(part, error=words, traceback=traceback.format_exc()[-2000:], **about)
         else:
             return True
         finally:
@@ -240,8 +290,19 @@ class Bench:
         sys.stdout.flush()
 
 
-PARTS = ("same", "cost", "eager", "trace", "evaluation", "plain", "compiled")
+class TimeOver(Exception):
+    """Nothing more is to be begun."""
+
+
+FIRST = ("cost", "eager", "evaluation", "loop", "plain")
+"""What is measured of all methods before the rest of any."""
+PARTS = (*FIRST, "same", "compiled", "trace", "rest")
 """In the order in which they are measured."""
+
+
+def too_large(error: Exception) -> bool:
+    """Whether a device, or a CPU, had too little memory."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def launch_us(device: torch.device) -> float:
@@ -260,34 +321,29 @@ def allow_tf32(allowed: bool) -> None:
     torch.backends.cudnn.allow_tf32 = allowed
 
 
-def cannot_compile() -> str:
-    """Why torch.compile does not work here; empty where it does."""
-    from torch.utils._triton import has_triton
-
-    if not torch._dynamo.is_dynamo_supported():
-        return f"torch {torch.__version__} does not compile on this Python"
-    return "" if has_triton() else "Triton is missing, or knows no such card"
-
-
 def main() -> None:
     """Measure all parts in turn."""
     order = Order(
-        **{key: tuple(value) if isinstance(value, list) else value for key, value in json.loads(sys.argv[1]).items()}
+        **{name: tuple(value) if isinstance(value, list) else value for name, value in json.loads(sys.argv[1]).items()}
     )
     bench = Bench(order)
-    bench.say("ready")
-    sys.stdin.readline()
-    began = time.perf_counter()
+    if not (line := sys.stdin.readline()):
+        return  # nobody waits for it any more
+    seconds, bench.gflop_per_pair = json.loads(line)
+    bench.until = time.perf_counter() + seconds
     allow_tf32(False)
     bench.method.to(bench.device)
-    for part in order.parts:
-        if time.perf_counter() - began > order.seconds:
-            bench.say(part, error=f"left out: {order.seconds:.0f} s were over")
-            continue
+    for number, part in enumerate(order.parts):
         if part == "plain" and order.name not in WITH_PLAIN:
             continue
         started = now(bench.device)
-        bench.guarded(part, getattr(bench, part))
+        try:
+            bench.guarded(part, getattr(bench, part))
+        except TimeOver:
+            bench.say(
+                "process", of=part, error=f"left out: the time was over before {', '.join(order.parts[number:])} ended"
+            )
+            return
         bench.say("time", of=part, seconds=now(bench.device) - started)
 
 

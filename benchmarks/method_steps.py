@@ -99,7 +99,7 @@ def show(names: list[str], rounds: int) -> None:
     mib = {name: statistics.median(one["mib"] for one in found[name]) for name in names}
     first = names[0]
     for name in names:
-        print(f"{name:10} {seconds[name]:9.3f} {seconds[name] / seconds[first]:6.2f}", end=" ")
+        print(f"{name:10} {seconds[name]:9.4f} {seconds[name] / seconds[first]:6.2f}", end=" ")
         print(f"{mib[name]:9.0f} {mib[name] / mib[first]:6.2f}")
 
 

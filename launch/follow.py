@@ -33,13 +33,15 @@ def follow(run: Run, *, every_s: float = _EVERY_S) -> int:
 
 
 def line_of(state: RunState) -> str:
-    """State, place and loss in one line."""
+    """State, place, loss and speed in one line."""
     parts = [f"{state.kind} ({state.reason})" if state.reason else state.kind]
     progress = state.progress
     if progress.step:
         parts.append(f"step {progress.step} of {progress.total or '?'}")
     if progress.loss is not None:
         parts.append(f"loss {progress.loss:.4f}")
+    if progress.pairs_per_s is not None:
+        parts.append(f"{progress.pairs_per_s:.1f} pairs/s")
     if state.restarts not in ("-", "0"):
         parts.append(f"restarts {state.restarts}")
     return ", ".join(parts)

@@ -51,10 +51,10 @@ class RecipeJob:
 
 def evaluate_on(run_folder: Path, benchmark: str, root: str) -> None:
     """Score a run on another benchmark, unless that was done before the job was requeued."""
-    from tbps.run import evaluate_run
+    from tbps.scoring import Asked, score
 
     if not (run_folder / "results" / f"cross-set-{benchmark}-test.json").exists():
-        evaluate_run(run_folder, benchmark=benchmark, root=root)  # type: ignore[arg-type]
+        score(run_folder, Asked(benchmark=benchmark, root=root))  # type: ignore[arg-type]
 
 
 class Executor(submitit.SlurmExecutor):

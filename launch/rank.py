@@ -16,7 +16,7 @@ import runpy
 import signal
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -48,25 +48,36 @@ def run_task(arguments: list[str], accelerate: str = "") -> int:
     accelerate: settings as in `settings_file`; "" = plain DDP, precision as the recipe says. The batch script around it must
     hold `launch.requeue.BATCH_LINE`: without it, a run that was stopped does not go on.
     """
-    status, folder = 1, None
+    folder: RunFolder | None = None
     with StopSignals() as signals:
-        try:
+
+        def work() -> int:
+            nonlocal folder
             with signals.at_once():  # until training asks for signals itself: the imports alone take seconds
                 os.environ.update(rank_environment(os.environ, accelerate))
                 folder = _announce(arguments)
                 _run_recipe(arguments)
-        except SystemExit as end:
-            status = end.code if isinstance(end.code, int) else int(end.code is not None)
-        except ValueError as error:
-            sys.stderr.write(f"launch.rank: {error}\n")
-            status = 2
-        except BaseException as error:
-            traceback.print_exc()
-            status = LOST_EXIT if _is_of_the_network(error) else 1
-        if status:
-            status = signals.requested or status  # what fails in a stop must not forbid the restart
-    _settle(status, folder)
+            return 1  # a recipe ends by SystemExit
+
+        status = status_of(work, signals, program="launch.rank")
+    settle(status, folder)
     return status
+
+
+def status_of(work: Callable[[], int], signals: StopSignals, *, program: str) -> int:
+    """Exit status of a task's work: what it returns or exits with; 2 after a ValueError, told in one sentence;
+    `LOST_EXIT` where another task is lost. Where it fails after the task was asked to stop, that of the stop."""
+    try:
+        status = work()
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except ValueError as error:
+        sys.stderr.write(f"{program}: {error}\n")
+        status = 2
+    except BaseException as error:
+        traceback.print_exc()
+        status = LOST_EXIT if is_of_the_network(error) else 1
+    return signals.requested or status if status else 0  # what fails in a stop must not forbid the restart
 
 
 def rank_environment(slurm: Mapping[str, str], accelerate: str = "") -> dict[str, str]:
@@ -134,7 +145,7 @@ def _recipe(file: str) -> dict[str, Any]:
     return recipe
 
 
-def _is_of_the_network(error: BaseException) -> bool:
+def is_of_the_network(error: BaseException) -> bool:
     """A peer that cannot be reached, or a port that is taken: before training begins nobody watches over the others."""
     from torch.distributed import DistError
 
@@ -142,7 +153,7 @@ def _is_of_the_network(error: BaseException) -> bool:
     return isinstance(error, DistError) or (isinstance(error, RuntimeError) and "/gloo/" in str(error))
 
 
-def _settle(status: int, folder: RunFolder | None) -> None:
+def settle(status: int, folder: RunFolder | None) -> None:
     """Before srun hears of the end: leave the cause of a stop for the next start, or see to it that there is none."""
     job = SlurmJob.here()
     if job is None or status == 0:

@@ -30,6 +30,8 @@ class Progress:
     total: int = 0
     """0 = not known yet."""
     loss: float | None = None
+    pairs_per_s: float | None = None
+    """Of all processes, at the last line of progress; None before the first."""
     age_s: float | None = None
     """Seconds since something was written."""
 
@@ -123,7 +125,9 @@ def read_progress(folder: RunFolder, run: Run) -> Progress:
     if trained is None:
         return Progress(age_s=age_s)
     total = total_steps(run.schedule, steps_per_epoch=trained["step"] / trained["epoch"])
-    return Progress(step=trained["step"], total=total, loss=trained["loss"], age_s=age_s)
+    speeds = (line.get("pairs_per_s") for line in reversed(lines))
+    pairs_per_s = next((float(speed) for speed in speeds if isinstance(speed, int | float)), None)
+    return Progress(step=trained["step"], total=total, loss=trained["loss"], pairs_per_s=pairs_per_s, age_s=age_s)
 
 
 def _is_trained(line: dict[str, Any]) -> bool:

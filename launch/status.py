@@ -15,7 +15,7 @@ from launch.run_state import RunState, state_of
 from launch.slurm import NoSlurm, queue
 from tbps.runs.run_folder import RunFolder
 
-_COLUMNS = ("run", "job", "state", "step", "loss", "last line", "restarts", "reason")
+_COLUMNS = ("run", "job", "state", "step", "loss", "pairs/s", "last line", "restarts", "reason")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -43,7 +43,7 @@ def status(runs: Path) -> str:
         queued, missing = None, f"jobs are not looked up: {error}\n"
     table = Table()
     for name in _COLUMNS:
-        justify: Literal["left", "right"] = "right" if name in ("step", "loss", "last line") else "left"
+        justify: Literal["left", "right"] = "right" if name in ("step", "loss", "pairs/s", "last line") else "left"
         table.add_column(name, justify=justify, overflow="fold")
     for path in folders:
         folder = RunFolder(path)
@@ -62,6 +62,7 @@ def _cells(state: RunState) -> tuple[str, ...]:
         state.kind,
         f"{progress.step}/{progress.total or '?'}" if progress.step else "-",
         "-" if progress.loss is None else f"{progress.loss:.4f}",
+        "-" if progress.pairs_per_s is None else f"{progress.pairs_per_s:.1f}",
         "-" if progress.age_s is None else age_in_words(progress.age_s),
         state.restarts,
         state.reason,

@@ -1,8 +1,9 @@
-"""One run scored on all three benchmarks: what `tbps evaluate RUN --on all` prints."""
+"""One model scored on all three benchmarks: what `tbps evaluate RUN --on all` prints."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,9 @@ from tbps.config.data import Benchmark
 from tbps.config.run import Run
 from tbps.data.opening import splits_of
 from tbps.data.remote import shown
+from tbps.finished import open_finished
 from tbps.reporting.tables import in_text, results_table
-from tbps.run import score_run
-from tbps.runs.run_folder import RunFolder
+from tbps.scoring import Asked, score
 
 BENCHMARKS: tuple[Benchmark, ...] = ("cuhk-pedes", "icfg-pedes", "rstpreid")
 """Those on which papers compare."""
@@ -20,33 +21,25 @@ FOLDER_OF_ALL = "data"
 """Where the data sets lie if nothing else is said."""
 
 
-def evaluate_on_all(
-    path: Path,
-    roots: Sequence[str] = (),
-    *,
-    split: str = "test",
-    rules: Mapping[str, Any] | None = None,
-    rerank_image_to_text: bool = False,
-) -> str:
-    """Score a run on each benchmark, as `score_run` does on one; returns one table, where results lie, and what is absent.
+def evaluate_on_all(source: str | Path, roots: Sequence[str], asked: Asked) -> str:
+    """Score a model on each benchmark, as `score` does on one; returns one table, where results lie, and what is absent.
 
-    roots: `BENCHMARK=ROOT` of single ones, and at most one folder in which the others lie under their names.
+    roots: `BENCHMARK=ROOT` of single ones, and at most one folder in which the others lie under their names; they stand for
+    the benchmark and the root of `asked`.
     ValueError: none of them can be scored, which tells why of each.
     """
-    run = RunFolder(path).read_run()
+    run = open_finished(source).run
     rows: list[tuple[str, dict[str, Any]]] = []
     written, absent = [], []
     for benchmark, root, problem in places(run, roots):
-        if problem := problem or _problem(run, benchmark, root, split):
+        if problem := problem or _problem(run, benchmark, root, asked.split):
             absent.append(f"{benchmark} is left out: {problem}")
             continue
-        results, file = score_run(
-            path, benchmark=benchmark, root=root, split=split, rules=rules, rerank_image_to_text=rerank_image_to_text
-        )
-        rows.append((f"{benchmark} {split}, {results['purpose']}", results))
-        written.append(f"{benchmark}: {results['purpose']}, written to {file}")
+        scored = score(source, replace(asked, benchmark=benchmark, root=root))
+        rows.append((f"{benchmark} {asked.split}, {scored.results['purpose']}", scored.results))
+        written.append(f"{benchmark}: {scored.in_words()}")
     if not rows:
-        raise ValueError(f"{path} cannot be scored on any benchmark: {'; '.join(absent)}")
+        raise ValueError(f"{source} cannot be scored on any benchmark: {'; '.join(absent)}")
     table = results_table(rows, title=f"{run.recipe}/{run.name}, text to image")
     return "\n".join([in_text(table), *written, *absent])
 

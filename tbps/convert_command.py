@@ -33,7 +33,7 @@ def _convert(given: argparse.Namespace) -> None:
 
         merged = None
         if given.merge:
-            from tbps.run import merged_weights
+            from tbps.finished import merged_weights
 
             merged = partial(merged_weights, given.source)
         text = export(given.source, given.out, official=given.official, grid=grid, merged=merged, force=given.force)

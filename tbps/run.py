@@ -6,15 +6,12 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch.distributed import DistStoreError
 
-from tbps.config.data import EVALUATED, WITHOUT_CAPTIONS, Benchmark
+from tbps.config.data import WITHOUT_CAPTIONS
 from tbps.config.run import Run
 from tbps.data.fields import check_prompts, choose_fields, try_fields
 from tbps.data.identities import agree_on_identities
@@ -29,37 +26,22 @@ from tbps.data.opening import (
 )
 from tbps.data.pairs import EvaluationSet, PairSource, open_pairs
 from tbps.data.remote import shown
-from tbps.data.shown_pairs import ShownSplit
 from tbps.data.worker_processes import WorkerLost
 from tbps.evaluation.evaluate import announce_ranking, evaluate
 from tbps.evaluation.metrics import METRICS
+from tbps.finished import finished_at
 from tbps.methods.method import Method
 from tbps.methods.registry import build_method, fields_for, module_of
-from tbps.nn.lora import frozen_to, merge_adapters
-from tbps.reporting.exhibits import write_exhibits
-from tbps.reporting.gallery import write_queries
-from tbps.reporting.results import (
-    Provenance,
-    Purpose,
-    device_name,
-    final_file,
-    final_metrics,
-    make_results,
-    write_results,
-)
-from tbps.reporting.tables import evaluation_table, in_text
+from tbps.planning.mfu import mfu_of
+from tbps.reporting.results import final_metrics
 from tbps.runs import checkpoint
-from tbps.runs.config_hash import config_hash
 from tbps.runs.run_folder import RunFolder
-from tbps.runs.selection import best_checkpoint
+from tbps.scoring import score_method
 from tbps.text.tokeniser import Tokeniser, open_tokeniser
 from tbps.training.device_errors import verdict_of
-from tbps.training.devices import choose_device
 from tbps.training.distributed import Team, announce_devices, as_launched, leave_processes, on_main, start_processes
 from tbps.training.loop import train
 from tbps.training.parts import Evaluate, Parts
-from tbps.training.precision import keep_float32
-from tbps.training.start import load_finished
 from tbps.training.stop_signals import LOST_EXIT, StopSignals
 
 logger = logging.getLogger(__name__)
@@ -156,6 +138,7 @@ def make_parts(run: Run) -> Parts:
         make_batches=make_batches,
         validate=_validation(run, tokeniser, splits),
         test=_test(run, tokeniser, splits),
+        mfu=mfu_of(run, rank=team.rank, processes=team.size),
     )
 
 
@@ -175,101 +158,6 @@ def _with_identities(run: Run) -> Run:
 
 def _build(run: Run) -> Method:
     return build_method(run.method, image_px=run.data.image_px, num_identities=run.data.num_identities)
-
-
-def evaluate_run(
-    path: Path,
-    *,
-    benchmark: Benchmark | None = None,
-    root: str = "",
-    split: str = "test",
-    rules: Mapping[str, Any] | None = None,
-    rerank_image_to_text: bool = False,
-) -> str:
-    """As `score_run`; returns a table and where the results lie."""
-    results, file = score_run(
-        path, benchmark=benchmark, root=root, split=split, rules=rules, rerank_image_to_text=rerank_image_to_text
-    )
-    return f"{in_text(evaluation_table(results))}\n{_where(file, results, RunFolder(path))}"
-
-
-def score_run(
-    path: Path,
-    *,
-    benchmark: Benchmark | None = None,
-    root: str = "",
-    split: str = "test",
-    rules: Mapping[str, Any] | None = None,
-    rerank_image_to_text: bool = False,
-) -> tuple[dict[str, Any], Path]:
-    """Score a run's best checkpoint, on its own benchmark or another; writes results and gallery, returns results and file.
-
-    rules: settings of evaluation that stand for the run's own.
-    The final result is training's, or that of the first call after a training that tests nothing. Whatever is scored by
-    other rules than the run's, before its end, or once more, is a trial under a name of its own.
-    """
-    folder = RunFolder(path)
-    run = folder.read_run()
-    if benchmark is not None and benchmark != run.data.benchmark and not root:
-        raise ValueError(f"the run was trained on {run.data.benchmark}: name the folder of {benchmark} with --root")
-    own = run
-    run = replace(
-        run,
-        data=run.data.alone(benchmark or run.data.benchmark, root or run.data.root),
-        evaluation=replace(run.evaluation, **(rules or {})),
-    )
-    announce_ranking(run)
-    device = torch.device(choose_device().kind)
-    keep_float32()
-    weights = best_checkpoint(path)
-    method = _build(run)
-    load_finished(method, run, weights)
-    as_the_run = run.evaluation == own.evaluation and not rerank_image_to_text
-    purpose = _purpose(folder, own, run.data.benchmark, split) if as_the_run else "trial"
-    return _score(
-        run,
-        method.to(device),
-        _tokeniser(run),
-        folder=folder,
-        weights=weights,
-        split=split,
-        purpose=purpose,
-        rerank_image_to_text=rerank_image_to_text,
-    )
-
-
-def merged_weights(path: Path) -> dict[str, torch.Tensor]:
-    """State of a run's best checkpoint with its adapters merged into the weights they sit on, under the names without them.
-
-    ValueError: the run has no adapters, or its base is not the one that they were trained on.
-    """
-    run = RunFolder(path).read_run()
-    if not run.lora.on:
-        raise ValueError(f"{path} has no adapters to merge; leave out --merge")
-    method = _build(run)
-    load_finished(method, run, best_checkpoint(path))
-    frozen_to([method], torch.float32)  # a sum in bfloat16 would round adapters away
-    merge_adapters(method)
-    return method.state_dict()
-
-
-def _purpose(folder: RunFolder, run: Run, benchmark: str, split: str) -> Purpose:
-    """What a result by the run's own rules is."""
-    newest = checkpoint.newest(folder.checkpoints)
-    progress = checkpoint.read_progress(newest) if newest else {"step": 0, "total_steps": 1}
-    if progress["step"] < progress["total_steps"]:
-        return "trial"
-    if benchmark not in run.data.trained_on:
-        return "cross-set" if set(EVALUATED) & set(run.data.trained_on) else "zero-shot"
-    if split == "val":
-        return "validation"
-    return "final" if split == "test" and not final_file(folder.path, benchmark).exists() else "trial"
-
-
-def _where(file: Path, results: Mapping[str, Any], folder: RunFolder) -> str:
-    final = final_file(folder.path, results["benchmark"])
-    stays = f"; the final result stays as it is: {final}" if results["purpose"] == "trial" and final.exists() else ""
-    return f"{results['purpose']}, written to {file}{stays}"
 
 
 def report_run(path: Path, *, beside: Path | None = None) -> Path:
@@ -319,73 +207,11 @@ def _test(run: Run, tokeniser: Tokeniser, splits: tuple[str, ...]) -> Evaluate |
 
     def test(method: Method, step: int) -> dict[str, float]:
         weights = checkpoint.folder_of(folder.checkpoints, step)
-        results, _ = _score(run, method, tokeniser, folder=folder, weights=weights, split="test", purpose="final")
-        final = final_metrics(results)
+        finished = on_main(lambda: finished_at(folder.path, folder.read_run(), weights), doing="reading the checkpoint")
+        final = final_metrics(score_method(run, method, tokeniser, finished=finished, split="test", purpose="final").results)
         return {name: float(final[name]) for name in METRICS}
 
     return test
-
-
-def _score(
-    run: Run,
-    method: Method,
-    tokeniser: Tokeniser,
-    *,
-    folder: RunFolder,
-    weights: Path,
-    split: str,
-    purpose: Purpose,
-    rerank_image_to_text: bool = False,
-) -> tuple[dict[str, Any], Path]:
-    """Evaluate on every process; the first one writes results, gallery and exhibits. Returns results and their file."""
-    device = next(method.parameters()).device
-    evaluation_set = EvaluationSet(open_pairs(run.data, split, patience_s=run.loop.timeout_s))
-    encoder = evaluation_encoder(run.data.captioning, tokeniser)
-    evaluated = evaluate(
-        method,
-        evaluation_set,
-        encoder,
-        run.evaluation,
-        image_px=run.data.image_px,
-        pixels=run.data.evaluation_pixels,
-        device=device,
-        rerank=run.needs.matcher,
-        rerank_image_to_text=rerank_image_to_text,
-        precision=run.loop.precision,
-        workers=run.data.workers,
-    )
-
-    def write() -> tuple[dict[str, Any], Path]:
-        provenance = Provenance(
-            benchmark=run.data.benchmark,
-            split=split,
-            purpose=purpose,
-            recipe=run.recipe,
-            run=run.name,
-            config_hash=config_hash(folder.read_run()),
-            weights=weights.name,
-            weights_sha256=checkpoint.model_sha256(weights),
-            step=int(checkpoint.read_progress(weights)["step"]),
-            precision=run.loop.precision,
-            device=device_name(device),
-            chunker=run.data.captioning.chunker_name,
-        )
-        results = make_results(evaluated, provenance)
-        file = write_results(folder.path, results)
-        write_queries(folder.path, file.stem, evaluated, evaluation_set)
-        marks = evaluation_encoder(
-            run.data.captioning,
-            tokeniser,
-            chunks=run.needs.report_chunks,
-            mark_vacuous=run.needs.report_vacuous_words,
-        )
-        shows = ShownSplit(
-            evaluation_set=evaluation_set, encoder=marks, image_px=run.data.image_px, pixels=run.data.evaluation_pixels
-        )
-        write_exhibits(folder.path, file.stem, method.eval().exhibits(shows))
-        return results, file
-
-    return on_main(write, doing="writing results and exhibits")
 
 
 def _tokeniser(run: Run) -> Tokeniser:

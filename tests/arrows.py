@@ -45,6 +45,9 @@ ARROWS = {
 ARROWS["tbps.training"] = ("tbps.training", "tbps.convert", "tbps.runs", *ARROWS["tbps.evaluation"])
 # A plan runs the step that trains.
 ARROWS["tbps.planning"] = ("tbps.planning", *ARROWS["tbps.training"])
+# Searching reads what training wrote, and needs nothing of how.
+ARROWS["tbps.search"] = ("tbps.search", "tbps.convert", "tbps.runs", *ARROWS["tbps.evaluation"])
+ARROWS["tbps.serving"] = ("tbps.serving", *ARROWS["tbps.search"])
 ARROWS["tbps.reporting"] = ("tbps.reporting", *ARROWS["tbps.training"])
 
 OURS = ("launch", "recipes", "tbps")

@@ -38,7 +38,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
         world = make_world(Path(folder) / "world")
         more = on_adapters(world, Path(folder) / "base", recipe=given.recipe) if given.lora else []
-        chaos = Chaos(world, Path(folder), seed=seed, say=_say, recipe=given.recipe, stage=given.zero, more=more)
+        chaos = Chaos(world, Path(folder), seed=seed, say=_say, recipe=given.recipe, stage=given.zero, more=more, anew=True)
         _say(f"left alone, the run takes {chaos.starting_s:.0f} s to begin and {chaos.training_s:.0f} s to its end")
         try:
             chaos.interrupt(given.times, until=began + 60 * given.minutes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -165,3 +166,23 @@ def test_an_offence_is_seen(module: str, source: str, name: str) -> None:
 )
 def test_what_is_allowed_is_let_through(module: str, source: str) -> None:
     assert offences(module, source) == []
+
+
+def test_every_file_of_tests_has_a_name_of_its_own() -> None:
+    """Folders of tests are no packages: pytest imports their files by name alone, and the first of a name counts."""
+    files = [file.name for file in Path(__file__).parent.rglob("*.py") if file.name not in ("conftest.py", "__init__.py")]
+    assert sorted(name for name in set(files) if files.count(name) > 1) == []
+
+
+TOP_LEVEL = {
+    *(".ci", ".gitignore", "benchmarks", "launch", "recipes", "slurm", "tbps", "tests"),
+    *("LICENSE", "Makefile", "README.md", "constraints.txt", "pyproject.toml", "ruff.toml", "setup.cfg"),
+}
+
+
+def test_the_top_level_holds_what_belongs_there() -> None:
+    """What a command left behind where it was tried (a log, a run) is not committed."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    if listed.returncode:
+        pytest.skip("not a git repository")
+    assert {name.split("/")[0] for name in listed.stdout.splitlines()} <= TOP_LEVEL

@@ -20,9 +20,17 @@ class Loop:
     activation_checkpointing: bool = field(default=False, metadata=PLACE)
     """Recompute encoder blocks in backward: less memory, the same losses."""
     compile: bool = field(default=False, metadata=PLACE)
-    """torch.compile for the blocks of ALBEF's ViT (CUDA only)."""
+    """torch.compile for encoders and cross layers, of every method; where that is not possible, without. The first step
+    takes minutes longer; BERT's layers are compiled between their places of dropout alone."""
+    cuda_graphs: bool = field(default=False, metadata=PLACE)
+    """Beside `compile`: record compiled parts of fixed shape as CUDA graphs and play them back, for small batches, which the
+    host's launches limit; BERT's feed-forward layers get a multiple of 256 tokens, which changes no loss. More memory;
+    without a GPU it is left out."""
     log_steps: Count = field(default=50, metadata=PLACE)
     """Steps between two lines of the log."""
+    profile: Annotated[int, Range(0, because="0 profiles nothing")] = field(default=0, metadata=PLACE)
+    """Steps that the first process profiles, behind the first two of a start: a Chrome trace in `profile/` of the run
+    folder, and the five costliest operations in the log. They are slower, and their losses are the same."""
     save_steps: Annotated[int, Range(0, because="0 saves at evaluations and at the end only")] = field(
         default=500, metadata=PLACE
     )
@@ -40,3 +48,8 @@ class Loop:
 
     def __post_init__(self) -> None:
         check_ranges(self, "loop")
+        if self.cuda_graphs and not self.compile:
+            raise ValueError(
+                "loop.cuda_graphs is True and loop.compile False, expected both: compiled parts are what is recorded; set"
+                " --loop.compile True, or leave loop.cuda_graphs out"
+            )

@@ -10,7 +10,8 @@ class Start:
     """Where weights come from when the run folder has no checkpoint: `weights`, else the encoders' own, else scratch."""
 
     weights: str = ""
-    """A file made by `tbps convert` or exported from a run, or a run folder (its best checkpoint)."""
+    """A file made by `tbps convert` or exported from a run, a run folder (its best checkpoint), a folder that `tbps export`
+    wrote, or `hf:NAMESPACE/NAME`. The last two lack heads that only training reads: what they lack starts at random."""
     bert: str = ""
     """BERT weights: a Hugging Face name or local path."""
     vit: str = ""

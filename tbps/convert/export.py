@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from tbps.config.run import Run
 from tbps.convert.aptm_names import has_swin, to_aptm
 from tbps.convert.clip_fit import Told
 from tbps.convert.clip_names import IMAGE, TEXT, has_official_name, to_clip
@@ -20,7 +21,8 @@ from tbps.runs.checkpoint import ALPHA, BASE, MODEL_FILE, read_progress, why_bro
 from tbps.runs.run_folder import RunFolder
 from tbps.runs.selection import best_checkpoint
 
-_STATE = ("momentum_encoder.", "queue.")
+TRAINING_STATE = ("momentum_encoder.", "queue.")
+"""How the names begin of what only training reads, whatever the method."""
 
 
 def export(
@@ -57,7 +59,7 @@ def export(
         raise ValueError(f"{source}: holds adapters, for which official code has no keys; add --merge")
     if grid:
         metadata["image_grid"] = grid_text(_told_grid(tensors, grid, metadata, file))
-    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith((*_STATE, *training_only))}
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith((*TRAINING_STATE, *training_only))}
     lines = [f"{file}: {len(tensors)} tensors, sha256 {metadata['sha256']}"]
     if official and metadata.get("kind") == "irra":
         lines += _write_irra(kept, out, metadata)
@@ -86,10 +88,9 @@ def _told_grid(tensors: Mapping[str, Tensor], grid: Grid, metadata: Mapping[str,
 def _write_official(kept: dict[str, Tensor], tensors: dict[str, Tensor], out: Path) -> list[str]:
     momentum = {name: tensor for name, tensor in tensors.items() if name.startswith("momentum_encoder.")}
     copied = not momentum
-    if copied:
-        momentum = {
-            f"momentum_encoder.{name.removeprefix('online.')}": kept[name] for name in kept if name.startswith("online.")
-        }
+    # What of it no loss reads is not in a run's checkpoint: official code, which loads it, gets that of the online encoder.
+    online = {f"momentum_encoder.{name.removeprefix('online.')}": kept[name] for name in kept if name.startswith("online.")}
+    filled, momentum = len(online.keys() - momentum.keys()), online | momentum
     # ALBEF's retrieval model, which has no word head, is the one whose keys lack the level `bert.`.
     bert_level = any(name.startswith("online.word_head.") for name in kept)
     state = with_duplicates(to_official(kept | momentum, bert_level=bert_level), bert_level=bert_level)
@@ -101,7 +102,10 @@ def _write_official(kept: dict[str, Tensor], tensors: dict[str, Tensor], out: Pa
         )
     write_torch(state, out)
     lines = [f"{out}: {len(state)} tensors under official keys, without queue"]
-    lines += ["no momentum encoder in the file: its copies are those of the online encoder"] if copied else []
+    if copied:
+        lines.append("no momentum encoder in the file: its copies are those of the online encoder")
+    elif filled:
+        lines.append(f"{filled} momentum tensors that no loss of the run reads are those of the online encoder")
     lines += [f"{name} has no official key and is left out" for name in ours_alone]
     return lines
 
@@ -142,6 +146,23 @@ def _write_aptm(kept: dict[str, Tensor], out: Path) -> list[str]:
     ]
 
 
+def read_by_training_alone(run: Run) -> tuple[str, ...]:
+    """How the names of tensors begin that no search with the run's weights reads."""
+    return (*TRAINING_STATE, *run.method.TRAINING_ONLY, *run.method.training_heads())
+
+
+def facts_of(run: Run, checkpoint: Path) -> dict[str, str]:
+    """What a file of a run's weights says of them beside the tensors."""
+    grid = run.method.grid(run.data.image_px)
+    return {
+        "kind": type(run.method).__name__.lower(),
+        "run": f"{run.recipe}/{run.name}",
+        "checkpoint": checkpoint.name,
+        **run.method.told(),
+        **({"image_grid": grid_text(grid)} if grid else {}),
+    }
+
+
 def _described(training_only: tuple[str, ...]) -> str:
     parts = ["momentum encoder", "queue", *(name.removesuffix(".") for name in training_only)]
     return f"of {', '.join(parts[:-1])} and {parts[-1]}"
@@ -155,16 +176,9 @@ def _resolve(source: Path) -> tuple[Path, dict[str, str], tuple[str, ...]]:
     if folder.config.is_file():
         run = folder.read_run()
         checkpoint = best_checkpoint(source)
-        grid = run.method.grid(run.data.image_px)
-        metadata = {
-            "kind": type(run.method).__name__.lower(),
-            "run": f"{run.recipe}/{run.name}",
-            "checkpoint": checkpoint.name,
-            **run.method.told(),
-        }
+        metadata = facts_of(run, checkpoint)
         if base := read_progress(checkpoint).get(BASE):
             metadata |= {BASE: str(base), ALPHA: f"{run.lora.alpha:g}"}
-        metadata |= {"image_grid": grid_text(grid)} if grid else {}
         return checkpoint / MODEL_FILE, metadata, run.method.TRAINING_ONLY
     if not (source / MODEL_FILE).is_file():
         raise ValueError(

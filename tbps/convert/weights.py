@@ -26,7 +26,7 @@ POSITIONS = (
 )
 """One row per patch and one for [CLS]; the decoder's and CLIP's have no leading dimension."""
 _WORDS = "online.text_encoder.words.weight"
-_QUEUE = "queue."
+_QUEUE, _MOMENTUM = "queue.", "momentum_encoder."
 _OF_THE_DATA = ("classifier.weight", "classifier.bias")
 """What belongs to the identities of the data that it was trained on, and starts anew on others."""
 
@@ -42,6 +42,8 @@ class LoadReport:
     """Tensors of the method that the file does not have: they keep their start values."""
     copied: list[str] = field(default_factory=list)
     """Tensors of the momentum encoder that were taken from the online one."""
+    unread: list[str] = field(default_factory=list)
+    """Tensors of the file's momentum encoder that no loss of the method reads: the method has the online ones alone."""
     unplaced: list[str] = field(default_factory=list)
     """Tensors of the file that the method does not have."""
     queue: str = ""
@@ -53,6 +55,11 @@ class LoadReport:
         parts += [f"{len(self.resized)} position tables interpolated"] if self.resized else []
         parts += [f"{len(self.copied)} momentum tensors copied from the online encoder"] if self.copied else []
         parts += [f"{len(self.missing)} missing in the file: {_some(self.missing)}"] if self.missing else []
+        parts += (
+            [f"{len(self.unread)} momentum tensors that no loss reads not needed: {_some(self.unread)}"]
+            if self.unread
+            else []
+        )
         parts += [f"{len(self.unplaced)} without a place: {_some(self.unplaced)}"] if self.unplaced else []
         parts += [f"the queue starts empty: {self.queue}"] if self.queue else []
         return "; ".join(parts)
@@ -119,7 +126,7 @@ def place(
         if name.startswith(_QUEUE) and name in own:
             continue
         if name not in own:
-            report.unplaced.append(name)
+            (report.unread if _online(name) in own else report.unplaced).append(name)
             continue
         if name in _OF_THE_DATA and tensor.shape != own[name].shape:
             report.unplaced.append(f"{name} (of {len(tensor)} identities)")
@@ -225,11 +232,16 @@ def _fill_momentum_encoder(own: Mapping[str, Tensor], report: LoadReport) -> Non
     for name in own:
         if name in placed or name.startswith(_QUEUE):
             continue
-        if name.startswith("momentum_encoder."):
-            own[name].copy_(own["online." + name.removeprefix("momentum_encoder.")])
+        if name.startswith(_MOMENTUM):
+            own[name].copy_(own[_online(name)])
             report.copied.append(name)
         else:
             report.missing.append(name)
+
+
+def _online(name: str) -> str:
+    """What a tensor of the momentum encoder is a copy of; empty for others."""
+    return "online." + name.removeprefix(_MOMENTUM) if name.startswith(_MOMENTUM) else ""
 
 
 def _another_architecture(source: str, wrong: list[str]) -> str:

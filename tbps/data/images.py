@@ -54,12 +54,13 @@ def decode(file_bytes: bytes, *, key: str, at_least_px: tuple[int, int] = (0, 0)
             pass
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(file_bytes)) as image:
-            return _as_rgb(image)
+            return pixels_of(image)
     except Exception as error:  # decoders raise whatever a damaged file leads them to: struct.error, SyntaxError, zlib.error
         raise ValueError(f"pair {key}: {_refusal(file_bytes, error)}") from error
 
 
-def _as_rgb(image: Image.Image) -> NDArray[np.uint8]:
+def pixels_of(image: Image.Image) -> NDArray[np.uint8]:
+    """`decode` of an image that PIL has opened. ValueError: it is too large, or of no known range."""
     if not 0 < image.width * image.height <= MAX_PIXELS:
         raise ValueError(f"its header claims {image.width} x {image.height} pixels, expected 1 to {MAX_PIXELS:,}")
     if image.mode.startswith("I;16") and image.format == "PNG":

@@ -131,6 +131,11 @@ class ShardPairs:
         image, table = self.image(index), self._table
         return self._member(image, _Place.of("image", table, image))
 
+    def image_size_and_crc(self, index: int) -> tuple[int, int]:
+        """Bytes of the image file, and their CRC-32."""
+        image = self.image(index)
+        return int(self._table.size_I[image]), int(self._table.crc_I[image])
+
     def parsing_bytes(self, index: int, label_set: LabelSetName) -> bytes:
         """The file of the image's parsing map."""
         places = self._map_places(label_set)

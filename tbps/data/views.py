@@ -5,8 +5,6 @@ Shapes: B pairs, C channels, H height, W width, V views.
 
 from __future__ import annotations
 
-from functools import cache
-
 import torch
 from torch import Tensor
 
@@ -25,11 +23,9 @@ def normalise_pixels(pixels_BCHW: Tensor, pixels: Pixels) -> Tensor:
     return pixels_BCHW.float().div_(255).sub_(mean).div_(std)
 
 
-@cache
 def _channels(values: tuple[float, float, float], device: torch.device) -> Tensor:
-    """(3, 1, 1) float32, made once for each device: a copy to a GPU would wait for it in every step."""
-    with torch.inference_mode(False):  # evaluation may ask first, and training must be able to use it
-        return torch.tensor(values, device=device).view(3, 1, 1)
+    """(3, 1, 1) float32, filled on the device: a copy to a GPU would wait for it in every step."""
+    return torch.stack([torch.full((1, 1), value, device=device) for value in values])
 
 
 def make_views(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from tbps.evaluation.embedding import Gallery
 from tbps.evaluation.ranks import Ranks
 from tbps.evaluation.rerank import rerank_scores
 from tbps.methods.method import EmbeddedCaptions, Matcher
+from tbps.nn.packing import upload
 from tbps.text.token_batch import Captions
 
 
@@ -34,10 +36,11 @@ def candidate_scores(
     with the same captions in the same order for any number of processes.
     """
     device = image_AK.device
-    image_M, order_M = torch.sort(image_AK.flatten(), stable=True)
-    caption_M = caption_AK.flatten()[order_M]
-    edges = torch.tensor([0, *(share.stop for share in gallery.shares)], device=device)
-    starts = torch.searchsorted(image_M, edges).tolist()
+    # On the host, which looks at every pair anyway, after one copy.
+    image_M, caption_M = torch.stack([image_AK.flatten(), caption_AK.flatten()]).cpu().numpy()
+    order_M = np.argsort(image_M, kind="stable")
+    image_M, caption_M = image_M[order_M], caption_M[order_M]
+    starts = np.searchsorted(image_M, [0, *(share.stop for share in gallery.shares)]).tolist()
     counts = [stop - start for start, stop in pairwise(starts)]
     first_row, start = gallery.shares[ranks.rank].start, starts[ranks.rank]
     own = slice(start, start + counts[ranks.rank])
@@ -49,10 +52,11 @@ def candidate_scores(
             gallery.tokens_RPD,
             captions,
             embedded.hidden_ND,
-            image_M[own] - first_row,
-            caption_M[own],
+            torch.from_numpy(image_M[own] - first_row),
+            torch.from_numpy(caption_M[own]),
             # Every share starts at a multiple of it, so blocks are the same for any number of processes.
             block_images=math.gcd(gallery.batch_images, matcher.block_images),
         )
     all_M = ranks.gather(score_M.to(device), counts)
-    return torch.empty_like(all_M).scatter_(0, order_M, all_M).view(image_AK.shape)
+    (place_M,) = upload([order_M], device)
+    return torch.empty_like(all_M).scatter_(0, place_M, all_M).view(image_AK.shape)

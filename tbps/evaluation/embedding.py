@@ -18,6 +18,7 @@ from tbps.data.pairs import EvaluationSet
 from tbps.data.views import normalise_pixels
 from tbps.evaluation.ranks import Ranks
 from tbps.methods.method import EmbeddedCaptions, Method
+from tbps.nn.device_copy import to_device
 from tbps.text.token_batch import Captions
 
 logger = logging.getLogger(__name__)
@@ -63,9 +64,13 @@ def embed_gallery(
         evaluation_set, images, image_px=image_px, pixels=pixels, batch_images=batch_images, workers=workers
     )
     for pixels_ICHW in loaded:
-        embedded = method.embed_images(normalise_pixels(pixels_ICHW.to(device, non_blocking=True), pixels))
+        image_ICHW = normalise_pixels(to_device(pixels_ICHW, device), pixels)
+        if not keep_tokens:
+            features.append(method.embed_image_features(image_ICHW))
+            continue
+        embedded = method.embed_images(image_ICHW)
         features.append(embedded.feature_IE)
-        if keep_tokens and own:
+        if own:
             if embedded.tokens_IPD is None:
                 raise ValueError(
                     f"{type(method).__name__} has a matcher and its embed_images gives no tokens_IPD, expected what the"

@@ -81,19 +81,24 @@ def final_order(similarity_CG: Tensor, candidate_CK: Tensor, score_CK: Tensor, *
     returns (C, G) int64. Raises ValueError where a similarity or score is not a number.
     """
     _refuse_nan(score_CK, "matching score")
-    num_queries, num_gallery = similarity_CG.shape
+    num_candidates = candidate_CK.shape[1]
     order_CG = similarity_order(similarity_CG)
     is_candidate_CG = torch.zeros_like(similarity_CG, dtype=torch.bool).scatter_(1, candidate_CK, True)
-    in_order_CG = is_candidate_CG.gather(1, order_CG)
-    head_CK = order_CG[in_order_CG].view(num_queries, -1)
-    assert head_CK.shape == candidate_CK.shape, "a query's candidates must differ"
-    score_CG = score_CK.new_zeros(num_queries, num_gallery).scatter_(1, candidate_CK, score_CK)
+    arranged_CG = _candidates_first(order_CG, is_candidate_CG.gather(1, order_CG), num_candidates)
+    head_CK, tail_CT = arranged_CG[:, :num_candidates], arranged_CG[:, num_candidates:]
+    score_CG = score_CK.new_zeros(similarity_CG.shape).scatter_(1, candidate_CK, score_CK)
     by_score_CK = torch.sort(score_CG.gather(1, head_CK), dim=1, descending=True, stable=True).indices
-    if tail == "similarity":
-        tail_CT = order_CG[~in_order_CG]
-    else:
-        tail_CT = (~is_candidate_CG).nonzero()[:, 1]
-    return torch.cat([head_CK.gather(1, by_score_CK), tail_CT.view(num_queries, -1)], dim=1)
+    if tail == "index":
+        index_CG = torch.arange(similarity_CG.shape[1], device=order_CG.device).expand_as(order_CG)
+        tail_CT = _candidates_first(index_CG, is_candidate_CG, num_candidates)[:, num_candidates:]
+    return torch.cat([head_CK.gather(1, by_score_CK), tail_CT], dim=1)
+
+
+def _candidates_first(order_CG: Tensor, is_candidate_CG: Tensor, num_candidates: int) -> Tensor:
+    """The order with its candidates before all others, each of both as they were. Nothing has a shape of values, which would
+    make a GPU's host wait."""
+    head_CG, tail_CG = is_candidate_CG.cumsum(1) - 1, num_candidates - 1 + (~is_candidate_CG).cumsum(1)
+    return torch.empty_like(order_CG).scatter_(1, torch.where(is_candidate_CG, head_CG, tail_CG), order_CG)
 
 
 def summed_scores(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tbps.methods.method import Matcher
+from tbps.nn.packing import upload
 from tbps.text.token_batch import Captions
 
 
@@ -46,6 +47,6 @@ def rerank_scores(
         first = block * block_images
         image_IPD = tokens_IPD[first : first + block_images].to(device, non_blocking=True)
         if len(used) < len(image_IPD):
-            image_IPD = image_IPD[torch.from_numpy(used - first).to(device)]
-        scores[torch.from_numpy(pairs).to(device)] = score(image_IPD=image_IPD, image_M=local_M, caption_M=caption_M[pairs])
+            image_IPD = image_IPD[upload([used - first], device)[0]]
+        scores[upload([pairs], device)[0]] = score(image_IPD=image_IPD, image_M=local_M, caption_M=caption_M[pairs])
     return scores.cpu()

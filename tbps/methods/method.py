@@ -51,8 +51,8 @@ class PairScorer(Protocol):
 class Matcher(Protocol):
     """How a method scores single pairs of image and caption: the best images of a caption are re-ranked by it.
 
-    It is asked in evaluation mode, without gradients, under the run's autocast. A score is equal to the last bit whatever
-    other pairs are scored, as long as the images of a call start at a multiple of `block_images`.
+    It is asked in evaluation mode, without gradients, under the run's autocast, for all pairs of a block of images at once;
+    blocks start at multiples of `block_images`, so a score is equal to the last bit for any number of processes.
     """
 
     @property
@@ -65,6 +65,17 @@ class Matcher(Protocol):
 
     def prepare(self, captions: Captions, hidden_ND: Tensor | None) -> PairScorer:
         """Compute of all captions, once, what needs no image; hidden_ND: their `EmbeddedCaptions.hidden_ND`."""
+
+
+@runtime_checkable
+class ExplainingMatcher(Matcher, Protocol):
+    """A matcher that can tell which parts of an image it looks at for a word."""
+
+    def token_weights(self, captions: Captions, hidden_ND: Tensor | None, image_IPD: Tensor) -> tuple[Tensor, float]:
+        """(N, P) weights of the N tokens of one caption over the P tokens of one image, rows that sum to 1; and the score.
+
+        hidden_ND: the caption's `EmbeddedCaptions.hidden_ND`; image_IPD (1, P, D): the image's `EmbeddedImages.token_BPD`.
+        """
 
 
 LossesAndNumbers = tuple[dict[str, Tensor], dict[str, Tensor]]
@@ -82,7 +93,8 @@ class Method(nn.Module):
     unfrozen: tuple[str, ...] = ()
     """Dotted names of parameters of its encoders that are trained beside low-rank adapters."""
     copies: ClassVar[Mapping[str, str]] = {}
-    """Dotted name of each module that is a slow copy of another one (a momentum encoder), and that of the other one."""
+    """Dotted name of each module that is a slow copy of another one (a momentum encoder), and that of the other one. The
+    copy may lack parts of it that nothing reads."""
 
     def __init__(self, *, weights: Mapping[str, float]) -> None:
         """weights: of each loss in the sum that is minimised, by the names that `forward` returns."""
@@ -101,9 +113,23 @@ class Method(nn.Module):
         """Features of images, for ranking; in evaluation mode."""
         raise NotImplementedError(f"{type(self).__name__} cannot be evaluated: define embed_images(self, image_BCHW)")
 
+    def embed_image_features(self, image_BCHW: Tensor) -> Tensor:
+        """(I, E) features of images alone, where no matcher will read tokens; equal to `embed_images` but for rounding."""
+        return self.embed_images(image_BCHW).feature_IE
+
     def embed_captions(self, captions: Captions) -> EmbeddedCaptions:
         """Features of captions, for ranking; in evaluation mode, no image is seen."""
         raise NotImplementedError(f"{type(self).__name__} cannot be evaluated: define embed_captions(self, captions)")
+
+    def embed_padded(self, token_id_BL: Tensor, length_B: Tensor) -> Tensor:
+        """(B, E) unit features of padded captions of `length_B` tokens each, by tensors alone: what ONNX is made of.
+
+        Equal to `embed_captions` but for rounding; ValueError: the method has no such way.
+        """
+        raise ValueError(
+            f"{type(self).__name__} cannot be written as ONNX: it does not define embed_padded(self, token_id_BL, length_B),"
+            " which embeds captions without a host; define it, or leave out --onnx"
+        )
 
     def matcher(self) -> Matcher | None:
         """How single pairs are scored; None = it ranks by similarity alone, and its `needs` say `matcher=False`."""

@@ -40,7 +40,7 @@ def attention(
     if bias is not None:
         logit_SHQK = logit_SHQK + bias
     probability_SHQK = logit_SHQK.softmax(-1).to(value_SHKd.dtype)
-    return drop(probability_SHQK, site, Groups(numbers=(group,), rows=(len(query_SHQd),))) @ value_SHKd
+    return drop(probability_SHQK, site, Groups(numbers=(group,), rows=(query_SHQd.shape[0],))) @ value_SHKd
 
 
 def fused_attention(
@@ -78,8 +78,13 @@ def _fused(query: Tensor, *, num_keys: int, dropout: float) -> bool:
     """
     if query.device.type != "cpu":
         return True
-    plain_float32 = query.dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
+    plain_float32 = query.dtype == torch.float32 and matmul_precision() == "highest"
     return plain_float32 and not dropout and num_keys > FEW_KEYS
+
+
+def matmul_precision() -> str:
+    """What torch multiplies float32 with; of a run it is one. Where graphs are compiled they need not ask again."""
+    return torch.get_float32_matmul_precision()
 
 
 def split_heads(x_SLD: Tensor, heads: int) -> Tensor:

@@ -1,13 +1,16 @@
 """BERT on packed sequences, with cross-attention to an image in its last layers or in all of them.
 
-Shapes: S sequences of N tokens in all, packed (tbps/nn/packing.py); I images of P tokens; D width, d head width.
+Shapes: S sequences of N tokens in all, packed (tbps/nn/packing.py), of which a layer computes R rows; I images of P tokens;
+D width, d head width.
 Source: BERT (arXiv 1810.04805), post-norm, exact GELU; cross-attention between self-attention and feed-forward with its
 own residual and norm, as in ALBEF (arXiv 2107.07651, Sec. 3.1).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from tbps.nn.attention import attention, join_heads, mean_attention, split_heads
 from tbps.nn.dropout import Site, drop
-from tbps.nn.packing import GroupView, Packing
+from tbps.nn.packing import Bucket, Packing, Rows
 
 PAD_ID = 0
 """[PAD] in every vocabulary of BERT: its row of the word embeddings gets no gradient."""
@@ -35,34 +38,41 @@ class SelfAttention(nn.Module):
         self.norm = nn.LayerNorm(width, eps=NORM_EPS)
 
     def forward(
-        self, x_ND: Tensor, packing: Packing, *, only_first: bool = False, class_rows: list[Tensor] | None = None
+        self, x_ND: Tensor, packing: Packing, rows: Rows | None = None, *, class_rows: list[Tensor] | None = None
     ) -> Tensor:
-        """(N, D) to (N, D), or to (S, D) with `only_first`: the [CLS] rows alone, attending to everything.
+        """(N, D) to (R, D): `rows` of the packing (default: all), attending to everything.
 
         What [CLS] attends to, (S, L) float32, is appended to `class_rows` where that is given.
         """
+        rows = packing.all if rows is None else rows
         qkv_ND = self.qkv(x_ND)
         if class_rows is not None:
             class_rows.append(self._class_rows(qkv_ND, packing))
         site = Site.next(self.dropout, self.training)
-        parts = [self._attend(qkv_ND, view, site, only_first) for view in packing.views]
-        context_ND = parts[0] if len(parts) == 1 else torch.cat(parts)
-        if only_first:
-            assert len(parts) == 1, "sequences of several groups are not in the order they were given"
-        else:
-            context_ND = context_ND.index_select(0, packing.flat_N)
-        residual = x_ND.index_select(0, packing.first_S) if only_first else x_ND
-        out = drop(self.out(context_ND), Site.next(self.dropout, self.training), packing.groups)
-        return self.norm(out + residual)
+        padded = self._padded(qkv_ND, rows)
+        parts = [self._attend(*parts, bucket, site) for parts, bucket in zip(padded, rows.buckets, strict=True)]
+        context_RD = (parts[0] if len(parts) == 1 else torch.cat(parts)).index_select(0, rows.flat_R)
+        out_RD = drop(self.out(context_RD), Site.next(self.dropout, self.training), rows.groups)
+        return self.norm(out_RD + rows.pick(x_ND))
 
-    def _attend(self, qkv_ND: Tensor, view: GroupView, site: Site, only_first: bool) -> Tensor:
-        """What the tokens of a group attended to: (S * L, D), or (S, D) with `only_first`."""
-        qkv_SLD = qkv_ND.index_select(0, view.grid_SL.flatten()).view(*view.grid_SL.shape, -1)
-        query, key, value = (split_heads(part, self.heads) for part in qkv_SLD.chunk(3, dim=-1))
-        query = query[:, :, :1] if only_first else query
-        bias = None if view.key_bias_SL is None else view.key_bias_SL.to(query.dtype)
-        context_SLD = join_heads(attention(query, key, value, bias=bias, site=site, group=view.group))
-        return context_SLD.flatten(0, 1)
+    def _padded(self, qkv_ND: Tensor, rows: Rows) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Queries (S, Q, D), keys and values (S, L, D) of each bucket."""
+        keys = [bucket.keys for bucket in rows.buckets]
+        if rows.query_T is rows.key_T:
+            wholes = [part.chunk(3, dim=-1) for part in _gathered(qkv_ND, rows.key_T, keys)]
+            return [(query, key, value) for query, key, value in wholes]
+        width = qkv_ND.shape[1] // 3
+        query_ND, key_value_ND = qkv_ND.split([width, 2 * width], dim=1)
+        queries = _gathered(query_ND, rows.query_T, [bucket.queries for bucket in rows.buckets])
+        halves = [part.chunk(2, dim=-1) for part in _gathered(key_value_ND, rows.key_T, keys)]
+        return [(query, key, value) for query, (key, value) in zip(queries, halves, strict=True)]
+
+    def _attend(self, query_SQD: Tensor, key_SLD: Tensor, value_SLD: Tensor, bucket: Bucket, site: Site) -> Tensor:
+        """What the computed rows of a bucket attended to: (S * Q, D)."""
+        query, key, value = (split_heads(part, self.heads) for part in (query_SQD, key_SLD, value_SLD))
+        bias = None if bucket.key_bias_SL is None else bucket.key_bias_SL.to(query.dtype)
+        site = site.of_part(bucket.number)
+        return join_heads(attention(query, key, value, bias=bias, site=site, group=bucket.group)).flatten(0, 1)
 
     def _class_rows(self, qkv_ND: Tensor, packing: Packing) -> Tensor:
         """What [CLS] attends to, mean over heads: (S, L)."""
@@ -73,17 +83,31 @@ class SelfAttention(nn.Module):
         return mean_attention(split_heads(query_S1D, self.heads), split_heads(key_SLD, self.heads), bias=bias)[:, 0]
 
 
+def _gathered(x_ND: Tensor, row_T: Tensor, shapes: Sequence[tuple[int, int]]) -> list[Tensor]:
+    """The rows `row_T`, cut into parts of these shapes: (S, L, D) each. One gather for all: in backward the parts are laid
+    side by side and brought back once."""
+    x_TD = x_ND.index_select(0, row_T)
+    parts = (x_TD,) if len(shapes) == 1 else x_TD.split([first * second for first, second in shapes])
+    return [part.view(*shape, x_ND.shape[-1]) for part, shape in zip(parts, shapes, strict=True)]
+
+
+Memory = tuple[Tensor, Tensor]
+"""Keys and values of images in one layer: (I, H, P, d) each."""
+
+
 @dataclass(kw_only=True)
 class CrossRecord:
     """Tensors of one cross-attention layer, part of the graph: losses can read its attention, or differentiate by it."""
 
-    query_ND: Tensor
-    """Of the text tokens, heads side by side."""
+    first_S: Tensor
+    """Row of each sequence's [CLS] in the two below."""
+    query_RD: Tensor
+    """Of the text tokens that the layer computed, heads side by side."""
     key_IHPd: Tensor
     """Of the image tokens."""
     value_IHPd: Tensor
     """Of the image tokens."""
-    context_ND: Tensor
+    context_RD: Tensor
     """Sum of the values that each token attended to, heads side by side."""
 
 
@@ -100,25 +124,33 @@ class CrossAttention(nn.Module):
         self.norm = nn.LayerNorm(width, eps=NORM_EPS)
 
     def forward(
-        self, x_ND: Tensor, packing: Packing, image_IPD: Tensor, *, records: list[CrossRecord] | None = None
+        self, x_RD: Tensor, rows: Rows, image: Tensor | Memory, *, records: list[CrossRecord] | None = None
     ) -> Tensor:
-        """(N, D) to (N, D); what was held on the way is appended to `records` where that is given."""
-        assert packing.image_flat_N is not None
-        query_ND = self.query(x_ND)
-        key, value = (split_heads(part, self.heads) for part in self.key_value(image_IPD).chunk(2, dim=-1))
+        """(R, D) to (R, D); image: its tokens (I, P, D), or `memory` of them. What was held on the way is appended to
+        `records` where that is given."""
+        assert rows.image_T is not None and rows.image_flat_R is not None
+        query_RD = self.query(x_RD)
+        key, value = self.memory(image) if isinstance(image, Tensor) else image
+        shapes = [view.queries for view in rows.images]
+        queries = _gathered(query_RD, rows.image_T, shapes)
+        keys, values = (part.split([images for images, _ in shapes]) for part in (key, value))
         site = Site.next(self.dropout, self.training)
-        parts = [self._attend(query_ND, key[view.images], value[view.images], view, site) for view in packing.views]
-        context_ND = (parts[0] if len(parts) == 1 else torch.cat(parts)).index_select(0, packing.image_flat_N)
+        parts = [
+            join_heads(attention(split_heads(query, self.heads), *memory, site=site, group=view.group)).flatten(0, 1)
+            for query, *memory, view in zip(queries, keys, values, rows.images, strict=True)
+            if view.queries[1]  # else nothing looks at this group
+        ]
+        context_RD = (parts[0] if len(parts) == 1 else torch.cat(parts)).index_select(0, rows.image_flat_R)
         if records is not None:
-            records.append(CrossRecord(query_ND=query_ND, key_IHPd=key, value_IHPd=value, context_ND=context_ND))
-        return self.norm(drop(self.out(context_ND), Site.next(self.dropout, self.training), packing.groups) + x_ND)
+            records.append(
+                CrossRecord(first_S=rows.first_S, query_RD=query_RD, key_IHPd=key, value_IHPd=value, context_RD=context_RD)
+            )
+        return self.norm(drop(self.out(context_RD), Site.next(self.dropout, self.training), rows.groups) + x_RD)
 
-    def _attend(self, query_ND: Tensor, key_IHPd: Tensor, value_IHPd: Tensor, view: GroupView, site: Site) -> Tensor:
-        """What the tokens of a group attended to: (I * Q, D)."""
-        assert view.image_grid_IQ is not None
-        query_IQD = query_ND.index_select(0, view.image_grid_IQ.flatten()).view(*view.image_grid_IQ.shape, -1)
-        context_IHQd = attention(split_heads(query_IQD, self.heads), key_IHPd, value_IHPd, site=site, group=view.group)
-        return join_heads(context_IHQd).flatten(0, 1)
+    def memory(self, image_IPD: Tensor) -> Memory:
+        """Keys and values of the images."""
+        key, value = (split_heads(part, self.heads) for part in self.key_value(image_IPD).chunk(2, dim=-1))
+        return key, value
 
 
 class BertLayer(nn.Module):
@@ -139,21 +171,34 @@ class BertLayer(nn.Module):
         self,
         x_ND: Tensor,
         packing: Packing,
-        image_IPD: Tensor | None,
+        image: Tensor | Memory | None,
+        rows: Rows | None = None,
         *,
         class_rows: list[Tensor] | None = None,
         records: list[CrossRecord] | None = None,
     ) -> Tensor:
-        """(N, D) to (N, D); `class_rows` as in SelfAttention, `records` as in CrossAttention."""
-        x_ND = self.self_attention(x_ND, packing, class_rows=class_rows)
-        if image_IPD is not None and self.cross_attention is not None:
-            x_ND = self.cross_attention(x_ND, packing, image_IPD, records=records)
-        return self.feed_forward(x_ND, packing)
+        """(N, D) to (R, D): `rows` of the packing alone (default: all), which attend to all; no others are computed behind
+        the keys and values. `class_rows` as in SelfAttention, `image` and `records` as in CrossAttention."""
+        rows = packing.all if rows is None else rows
+        x_RD = self.self_attention(x_ND, packing, rows, class_rows=class_rows)
+        if image is None or self.cross_attention is None:
+            return self.feed_forward(x_RD, rows)
+        return self.after_self_attention(x_RD, rows, image, records=records)
 
-    def feed_forward(self, x_ND: Tensor, packing: Packing) -> Tensor:
+    def after_self_attention(
+        self, x_RD: Tensor, rows: Rows, image: Tensor | Memory, *, records: list[CrossRecord] | None = None
+    ) -> Tensor:
+        """Cross-attention and feed-forward: (R, D) to (R, D)."""
+        assert self.cross_attention is not None
+        return self.feed_forward(self.cross_attention(x_RD, rows, image, records=records), rows)
+
+    def feed_forward(self, x_RD: Tensor, rows: Rows) -> Tensor:
         """Feed-forward, residual, norm."""
-        out_ND = self.fc2(F.gelu(self.fc1(x_ND)))
-        return self.norm(drop(out_ND, Site.next(self.dropout, self.training), packing.groups) + x_ND)
+        return self.norm(drop(self.dense(x_RD), Site.next(self.dropout, self.training), rows.groups) + x_RD)
+
+    def dense(self, x_RD: Tensor) -> Tensor:
+        """What feed-forward adds to its input."""
+        return self.fc2(F.gelu(self.fc1(x_RD)))
 
 
 class Bert(nn.Module):
@@ -200,11 +245,11 @@ class Bert(nn.Module):
     def embed(self, token_id_N: Tensor, packing: Packing) -> Tensor:
         """Token ids to (N, D)."""
         x_ND = self.words(token_id_N) + self.positions(packing.position_N) + self.token_type[0]
-        return drop(self.norm(x_ND), Site.next(self.dropout, self.training), packing.groups)
+        return drop(self.norm(x_ND), Site.next(self.dropout, self.training), packing.all.groups)
 
-    def encode_text(self, x_ND: Tensor, packing: Packing) -> Tensor:
-        """Embedded tokens through the text encoder; no image is seen."""
-        return self._run(x_ND, packing, None, range(self.fusion_layer))
+    def encode_text(self, x_ND: Tensor, packing: Packing, *, rows: Rows | None = None) -> Tensor:
+        """Embedded tokens through the text encoder: (R, D), `rows` of the packing (default: all). No image is seen."""
+        return self._run(x_ND, packing, range(self.fusion_layer), rows)
 
     @torch.no_grad()
     def encode_text_with_class_attention(self, x_ND: Tensor, packing: Packing) -> tuple[Tensor, Tensor]:
@@ -215,31 +260,69 @@ class Bert(nn.Module):
         return x_ND, torch.stack(rows)
 
     def encode_cross(self, x_ND: Tensor, packing: Packing, image_IPD: Tensor) -> Tensor:
-        """The cross encoder: all layers from embedded tokens with full cross-attention, else the last from text states."""
-        return self._run(x_ND, packing, image_IPD, range(self.first_cross_layer, len(self.layers)))
+        """The cross encoder: all layers from embedded tokens with full cross-attention, else the last from text states.
 
-    def encode_cross_with_record(
-        self, x_ND: Tensor, packing: Packing, image_IPD: Tensor, *, layer: int
-    ) -> tuple[Tensor, CrossRecord]:
-        """As `encode_cross`, and what cross layer `layer` (1 = the first) held."""
-        watched, records = self.first_cross_layer + layer - 1, list[CrossRecord]()
-        x_ND = self._run(x_ND, packing, image_IPD, range(self.first_cross_layer, watched))
-        # Without activation checkpointing, which would leave a record that is no part of the graph.
-        x_ND = self.layers[watched](x_ND, packing, image_IPD, records=records)
-        return self._run(x_ND, packing, image_IPD, range(watched + 1, len(self.layers))), records[0]
+        (R, D): the rows `packing.read`; the last layer computes no others behind its keys and values.
+        """
+        return self.encode_cross_apart([x_ND], [packing], image_IPD)[0][0]
+
+    def encode_cross_apart(
+        self, parts: list[Tensor], packings: Sequence[Packing], image_IPD: Tensor, *, record_layer: int | None = None
+    ) -> tuple[list[Tensor], CrossRecord | None]:
+        """As `encode_cross`, of several packings that look at the same images, whose keys and values are projected once.
+
+        Nothing of one part is in the graph of another. record_layer: cross layer (1 = the first) of which a record is kept,
+        that of the last part.
+        """
+        records = list[CrossRecord]()
+        for index in range(self.first_cross_layer, len(self.layers)):
+            watched = record_layer is not None and index == self.first_cross_layer + record_layer - 1
+            run = partial(self._cross_layer, index, packings, records if watched else None)
+            # Activation checkpointing would leave a record that is no part of the graph. It lets go of tensors that it is
+            # given one by one, not of a list.
+            if self.checkpointing and torch.is_grad_enabled() and not watched:
+                parts = checkpoint(run, image_IPD, *parts, use_reentrant=False)
+            else:
+                parts = run(image_IPD, *parts)
+        return parts, records[0] if records else None
+
+    def _cross_layer(
+        self,
+        index: int,
+        packings: Sequence[Packing],
+        records: list[CrossRecord] | None,
+        image_IPD: Tensor,
+        *parts: Tensor,
+    ) -> list[Tensor]:
+        layer, last = self.layers[index], index == len(self.layers) - 1
+        assert isinstance(layer, BertLayer) and layer.cross_attention is not None
+        image = image_IPD if len(parts) == 1 else layer.cross_attention.memory(image_IPD)
+        kept = [None] * (len(parts) - 1) + [records]
+        return [
+            layer(x_ND, packing, image, packing.read if last else packing.all, records=record)
+            for x_ND, packing, record in zip(parts, packings, kept, strict=True)
+        ]
+
+    @property
+    def crosses(self) -> bool:
+        """Whether it has a cross encoder: that of a momentum encoder is left out where no loss reads it."""
+        layer = self.layers[-1]
+        assert isinstance(layer, BertLayer)
+        return layer.cross_attention is not None
 
     @property
     def first_cross_layer(self) -> int:
         """Where the cross encoder starts."""
         return 0 if self.full_cross_attention else self.fusion_layer
 
-    def _run(self, x_ND: Tensor, packing: Packing, image_IPD: Tensor | None, layers: range) -> Tensor:
+    def _run(self, x_ND: Tensor, packing: Packing, layers: range, last: Rows | None) -> Tensor:
+        """Layers that see no image, one after another; the last of them computes the rows `last`."""
         for index in layers:
-            layer = self.layers[index]
+            layer, rows = self.layers[index], last if index == layers[-1] else None
             if self.checkpointing and torch.is_grad_enabled():
-                x_ND = checkpoint(layer, x_ND, packing, image_IPD, use_reentrant=False)
+                x_ND = checkpoint(layer, x_ND, packing, None, rows, use_reentrant=False)
             else:
-                x_ND = layer(x_ND, packing, image_IPD)
+                x_ND = layer(x_ND, packing, None, rows)
         return x_ND
 
     def _initialise(self, std: float) -> None:
@@ -265,6 +348,17 @@ class WordHead(nn.Module):
         nn.init.normal_(self.dense.weight, std=0.02)
         nn.init.zeros_(self.dense.bias)
 
-    def forward(self, hidden_MD: Tensor, word_VD: Tensor) -> Tensor:
-        """(M, D) states and the (V, D) word embeddings to (M, V) logits."""
-        return F.linear(self.norm(F.gelu(self.dense(hidden_MD))), word_VD, self.bias)
+    def forward(
+        self, hidden_MD: Tensor, word_VD: Tensor, *, rows: int = 0, reduced: Callable[[Tensor, int], Tensor] | None = None
+    ) -> Tensor:
+        """(M, D) states and the (V, D) word embeddings to (M, V) logits.
+
+        reduced: makes of some logits, at most (`rows`, V), and the place of the first what is returned for them, joined
+        along M; the logits of all are never held. It is one call of this module whatever M is: ZeRO-3 gathers weights at
+        each call, on all processes, and these have different numbers of rows.
+        """
+        state_MD = self.norm(F.gelu(self.dense(hidden_MD)))
+        if reduced is None:
+            return F.linear(state_MD, word_VD, self.bias)
+        places = range(0, max(len(state_MD), 1), rows)
+        return torch.cat([reduced(F.linear(state_MD[at : at + rows], word_VD, self.bias), at) for at in places])

@@ -5,8 +5,6 @@ Shapes: B images of height H and width W, N patches, K = 6 parts, D width.
 
 from __future__ import annotations
 
-from functools import cache
-
 import torch
 from torch import Tensor
 
@@ -15,9 +13,8 @@ PARTS = ("head", "torso", "left arm", "right arm", "left leg", "right leg")
 TORSO = PARTS.index("torso")
 
 _TORSO_LABEL = 2
-# Part of each label of Pascal-Person-Part (background, head, torso, upper arms, lower arms, upper legs, lower legs), counted
-# from 1; of arms and legs the left one.
-_PART_OF_LABEL = (0, 1, 2, 3, 3, 5, 5)
+# Labels of Pascal-Person-Part: background, head, torso, upper arms, lower arms, upper legs, lower legs.
+_LOWER_ARMS_LABEL, _LOWER_LEGS_LABEL = 4, 6
 _FIRST_LIMB = 3
 
 
@@ -32,16 +29,11 @@ def split_parts(map_BHW: Tensor) -> Tensor:
     seen_B11 = torso_BHW.flatten(1).any(1)[:, None, None]
     middle_BHW = torch.where(seen_B11, torso_BHW, person_BHW)
     centre_B = (middle_BHW * column_W).sum((1, 2)) / middle_BHW.sum((1, 2)).clamp(min=1)
-    part_BHW = _part_of_label(map_BHW.device)[map_BHW.long()]
+    part_BHW = map_BHW.long()
+    # A lower limb is part of the upper one, whose label is one less; of arms and legs that is the left one's part.
+    part_BHW = part_BHW - ((map_BHW == _LOWER_ARMS_LABEL) | (map_BHW == _LOWER_LEGS_LABEL)).long()
     right_BHW = column_W >= centre_B[:, None, None]
     return part_BHW + ((part_BHW >= _FIRST_LIMB) & right_BHW)
-
-
-@cache
-def _part_of_label(device: torch.device) -> Tensor:
-    """(7,) int64, made once for each device: a copy to a GPU would wait for it in every step."""
-    with torch.inference_mode(False):
-        return torch.tensor(_PART_OF_LABEL, device=device)
 
 
 def pool_parts(token_BND: Tensor, share_BNK: Tensor) -> Tensor:

@@ -74,7 +74,8 @@ class FusionTokens(nn.Module):
 
     def forward(self, beside_SLD: Tensor) -> Tensor:
         """(S, L + F, D): the tokens behind each sequence."""
-        token_SFD = self.token_FD.to(beside_SLD.dtype).expand(len(beside_SLD), -1, -1)
+        # Of shape, as len() would be a number that torch.export keeps for good.
+        token_SFD = self.token_FD.to(beside_SLD.dtype).expand(beside_SLD.shape[0], -1, -1)
         return torch.cat([beside_SLD, token_SFD], dim=1)
 
 

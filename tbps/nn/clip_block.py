@@ -58,8 +58,7 @@ class ClipAttention(nn.Module):
         return self.out(join_heads(attention(query, key, value, causal=causal)))
 
     def _packed(self, x_ND: Tensor, packing: Packing, *, causal: bool, rows_S: Tensor | None) -> Tensor:
-        """Dense layers see no padding; attention is computed on a padded view."""
-        assert len(packing.views) == 1, "nothing is dropped here, so nothing need be computed group by group"
+        """Dense layers see no padding; attention is computed on one padded view: nothing is dropped, so groups may mix."""
         grid_SL = packing.grid_SL
         query, key, value = (
             split_heads(layer(x_ND).index_select(0, grid_SL.flatten()).unflatten(0, grid_SL.shape), self.heads)

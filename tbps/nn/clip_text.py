@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from tbps.nn.clip_block import ClipBlocks
-from tbps.nn.packing import Layout, Packing, lay_out, upload
+from tbps.nn.packing import Layout, Packing, lay_out, padded_packing, upload
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +89,14 @@ class ClipTextTower(nn.Module):
         pooled: the end tokens alone, (B, E): the captions' features before they are normalised. The last block then
         computes no other row behind its attention.
         """
-        x_ND = self.words(text.token_id_N) + self.positions(text.packing.position_N)
-        x_ND = self.blocks(x_ND, text.packing, causal=True, rows_S=text.end_B if pooled else None)
+        return self._encode(text.token_id_N, text.packing, rows_S=text.end_B if pooled else None)
+
+    def embed_padded(self, token_id_BL: Tensor, length_B: Tensor) -> Tensor:
+        """(B, L) padded captions, each of whose `length_B` tokens the last is its end token, to (B, E): as `pooled`."""
+        packing = padded_packing(length_B, token_id_BL.shape)
+        return self._encode(token_id_BL.flatten(), packing, rows_S=packing.first_S + length_B - 1)
+
+    def _encode(self, token_id_N: Tensor, packing: Packing, *, rows_S: Tensor | None) -> Tensor:
+        x_ND = self.words(token_id_N) + self.positions(packing.position_N)
+        x_ND = self.blocks(x_ND, packing, causal=True, rows_S=rows_S)
         return self.projection(self.norm_post(x_ND))

@@ -8,7 +8,7 @@ padding. CPU and GPU drop different units.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -36,6 +36,8 @@ class Site:
     probability: float
     """0 = nothing is dropped."""
     key: int = 0
+    part: int = 0
+    """Of a group whose rows are computed in several parts: each has random numbers of its own."""
 
     @staticmethod
     def next(probability: float, training: bool = True) -> Site:
@@ -45,9 +47,13 @@ class Site:
         # Not item(): on the host already, and it looks like a wait for the device.
         return Site(probability=probability, key=int(torch.empty(1, dtype=torch.int64).random_().numpy()[0]))
 
+    def of_part(self, part: int) -> Site:
+        """The same place for one part of each group's rows."""
+        return self if part == self.part else replace(self, part=part)
+
     def seed(self, group: int) -> np.random.SeedSequence:
         """Where the random numbers of `group` come from."""
-        return np.random.SeedSequence([self.key, group])
+        return np.random.SeedSequence([self.key, group, self.part])
 
     def seed_device(self, device: torch.device, group: int) -> None:
         """Let the next kernel that draws on `device` draw the numbers of `group`. The host waits for nothing."""

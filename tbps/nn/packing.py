@@ -2,9 +2,10 @@
 
 S sequences are packed one after another, sorted by their group of pairs and by the image they look at: N tokens in all.
 Dense layers run on (N, D). Attention is computed group by group, so that neither its padding nor its dropout knows which
-groups are computed together: self-attention on a padded view (S, L, D); cross-attention takes all tokens of an image,
-whatever sequence they belong to, as the queries of one dense call (I, Q, D): an image's keys and values are projected once
-and no mask is needed. Everything is computed on the host from lengths it knows, and travels to the device in one copy.
+groups are computed together: self-attention on padded views (S, L, D) of sequences of about one length; cross-attention
+takes all tokens of an image, whatever sequence they belong to, as the queries of one dense call (I, Q, D): an image's keys
+and values are projected once and no mask is needed. A last layer may compute the R rows alone that somebody reads.
+Everything is computed on the host from lengths it knows, and travels to the device in one copy.
 """
 
 from __future__ import annotations
@@ -18,30 +19,69 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tbps.nn.buckets import buckets
 from tbps.nn.dropout import Groups
 
 Index = NDArray[np.int64]
 
 
 @dataclass(kw_only=True)
-class GroupView:
-    """The padded views of one group: its S sequences and its I images alone."""
+class Bucket:
+    """The padded view of S sequences of one group, all of about one length: Q computed rows and L keys of each."""
 
     group: int
     """Number of the group in the global batch."""
-    grid_SL: Tensor
-    """Packed row of token l of sequence s."""
+    number: int
+    """Among the buckets of the group."""
+    queries: tuple[int, int]
+    """S and Q."""
+    keys: tuple[int, int]
+    """S and L."""
     key_bias_SL: Tensor | None
     """(S, 1, 1, L) float: 0 for attended keys, -10000 for others (BERT's own number); None when all are attended."""
-    images: slice
-    """The group's images among all."""
-    image_grid_IQ: Tensor | None
-    """Packed row of query q of image i."""
+
+
+@dataclass(kw_only=True)
+class ImageView:
+    """The queries of one group, image by image."""
+
+    group: int
+    queries: tuple[int, int]
+    """The group's images I, and Q queries of each."""
+
+
+@dataclass(kw_only=True)
+class Rows:
+    """The R rows that a layer computes, and how its attention finds them. Padding points at row 0: what it reads is masked
+    or thrown away."""
+
+    row_R: Tensor | None
+    """Their packed rows, ascending; None: all rows are computed."""
+    first_S: Tensor
+    """Place of each sequence's [CLS] among them, in the order the sequences were given. Of a sequence whose [CLS] is not
+    among them it says nothing."""
+    buckets: list[Bucket]
+    key_T: Tensor
+    """Packed row of each key of all buckets: their (S, L) rows, laid one after another."""
+    query_T: Tensor
+    """Packed row of each query of all buckets, (S, Q); the same tensor as key_T where all rows are computed."""
+    flat_R: Tensor
+    """Place of each row in query_T: the way back."""
+    images: list[ImageView]
+    image_T: Tensor | None
+    """Place among the computed rows of each query of all images, (I, Q) by group; None where nothing looks at images."""
+    image_flat_R: Tensor | None
+    """Place of each row in image_T."""
+    groups: Groups
+
+    def pick(self, x_ND: Tensor) -> Tensor:
+        """These rows of packed states: (R, D)."""
+        return x_ND if self.row_R is None else x_ND.index_select(0, self.row_R)
 
 
 @dataclass(kw_only=True)
 class Packing:
-    """Index tensors on the device. Padding points at row 0: what it reads is masked or thrown away."""
+    """Index tensors on the device."""
 
     position_N: Tensor
     """Place of each packed token in its sequence."""
@@ -50,15 +90,12 @@ class Packing:
     grid_SL: Tensor
     """Packed row of token l of sequence s: all sequences, in the order they were given."""
     key_bias_SL: Tensor | None
-    """As a view's, for all sequences."""
-    views: list[GroupView]
-    """By group."""
+    """As a bucket's, for all sequences."""
     flat_N: Tensor
-    """Row of each packed token in the views' (S, L) rows, laid one after another: the way back."""
-    image_flat_N: Tensor | None
-    """The same in the views' (I, Q) rows."""
-    groups: Groups
-    """Of the packed tokens."""
+    """Place of each packed token in grid_SL's rows, laid one after another: the way back."""
+    all: Rows
+    read: Rows
+    """What is read behind the last layer; `all` unless it was told."""
 
 
 @dataclass(kw_only=True)
@@ -68,6 +105,8 @@ class Layout:
     sequence_N: Index
     """Sequence of each packed token."""
     position_N: Index
+    order_S: Index
+    """The sequences in the order they are packed."""
     start_S: Index
     """Packed row of each sequence's first token, in the order the sequences were given."""
     tokens_S: Index
@@ -78,63 +117,110 @@ class Layout:
     """Group of each sequence."""
     image_S: Index | None
     num_images: int
+    group_I: Index | None
+    """Group of each image, ascending; None: each group's images begin with the first that a sequence of it looks at."""
 
     def rows(self, sequence: Index, position: Index) -> Index:
         """Packed rows of tokens given by sequence and position."""
         return self.start_S[sequence] + position
 
-    def to(self, device: torch.device) -> Packing:
-        """Index tensors on `device`, in one copy."""
-        numbers, rows = np.unique(self.group_S[self.sequence_N], return_counts=True)
-        members = [np.flatnonzero(self.group_S == number) for number in numbers]
-        # All sequences come last, unless they are those of the only group.
-        parts = members if len(members) == 1 else [*members, np.arange(len(self.tokens_S))]
-        grids = [_grid(self.start_S[part], self.tokens_S[part]) for part in parts]
-        images = self._images(members)
-        image_grids: list[_Grid] = []
-        if self.image_S is not None:
-            tokens_I = np.bincount(self.image_S, weights=self.tokens_S, minlength=self.num_images).astype(np.int64)
-            start_I = np.cumsum(tokens_I) - tokens_I
-            image_grids = [_grid(start_I[part], tokens_I[part]) for part in images]
-        position, first, flat, image_flat, *sent = upload(
-            [
-                self.position_N,
-                self.start_S,
-                _places(grids[: len(members)]),
-                _places(image_grids),
-                *(grid.row for grid in (*grids, *image_grids)),
-                *(self.keys_S[part] for part in parts),
-            ],
-            device,
-        )
-        on_device = [row.view(grid.row.shape) for row, grid in zip(sent, (*grids, *image_grids))]
-        biases = [
-            None if bool((self.keys_S[part] == grid.row.shape[1]).all()) else _key_bias(keys, grid.row.shape[1])
-            for part, grid, keys in zip(parts, grids, sent[len(on_device) :], strict=True)
-        ]
-        image_rows: list[Tensor | None] = [*on_device[len(grids) :]] or [None] * len(members)
-        views = [
-            GroupView(group=int(number), grid_SL=grid, key_bias_SL=bias, images=part, image_grid_IQ=image_grid)
-            for number, grid, bias, part, image_grid in zip(numbers, on_device, biases, images, image_rows)
-        ]
+    def to(self, device: torch.device, *, read: Index | None = None) -> Packing:
+        """Index tensors on `device`, in one copy. read: packed rows that are read behind the last layer (default: all)."""
+        parcel = Parcel()
+        whole_SL = _grid(self.start_S, self.tokens_S)
+        length = whole_SL.shape[1]
+        position, whole = parcel.add(self.position_N), parcel.add(whole_SL)
+        first, keys = parcel.add(self.start_S), parcel.add(self.keys_S)
+        flat = parcel.add(self.sequence_N * length + self.position_N)
+        every = _RowPlan(self, None, parcel, device.type)
+        some = None if read is None else _RowPlan(self, np.unique(read), parcel, device.type)
+        sent = parcel.send(device)
+        all_rows = every.rows(sent)
         return Packing(
-            position_N=position,
-            first_S=first,
-            grid_SL=on_device[len(grids) - 1],
-            key_bias_SL=biases[-1],
-            views=views,
-            flat_N=flat,
-            image_flat_N=image_flat if image_grids else None,
-            groups=Groups(numbers=tuple(numbers.tolist()), rows=tuple(rows.tolist())),
+            position_N=sent[position],
+            first_S=sent[first],
+            grid_SL=sent[whole],
+            key_bias_SL=None if bool((self.keys_S == length).all()) else _key_bias(sent[keys], length),
+            flat_N=sent[flat],
+            all=all_rows,
+            read=all_rows if some is None else some.rows(sent),
         )
 
-    def _images(self, members: list[Index]) -> list[slice]:
-        """The images of each group: from its first one to that of the next group."""
-        if self.image_S is None:
-            return [slice(0)] * len(members)
-        firsts = [0, *(int(self.image_S[part].min()) for part in members[1:]), self.num_images]
-        assert all(int(self.image_S[part].max()) < end for part, end in zip(members, firsts[1:])), "groups share an image"
-        return [slice(start, end) for start, end in pairwise(firsts)]
+
+class _RowPlan:
+    """Puts what `Rows` holds into a parcel, and takes it out again."""
+
+    def __init__(self, layout: Layout, row_R: Index | None, parcel: Parcel, device_type: str) -> None:
+        self.layout, self.parcel = layout, parcel
+        self.sequence_R = layout.sequence_N if row_R is None else layout.sequence_N[row_R]
+        self.row = None if row_R is None else parcel.add(row_R)
+        num_rows = len(self.sequence_R)
+        self.queries_S = layout.tokens_S
+        if row_R is not None:
+            self.queries_S = np.bincount(self.sequence_R, minlength=len(layout.tokens_S)).astype(np.int64)
+        self.start_S = np.empty_like(self.queries_S)  # of each sequence's rows among the computed ones
+        ends = np.cumsum(self.queries_S[layout.order_S])
+        self.start_S[layout.order_S] = ends - self.queries_S[layout.order_S]
+        self.first = parcel.add(np.minimum(self.start_S, max(num_rows - 1, 0)))
+        self.buckets: list[tuple[int, int, Index, int]] = []
+        keys, query_T, flat_S, place = [], [], np.zeros_like(self.start_S), 0
+        for group, members in _by_group(layout.group_S):
+            cut = buckets(self.queries_S[members], layout.tokens_S[members], device_type=device_type)
+            for number, part in enumerate(cut):
+                chosen = members[part]
+                keys.append(_grid(layout.start_S[chosen], layout.tokens_S[chosen]))
+                query = keys[-1] if row_R is None else row_R[_grid(self.start_S[chosen], self.queries_S[chosen])]
+                query_T.append(query)
+                flat_S[chosen] = place + np.arange(len(chosen)) * query.shape[1]
+                place += query.size
+                self.buckets.append((group, number, chosen, parcel.add(layout.keys_S[chosen])))
+        self.shapes = [(_shape(query), _shape(key)) for query, key in zip(query_T, keys, strict=True)]
+        self.key = self.query = parcel.add(_joined(keys))
+        if row_R is not None:
+            self.query = parcel.add(_joined(query_T))
+        self.flat = parcel.add(flat_S[self.sequence_R] + np.arange(num_rows) - self.start_S[self.sequence_R])
+        groups, rows = np.unique(layout.group_S[self.sequence_R], return_counts=True)
+        self.groups = Groups(numbers=tuple(groups.tolist()), rows=tuple(rows.tolist()))
+        self._plan_images()
+
+    def _plan_images(self) -> None:
+        layout = self.layout
+        self.images: list[ImageView] = []
+        self.image_flat: int | None = None
+        if layout.image_S is None:
+            return
+        queries_I = np.bincount(layout.image_S, weights=self.queries_S, minlength=layout.num_images).astype(np.int64)
+        start_I = np.cumsum(queries_I) - queries_I
+        grids, flat_I, place = [], np.zeros_like(start_I), 0
+        for group, part in _images_by_group(layout):
+            grid_IQ = _grid(start_I[part], queries_I[part])
+            flat_I[part] = place + np.arange(len(grid_IQ)) * grid_IQ.shape[1]
+            place += grid_IQ.size
+            grids.append(grid_IQ)
+            self.images.append(ImageView(group=group, queries=_shape(grid_IQ)))
+        image_R = layout.image_S[self.sequence_R]
+        self.image = self.parcel.add(_joined(grids))
+        self.image_flat = self.parcel.add(flat_I[image_R] + np.arange(len(image_R)) - start_I[image_R])
+
+    def rows(self, sent: list[Tensor]) -> Rows:
+        """What was put into the parcel, as it arrived."""
+        found = []
+        for (group, number, chosen, keys), (queries, shape) in zip(self.buckets, self.shapes, strict=True):
+            everything = bool((self.layout.keys_S[chosen] == shape[1]).all())
+            bias = None if everything else _key_bias(sent[keys], shape[1])
+            found.append(Bucket(group=group, number=number, queries=queries, keys=shape, key_bias_SL=bias))
+        return Rows(
+            row_R=None if self.row is None else sent[self.row],
+            first_S=sent[self.first],
+            buckets=found,
+            key_T=sent[self.key],
+            query_T=sent[self.query],
+            flat_R=sent[self.flat],
+            images=self.images,
+            image_T=None if self.image_flat is None else sent[self.image],
+            image_flat_R=None if self.image_flat is None else sent[self.image_flat],
+            groups=self.groups,
+        )
 
 
 def lay_out(
@@ -144,30 +230,50 @@ def lay_out(
     group: Sequence[int] | Index | None = None,
     image: Sequence[int] | Index | None = None,
     num_images: int = 0,
+    image_group: Index | None = None,
 ) -> Layout:
     """Pack sequences of `tokens[s]` computed and `keys[s]` attended tokens (default: all), sorted by `image[s]`.
 
-    group[s]: number of the sequence's group in the global batch (default: all are of group 0). Images are sorted by group.
+    group[s]: number of the sequence's group in the global batch (default: all are of group 0). Images are sorted by group;
+    image_group: that of each image, needed where nothing may look at a group's first images.
     """
     tokens_S = np.asarray(tokens, dtype=np.int64)
     keys_S = tokens_S if keys is None else np.asarray(keys, dtype=np.int64)
     group_S = np.zeros_like(tokens_S) if group is None else np.asarray(group, dtype=np.int64)
     image_S = None if image is None else np.asarray(image, dtype=np.int64)
-    order = np.argsort(group_S if image_S is None else image_S, kind="stable")
+    order_S = np.argsort(group_S if image_S is None else image_S, kind="stable")
     start_S = np.empty_like(tokens_S)
-    ends = np.cumsum(tokens_S[order])
-    start_S[order] = ends - tokens_S[order]
-    sequence_N = np.repeat(order, tokens_S[order])
+    ends = np.cumsum(tokens_S[order_S])
+    start_S[order_S] = ends - tokens_S[order_S]
+    sequence_N = np.repeat(order_S, tokens_S[order_S])
     return Layout(
         sequence_N=sequence_N,
         position_N=np.arange(len(sequence_N)) - start_S[sequence_N],
+        order_S=order_S,
         start_S=start_S,
         tokens_S=tokens_S,
         keys_S=keys_S,
         group_S=group_S,
         image_S=image_S,
         num_images=num_images,
+        group_I=image_group,
     )
+
+
+class Parcel:
+    """Arrays that travel to a device together."""
+
+    def __init__(self) -> None:
+        self._arrays: list[Index] = []
+
+    def add(self, array: Index) -> int:
+        """Put an array in; returns its number among what `send` returns."""
+        self._arrays.append(array)
+        return len(self._arrays) - 1
+
+    def send(self, device: torch.device) -> list[Tensor]:
+        """All of them on `device`, in their shapes."""
+        return [sent.view(array.shape) for sent, array in zip(upload(self._arrays, device), self._arrays, strict=True)]
 
 
 def upload(arrays: Sequence[Index], device: torch.device) -> list[Tensor]:
@@ -179,31 +285,72 @@ def upload(arrays: Sequence[Index], device: torch.device) -> list[Tensor]:
     return list(joined.split(sizes))
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Grid:
-    """Rows of packed tokens, one below the other, filled up to the longest."""
+def padded_packing(length_B: Tensor, shape: Sequence[int]) -> Packing:
+    """Where the tokens of padded captions lie when padding is computed too: row b * L + l.
 
-    row: Index
-    """(R, W) packed rows; 0 in the padding."""
-    real: NDArray[np.bool_]
-    """(R, W): no padding."""
+    length_B: tokens of each caption that are attended, the first ones; shape: of the ids, (B, L). For exported graphs, in
+    which no host lays anything out.
+    """
+    captions, tokens = shape
+    place_L = torch.arange(tokens, device=length_B.device)
+    first_B = torch.arange(captions, device=length_B.device) * tokens
+    grid_BL = first_B[:, None] + place_L
+    bias_B11L = ((place_L >= length_B[:, None]) * -10_000.0)[:, None, None, :]
+    flat_N, size = grid_BL.flatten(), (captions, tokens)
+    rows = Rows(
+        row_R=None,
+        first_S=first_B,
+        buckets=[Bucket(group=0, number=0, queries=size, keys=size, key_bias_SL=bias_B11L)],
+        key_T=flat_N,
+        query_T=flat_N,
+        flat_R=flat_N,
+        images=[],
+        image_T=None,
+        image_flat_R=None,
+        groups=Groups(numbers=(0,), rows=(captions * tokens,)),
+    )
+    return Packing(
+        position_N=place_L.expand(captions, tokens).flatten(),
+        first_S=first_B,
+        grid_SL=grid_BL,
+        key_bias_SL=bias_B11L,
+        flat_N=flat_N,
+        all=rows,
+        read=rows,
+    )
 
 
-def _grid(start_R: Index, tokens_R: Index) -> _Grid:
+def _by_group(group_S: Index) -> list[tuple[int, Index]]:
+    """Number and members of each group."""
+    return [(int(number), np.flatnonzero(group_S == number)) for number in np.unique(group_S)]
+
+
+def _images_by_group(layout: Layout) -> list[tuple[int, slice]]:
+    """Number and images of each group: from its first image to that of the next group."""
+    image_S, groups = layout.image_S, _by_group(layout.group_S)
+    assert image_S is not None
+    if layout.group_I is not None:
+        numbers, firsts = np.unique(layout.group_I, return_index=True)
+        edges = [*firsts.tolist(), layout.num_images]
+        return [(int(number), slice(*edge)) for number, edge in zip(numbers, pairwise(edges), strict=True)]
+    edges = [0, *(int(image_S[members].min()) for _, members in groups[1:]), layout.num_images]
+    assert all(int(image_S[members].max()) < end for (_, members), end in zip(groups, edges[1:])), "groups share an image"
+    return [(number, slice(start, end)) for (number, _), (start, end) in zip(groups, pairwise(edges), strict=True)]
+
+
+def _grid(start_R: Index, tokens_R: Index) -> Index:
+    """(R, W): so many numbers from each start, one row below the other, 0 behind them."""
     place_W = np.arange(int(tokens_R.max()))
-    real_RW = place_W < tokens_R[:, None]
-    return _Grid(row=np.where(real_RW, start_R[:, None] + place_W, 0), real=real_RW)
+    return np.where(place_W < tokens_R[:, None], start_R[:, None] + place_W, 0)
 
 
-def _places(grids: list[_Grid]) -> Index:
-    """Of each packed token, its place in all grids laid one after another."""
-    if not grids:
-        return np.zeros(0, np.int64)
-    row, real = (np.concatenate([part.ravel() for part in parts]) for parts in zip(*((g.row, g.real) for g in grids)))
-    places = np.flatnonzero(real)
-    found = np.empty_like(places)
-    found[row[places]] = places
-    return found
+def _shape(grid: Index) -> tuple[int, int]:
+    return grid.shape[0], grid.shape[1]
+
+
+def _joined(grids: list[Index]) -> Index:
+    """The numbers of all grids, one grid after another."""
+    return np.concatenate([grid.ravel() for grid in grids]) if grids else np.zeros(0, np.int64)
 
 
 def _key_bias(keys_S: Tensor, length: int) -> Tensor:

@@ -50,11 +50,17 @@ class SwinBlock(nn.Module):
     def forward(self, x_BRCD: Tensor, groups: Groups) -> Tensor:
         """(B, R, C, D) to the same; groups: which images belong to which group of pairs, for `drop_path`."""
         site = Site.next(self.drop_path, self.training)
-        x_BRCD = x_BRCD + drop_rows(self._attend(self.norm1(x_BRCD)), site, groups)
+        x_BRCD = x_BRCD + drop_rows(self.attend(x_BRCD), site, groups)
         site = Site.next(self.drop_path, self.training)
-        return x_BRCD + drop_rows(self.fc2(F.gelu(self.fc1(self.norm2(x_BRCD)))), site, groups)
+        return x_BRCD + drop_rows(self.feed_forward(x_BRCD), site, groups)
 
-    def _attend(self, x_BRCD: Tensor) -> Tensor:
+    def feed_forward(self, x_BRCD: Tensor) -> Tensor:
+        """mlp(norm(x))."""
+        return self.fc2(F.gelu(self.fc1(self.norm2(x_BRCD))))
+
+    def attend(self, x_BRCD: Tensor) -> Tensor:
+        """attention in windows(norm(x))."""
+        x_BRCD = self.norm1(x_BRCD)
         if self.shift:
             x_BRCD = x_BRCD.roll((-self.shift, -self.shift), dims=(1, 2))
         query, key, value = (self._windows(part) for part in self.qkv(x_BRCD).chunk(3, dim=-1))
@@ -66,14 +72,14 @@ class SwinBlock(nn.Module):
     def _windows(self, x_BRCD: Tensor) -> Tensor:
         """(B, R, C, H * d) to (B, W * H, n, d)."""
         (rows, columns), side = self.grid, self.window
-        parts = x_BRCD.view(len(x_BRCD), rows // side, side, columns // side, side, self.heads, -1)
+        parts = x_BRCD.view(x_BRCD.shape[0], rows // side, side, columns // side, side, self.heads, -1)
         return parts.permute(0, 1, 3, 5, 2, 4, 6).flatten(4, 5).flatten(1, 3)
 
     def _whole(self, context: Tensor) -> Tensor:
         """The inverse of `_windows`."""
         (rows, columns), side = self.grid, self.window
-        parts = context.view(len(context), rows // side, columns // side, self.heads, side, side, -1)
-        return parts.permute(0, 1, 4, 2, 5, 3, 6).reshape(len(context), rows, columns, -1)
+        parts = context.view(context.shape[0], rows // side, columns // side, self.heads, side, side, -1)
+        return parts.permute(0, 1, 4, 2, 5, 3, 6).reshape(context.shape[0], rows, columns, -1)
 
     def _bias(self, dtype: torch.dtype) -> Tensor:
         """(1, W * H, n, n): the offsets' bias, and `FAR` between tokens that a shift brought together."""
@@ -158,7 +164,7 @@ class SwinTransformer(nn.Module):
 
         groups: which images belong to which group of pairs (default: all to group 0), for `drop_path`.
         """
-        groups = groups or Groups(numbers=(0,), rows=(len(image_BCHW),))
+        groups = groups or Groups(numbers=(0,), rows=(image_BCHW.shape[0],))
         x_BRCD = self.patch_norm(self.patch_embed(image_BCHW).permute(0, 2, 3, 1))
         for stage in self.stages:
             for block in stage.blocks:  # type: ignore[union-attr]

@@ -30,9 +30,11 @@ class VitBlock(nn.Module):
         self.fc1 = nn.Linear(width, 4 * width)
         self.fc2 = nn.Linear(4 * width, width)
 
-    def forward(self, x_BPD: Tensor) -> Tensor:
-        """(B, P, D) to (B, P, D)."""
+    def forward(self, x_BPD: Tensor, first_only: bool = False) -> Tensor:
+        """(B, P, D) to (B, P, D), or with first_only to (B, 1, D): no row but [CLS] is computed behind keys and values."""
         query, key, value = (split_heads(part, self.heads) for part in self.qkv(self.norm1(x_BPD)).chunk(3, dim=-1))
+        if first_only:
+            x_BPD, query = x_BPD[:, :1], query[:, :, :1]
         x_BPD = x_BPD + self.out(join_heads(attention(query, key, value)))
         return x_BPD + self.fc2(F.gelu(self.fc1(self.norm2(x_BPD))))
 
@@ -66,22 +68,23 @@ class VisionTransformer(nn.Module):
         """(B, 3, H, W) normalised pixels to (B, N, D) embedded patches with positions, [CLS] not yet among them."""
         return self.patch_embed(image_BCHW).flatten(2).transpose(1, 2) + self.positions[:, 1:]
 
-    def encode(self, patch_BND: Tensor, *, keep_BK: Tensor | None = None) -> Tensor:
-        """Embedded patches, or only those at `keep_BK`, to (B, 1 + N or K, D)."""
+    def encode(self, patch_BND: Tensor, *, keep_BK: Tensor | None = None, first_only: bool = False) -> Tensor:
+        """Embedded patches, or only those at `keep_BK`, to (B, 1 + N or K, D); with first_only to [CLS] alone, (B, 1, D)."""
         if keep_BK is not None:
             patch_BND = patch_BND.gather(1, keep_BK[..., None].expand(-1, -1, self.width))
-        cls_B1D = (self.cls_token + self.positions[:, :1]).expand(len(patch_BND), -1, -1)
+        cls_B1D = (self.cls_token + self.positions[:, :1]).expand(patch_BND.shape[0], -1, -1)
         x_BPD = torch.cat([cls_B1D, patch_BND], dim=1)
-        for block in self.blocks:
+        for index, block in enumerate(self.blocks):
+            shortened = first_only and index == len(self.blocks) - 1
             if self.checkpointing and torch.is_grad_enabled():
-                x_BPD = checkpoint(block, x_BPD, use_reentrant=False)
+                x_BPD = checkpoint(block, x_BPD, shortened, use_reentrant=False)
             else:
-                x_BPD = block(x_BPD)
+                x_BPD = block(x_BPD, shortened)
         return self.norm(x_BPD)
 
-    def forward(self, image_BCHW: Tensor) -> Tensor:
-        """(B, 3, H, W) to (B, 1 + N, D)."""
-        return self.encode(self.patches(image_BCHW))
+    def forward(self, image_BCHW: Tensor, *, first_only: bool = False) -> Tensor:
+        """(B, 3, H, W) to (B, 1 + N, D), or with first_only to [CLS] alone, (B, 1, D)."""
+        return self.encode(self.patches(image_BCHW), first_only=first_only)
 
     def _initialise(self, std: float) -> None:
         nn.init.trunc_normal_(self.positions, std=0.02)

@@ -64,7 +64,7 @@ def chunk_table(
 
 
 def chunk_vectors(hidden_ND: Tensor, row_MT: Tensor, present_MT: Tensor) -> Tensor:
-    """Mean state of each chunk's tokens: (M, D). hidden_ND packed states; row_MT packed rows; present_MT 1 or 0."""
+    """Mean state of each chunk's tokens: (M, D). hidden_ND states; row_MT their rows; present_MT 1 or 0."""
     token_MTD = hidden_ND.index_select(0, row_MT.flatten()).view(*row_MT.shape, hidden_ND.shape[1])
     return (token_MTD * present_MT[..., None]).sum(1) / present_MT.sum(1, keepdim=True)
 

@@ -12,12 +12,12 @@ from torch import Tensor
 def choose_masked(present_BK: Tensor, uniform_B: Tensor) -> Tensor:
     """Exactly one part of each body, each of those that are present with the same probability: (B, K) bool.
 
-    present_BK (B, K) bool; uniform_B (B,) in [0, 1). A body with one visible part has that one masked, a body with none has
-    no part masked.
+    present_BK (B, K) bool; uniform_B (B,) in [0, 1), on its device. A body with one visible part has that one masked, a body
+    with none has no part masked.
     Source: BAMG, Eq. 11, x_m; that only what is there can be masked is a choice of ours.
     """
     count_B = present_BK.sum(1)
-    place_B = (uniform_B.to(present_BK.device, non_blocking=True) * count_B).long().clamp(max=(count_B - 1).clamp(min=0))
+    place_B = (uniform_B * count_B).long().clamp(max=(count_B - 1).clamp(min=0))
     return present_BK & (present_BK.cumsum(1) - 1 == place_B[:, None])
 
 

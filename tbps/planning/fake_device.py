@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,10 +22,28 @@ from torch.utils._pytree import tree_iter
 
 from tbps.planning.backward import Backward
 from tbps.planning.tally import Tally
+from tbps.planning.waits import Waits, place_here
 
 aten = torch.ops.aten
 Guess = Callable[[torch.Size, torch.dtype], Tensor]
 """guess(shape, type): what the host reads where a step asks the device for numbers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sent:
+    """A collective that a step made."""
+
+    operation: str
+    """Its name in torch, as "allreduce_"."""
+    place: str
+    """file:line (function) of the code that asked for it."""
+    kind: torch.dtype
+    shape: tuple[int, ...]
+    """Of the largest tensor that it was given."""
+    num_bytes: int
+    """Of that tensor."""
+    after_backward: bool
+    """Whether a parameter had been given its gradient before."""
 
 
 class FakeDevice:
@@ -33,13 +52,15 @@ class FakeDevice:
     def __init__(self, device: torch.device, *, guess: Guess, tally: Tally) -> None:
         self.device, self.tally, self.guess = device, tally, guess
         self.fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
-        self.backward = Backward(before=self._before, gradient=lambda gradient: tally.mark(gradient, "gradient"))
-        self.sent: list[tuple[str, int]] = []
-        """Collectives: their names, and bytes of the largest tensors that they were given."""
+        self.backward = Backward(before=self._before, gradient=self._arrived)
+        self.sent: list[Sent] = []
+        """Collectives."""
+        self.gradients: list[tuple[torch.Size, torch.dtype]] = []
+        """Shapes and types of parameters' gradients, in the order in which those were ready."""
         self.operations = 0
         """Operations on the device that are no views."""
-        self.waits = 0
-        """How often the host asked the device for a number and waited for it."""
+        self.waits = Waits()
+        """Where the host would wait for the device; of the CPU it waits for nothing."""
         self.parts: list[tuple[int, str]] = []
         """From which autograd node on, by its number, which part computed."""
 
@@ -47,7 +68,7 @@ class FakeDevice:
     def active(self) -> Iterator[None]:
         """The context."""
         with ExitStack() as stack:
-            stack.enter_context(_card_stands_in())
+            stack.enter_context(_card_stands_in(self.waits))
             stack.enter_context(self.backward.saving())
             stack.enter_context(self.fake_mode)
             stack.enter_context(_Dispatch(self))
@@ -67,6 +88,10 @@ class FakeDevice:
         """What follows is computed by that part, and its backward pass too."""
         self.tally.part = part
         self.parts.append((torch._C._autograd._get_sequence_nr(), part))
+
+    def _arrived(self, gradient: Tensor) -> None:
+        self.tally.mark(gradient, "gradient")
+        self.gradients.append((gradient.shape, gradient.dtype))
 
     def _before(self, node: Any) -> None:
         if hasattr(node, "variable"):
@@ -108,6 +133,8 @@ class _Dispatch(TorchDispatchMode):
             if owner.device.type == "cpu":
                 self._note(func, args, kwargs, out)
             return out
+        if owner.device.type != "cpu":
+            owner.waits.operation(func, args, kwargs)
         if fakes and (read := self._read(func, args, kwargs)) is not None:
             return read
         out = func(*args, **kwargs)
@@ -116,7 +143,7 @@ class _Dispatch(TorchDispatchMode):
 
     def _note(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         if func.namespace == "c10d":
-            self.owner.sent.append((func.overloadpacket.__name__, _num_bytes(args)))
+            self.owner.sent.append(_sent(func.overloadpacket.__name__, args, after=bool(self.owner.gradients)))
             return
         self.owner.operations += not func.is_view
         for one in tree_iter(out):
@@ -130,7 +157,6 @@ class _Dispatch(TorchDispatchMode):
             with unset_fake_temporarily():
                 return args[0].copy_(self.owner.read(args[1].shape, args[1].dtype))
         if func is aten._local_scalar_dense.default:
-            self.owner.waits += 1
             return False if args[0].dtype == torch.bool else 0.0 if args[0].dtype.is_floating_point else 0
         to_host = func is aten._to_copy.default and torch.device(kwargs.get("device") or self.owner.device).type == "cpu"
         if to_host and self.owner.device.type != "cpu":
@@ -159,18 +185,29 @@ class _Functions(TorchFunctionMode):
         if func is torch.Tensor.__deepcopy__ and isinstance(args[0], FakeTensor):
             return _copy(*args)
         if func is torch.Tensor.pin_memory:
-            return args[0]
+            return self.owner.waits.pin(args[0])
         if func is torch.Tensor.numpy and isinstance(args[0], FakeTensor):
+            if self.owner.device.type != "cpu":
+                raise TypeError("can't convert a tensor of the device to numpy: copy it to the host first (HostCopy)")
             return self.owner.read(args[0].shape, args[0].dtype).numpy()
         if kwargs.get("pin_memory"):
-            kwargs = {**kwargs, "pin_memory": False}
+            return self.owner.waits.pin(func(*args, **{**kwargs, "pin_memory": False}))
         if func is F.scaled_dot_product_attention and self.owner.device.type != "cpu":
             return _fused(*args, **kwargs)
         return func(*args, **kwargs)
 
 
-def _num_bytes(args: Any) -> int:
-    return max((one.numel() * one.element_size() for one in tree_iter(args) if isinstance(one, Tensor)), default=0)
+def _sent(operation: str, args: Any, *, after: bool) -> Sent:
+    tensors = [one for one in tree_iter(args) if isinstance(one, Tensor)]
+    largest = max(tensors, key=lambda one: one.numel() * one.element_size())
+    return Sent(
+        operation=operation,
+        place=place_here(),
+        kind=largest.dtype,
+        shape=tuple(largest.shape),
+        num_bytes=largest.numel() * largest.element_size(),
+        after_backward=after,
+    )
 
 
 def _copy(tensor: Tensor, memo: dict[int, Any]) -> Tensor:
@@ -211,34 +248,40 @@ def _take_data(parameter: Tensor, changed: Tensor) -> None:
     parameter.data = changed.data
 
 
-class _Event:
-    """Nothing runs, so nothing is waited for."""
-
-    def record(self) -> None:
-        """Nothing to do."""
-
-    def synchronize(self) -> None:
-        """Nothing to do."""
+FREE_BYTES = 64 << 30
+"""Memory of a device that is not there."""
 
 
-_STANDS_IN: tuple[tuple[Any, str, Any], ...] = (
-    (torch.cuda, "default_generators", (torch.Generator(),)),
-    (torch.cuda, "Event", _Event),
-    (torch.cuda, "is_bf16_supported", lambda *_, **__: True),
-    (torch.cuda.amp.common, "amp_definitely_not_available", lambda: False),
-    (torch.utils, "swap_tensors", _take_data),
-)
-"""What torch asks the driver for, which may not be there, and what stands for it: a generator, events, whether autocast is
-possible; and one way of changing parameters."""
+def _stands_in(waits: Waits) -> tuple[tuple[Any, str, Any], ...]:
+    """What torch asks the driver for, which may not be there, and what stands for it: a generator, events, waiting, free
+    memory, whether autocast is possible; and one way of changing parameters."""
+
+    class Event:
+        def record(self) -> None:
+            pass
+
+        def synchronize(self) -> None:
+            waits.note("waits for a copy that it began before", late=True)
+
+    return (
+        (torch.cuda, "default_generators", (torch.Generator(),)),
+        (torch.cuda, "Event", Event),
+        (torch.cuda, "synchronize", lambda *_: waits.note("waits for all that the device was given")),
+        (torch.cuda, "mem_get_info", lambda *_: (FREE_BYTES, FREE_BYTES)),
+        (torch.cuda, "is_bf16_supported", lambda *_, **__: True),
+        (torch.cuda.amp.common, "amp_definitely_not_available", lambda: False),
+        (torch.utils, "swap_tensors", _take_data),
+    )
 
 
 @contextmanager
-def _card_stands_in() -> Iterator[None]:
-    before = [getattr(owner, name) for owner, name, _ in _STANDS_IN]
-    for owner, name, value in _STANDS_IN:
+def _card_stands_in(waits: Waits) -> Iterator[None]:
+    stand_in = _stands_in(waits)
+    before = [getattr(owner, name) for owner, name, _ in stand_in]
+    for owner, name, value in stand_in:
         setattr(owner, name, value)
     try:
         yield
     finally:
-        for (owner, name, _), value in zip(_STANDS_IN, before, strict=True):
+        for (owner, name, _), value in zip(stand_in, before, strict=True):
             setattr(owner, name, value)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+Precision = Literal["fp32", "bf16"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +26,10 @@ class Gpu:
     per_node: int
     """GPUs of a usual node."""
     source: str
+
+    def tflops(self, precision: Precision) -> float:
+        """What it computes at most in a run's precision."""
+        return self.bf16_tflops if precision == "bf16" else self.fp32_tflops
 
 
 GPUS: dict[str, Gpu] = {
@@ -47,6 +54,16 @@ GPUS: dict[str, Gpu] = {
             network_gb_s=50,
             per_node=8,
             source="NVIDIA H100 datasheet (SXM, without sparsity); 400 Gb/s a GPU",
+        ),
+        Gpu(
+            name="h100-pcie",
+            memory_gib=79.1,
+            bf16_tflops=756,
+            fp32_tflops=51,
+            link_gb_s=64,
+            network_gb_s=25,
+            per_node=8,
+            source="NVIDIA H100 datasheet (PCIe, without sparsity); PCIe 5.0 x16; 200 Gb/s a GPU",
         ),
         Gpu(
             name="a100-80",
@@ -120,6 +137,32 @@ GPUS: dict[str, Gpu] = {
         ),
     )
 }
+
+_DRIVERS_NAMES: dict[str, str] = {
+    "H200": "h200",
+    "H100 80GB HBM3": "h100",
+    "H100 PCIe": "h100-pcie",
+    "A100-SXM4-80GB": "a100-80",
+    "A100 80GB PCIe": "a100-80",
+    "A100-SXM4-40GB": "a100-40",
+    "A100-PCIE-40GB": "a100-40",
+    "V100-SXM2-32GB": "v100",
+    "V100-SXM2-16GB": "v100",
+    "A40": "a40",
+    "L40S": "l40s",
+    "RTX 3090": "rtx3090",
+    "RTX 4090": "rtx4090",
+}
+"""What the driver calls a card, without the maker's names. Whole names: an H200 NVL, an RTX 3090 Ti or a part of a card
+(MIG) computes more or less than its namesake."""
+
+
+def gpu_named(driver_name: str) -> Gpu | None:
+    """The card that the driver calls so, such as "NVIDIA H100 80GB HBM3"; None where nothing is known of it."""
+    name = driver_name
+    for maker in ("NVIDIA ", "Tesla ", "GeForce "):
+        name = name.removeprefix(maker)
+    return GPUS[_DRIVERS_NAMES[name]] if name in _DRIVERS_NAMES else None
 
 
 def gpu_of(name: str, *, memory_gb: float | None = None, tflops: float | None = None) -> Gpu:

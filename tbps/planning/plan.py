@@ -118,7 +118,7 @@ class Plan:
     @property
     def tflops(self) -> float:
         """Of one GPU in the run's precision."""
-        return self.gpu.bf16_tflops if self.run.loop.precision == "bf16" else self.gpu.fp32_tflops
+        return self.gpu.tflops(self.run.loop.precision)
 
     @property
     def compute_s(self) -> float:
@@ -136,10 +136,15 @@ class Plan:
         return 2 * (self.gpus - 1) / self.gpus * self.own.cost.gradient
 
     @property
+    def gathered_bytes(self) -> float:
+        """Features and identities of all pairs of a step, which each GPU receives."""
+        return self.own.cost.gathered * self.share / self.own.cost.pairs
+
+    @property
     def traffic_s(self) -> float:
         """Of gradients and features, over the slowest link that they take."""
         link = self.gpu.network_gb_s if self.gpus > self.per_node else self.gpu.link_gb_s
-        return (self.gradient_bytes + self.own.cost.gathered) / (link * 1e9) if self.gpus > 1 else 0.0
+        return (self.gradient_bytes + self.gathered_bytes) / (link * 1e9) if self.gpus > 1 else 0.0
 
     @property
     def waiting_s(self) -> float:

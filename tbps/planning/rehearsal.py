@@ -23,7 +23,7 @@ from tbps.config.run import Run
 from tbps.data.batch import HostBatch
 from tbps.methods.method import Method
 from tbps.methods.registry import build_method
-from tbps.planning.fake_device import FakeDevice
+from tbps.planning.fake_device import FakeDevice, Sent
 from tbps.planning.parts import Parts
 from tbps.planning.tally import ALIGNMENT, Tally
 from tbps.planning.typical_batch import Reading, typical_batch
@@ -57,14 +57,21 @@ class StepCost:
     """Most bytes that the update holds beside what is kept and gradients."""
     flops: Mapping[str, int]
     """Of forward and backward by part (tbps/planning/parts.py)."""
-    gathered: int
-    """Bytes that collectives inside forward and after the step bring to each process: features, identities."""
+    sent: tuple[Sent, ...]
+    """Collectives, but for those of gradients (tbps/planning/collectives.py, `in_order`)."""
+    gradients: tuple[tuple[torch.Size, torch.dtype], ...]
+    """Shapes and types, in the order in which they are ready."""
     operations: int
     """Of forward, backward and update, views left out: what the host launches."""
     waits: int
     """How often the host asked the device for a number and waited for it; copies that it waits for late are none."""
     checkpoint: int
     """Bytes of a checkpoint: what is trained or changes, and the optimiser's state."""
+
+    @property
+    def gathered(self) -> int:
+        """Bytes that collectives inside forward and after the step bring to each process: features, identities."""
+        return sum(sent.num_bytes for sent in self.sent if "gather" in sent.operation)
 
     @property
     def flops_per_pair(self) -> float:
@@ -81,22 +88,43 @@ def rehearse(run: Run, *, pairs: int, device: str = "cuda", processes: int = 1, 
     """
     if pairs % run.data.group_pairs:
         raise ValueError(f"pairs is {pairs}, expected a multiple of data.group_pairs ({run.data.group_pairs})")
-    where = torch.device(device, 0) if device != "cpu" else torch.device("cpu")
     run = replace(run, data=replace(run.data, batch_pairs=pairs * processes, micro_batch_pairs=0))
+    with stage(run, pairs=pairs, device=device, processes=processes) as fake:
+        return Rehearsal(run, fake, pairs=pairs, processes=processes).cost(host or typical_batch(run, pairs))
+
+
+@contextmanager
+def stage(run: Run, *, pairs: int, device: str = "cuda", processes: int = 1, rank: int = 0) -> Iterator[FakeDevice]:
+    """A device on which nothing is computed, and other processes that are not there, for steps of `pairs` pairs."""
+    where = torch.device(device, 0) if device != "cpu" else torch.device("cpu")
     fake = FakeDevice(where, guess=Reading(run, pairs), tally=Tally(alignment=1 if device == "cpu" else ALIGNMENT))
-    with _quiet(), _several(processes), fake.active():
-        return _Rehearsal(run, fake, pairs=pairs, processes=processes).cost(host or typical_batch(run, pairs))
+    with _quiet(), _several(processes, rank), fake.active():
+        yield fake
 
 
-class _Rehearsal:
-    """A run's step on a fake device."""
+class Rehearsal:
+    """A run's step on a fake device, which must be active."""
 
-    def __init__(self, run: Run, fake: FakeDevice, *, pairs: int, processes: int) -> None:
+    def __init__(
+        self,
+        run: Run,
+        fake: FakeDevice,
+        *,
+        pairs: int,
+        processes: int = 1,
+        rank: int = 0,
+        micro_batches: int = 1,
+        method: Method | None = None,
+    ) -> None:
+        """method: of another rehearsal on the device, if not a new one; it keeps its weights, not its optimiser's state."""
         self.run, self.fake, self.tally, self.pairs, self.processes = run, fake, fake.tally, pairs, processes
-        self.method = self._build()
+        self.micro_batches = micro_batches
+        self.frozen: frozenset[str] = frozenset()
+        self.method = self._build() if method is None else method
         self._mark()
-        process = cast(Accelerator, _Process(fake.device, bf16=run.loop.precision == "bf16", processes=processes))
-        check_contrast(self.method, run.needs.contrast, micro_batches=1)
+        bf16 = run.loop.precision == "bf16"
+        process = cast(Accelerator, _Process(fake.device, bf16=bf16, rank=rank, processes=processes))
+        check_contrast(self.method, run.needs.contrast, micro_batches=micro_batches)
         self.parallel = DataParallel(process, self.method, run.optim)
         self._make_optimiser_state()
         self.stepper = Stepper(
@@ -105,9 +133,33 @@ class _Rehearsal:
             parallel=self.parallel,
             weights=self.method.weights,
             steps_per_epoch=1.0,
-            micro_batches=1,
+            micro_batches=micro_batches,
             pulse=Pulse(),
         )
+
+    @property
+    def last_stage_step(self) -> int:
+        """A step in the last stage of the schedule."""
+        return max(self.stepper.second_stage_step, 0) + 1
+
+    def step(self) -> None:
+        """A whole one, in the last stage of the schedule, on batches from pinned memory; what it did is in `fake`."""
+        batches = [typical_batch(self.run, self.pairs).pin_memory() for _ in range(self.micro_batches)]
+        self.method.train()
+        self._forget()
+        self.stepper.set_learning_rates(self.last_stage_step)
+        losses = self.stepper.forward_backward(self.last_stage_step, iter(batches))
+        agreement = self.stepper.update(self.last_stage_step, losses, 0, data_wait_s=0.0)
+        self.method.after_step()
+        agreement.read()
+
+    def _forget(self) -> None:
+        """What was done before is not counted."""
+        self.tally.start()
+        self.fake.sent.clear()
+        self.fake.gradients.clear()
+        self.fake.waits.found.clear()
+        self.fake.operations = 0
 
     def cost(self, host: HostBatch) -> StepCost:
         """Of a step in the last stage of the schedule."""
@@ -115,10 +167,8 @@ class _Rehearsal:
         kept = {str(kind): size for kind, size in self.tally.live.items() if kind not in ("gradient", "passing")}
         host = host.each_tensor(self.fake.to_device)
         self.method.train()
-        self.tally.start()
-        self.fake.sent.clear()
-        self.fake.waits = self.fake.operations = 0
-        step = max(self.stepper.second_stage_step, 0) + 1
+        self._forget()
+        step = self.last_stage_step
         losses = self.stepper.forward_backward(step, iter([host]))
         flops, activations, peak = dict(self.tally.flops), self.tally.passing_peak, self.tally.peak
         gradient = self.tally.live["gradient"]
@@ -135,9 +185,10 @@ class _Rehearsal:
             peak=max(peak, self.tally.peak),
             update=self.tally.passing_peak,
             flops=flops,
-            gathered=sum(size for name, size in self.fake.sent if "gather" in name),
+            sent=tuple(self.fake.sent),
+            gradients=tuple(self.fake.gradients),
             operations=self.fake.operations,
-            waits=self.fake.waits,
+            waits=self.fake.waits.early,
             checkpoint=self._checkpoint(),
         )
 
@@ -188,12 +239,10 @@ def _numbers(method: Method) -> dict[str, int]:
 
 
 class _Process:
-    """What a step asks of Accelerate, of the first of `processes` processes."""
+    """What a step asks of Accelerate, of one of `processes` processes."""
 
-    process_index = 0
-
-    def __init__(self, device: torch.device, *, bf16: bool, processes: int) -> None:
-        self.device, self.bf16, self.num_processes = device, bf16, processes
+    def __init__(self, device: torch.device, *, bf16: bool, rank: int, processes: int) -> None:
+        self.device, self.bf16, self.process_index, self.num_processes = device, bf16, rank, processes
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The run's precision."""
@@ -218,14 +267,14 @@ class _Process:
 
 
 @contextmanager
-def _several(processes: int) -> Iterator[None]:
+def _several(processes: int, rank: int) -> Iterator[None]:
     """A process group of which all others are imagined: collectives have the shapes that they would have."""
     if processes == 1 or dist.is_initialized():
         yield
         return
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
-    dist.init_process_group("fake", rank=0, world_size=processes, store=FakeStore())
+    dist.init_process_group("fake", rank=rank, world_size=processes, store=FakeStore())
     try:
         yield
     finally:

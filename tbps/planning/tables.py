@@ -7,6 +7,7 @@ import io
 from rich.console import Console
 from rich.table import Table
 
+from tbps.planning.collectives import counted, in_order
 from tbps.planning.parts import PARTS
 from tbps.planning.plan import CONTEXT_GIB, FREE_SHARE, GIB, STAGES, Plan, Variant, bytes_in_words, shares
 
@@ -26,6 +27,8 @@ def plan_text(plan: Plan) -> str:
     for note in plan.notes:
         console.print(note)
     console.print(_weights(plan), _memory(plan), _work(plan), _time(plan))
+    if plan.gpus > 1:
+        console.print(_collectives(plan))
     console.print(plan.limit())
     return out.getvalue().rstrip() + "\n"
 
@@ -97,7 +100,7 @@ def _time(plan: Plan) -> Table:
         table.add_row(
             "sent by each GPU a step",
             f"gradients {bytes_in_words(plan.gradient_bytes)} (float32, ring), features"
-            f" {bytes_in_words(plan.own.cost.gathered)} received; {1000 * plan.traffic_s:.1f} ms over the slowest link",
+            f" {bytes_in_words(plan.gathered_bytes)} received; {1000 * plan.traffic_s:.1f} ms over the slowest link",
         )
     table.add_row("the whole run", _run_time(plan))
     kept = plan.run.loop.keep_checkpoints + 1
@@ -105,6 +108,24 @@ def _time(plan: Plan) -> Table:
     table.add_row("a checkpoint", f"{bytes_in_words(size)}; {kept} are kept at most: {bytes_in_words(kept * size)}")
     nodes = min(plan.gpus, plan.per_node)
     table.add_row("loader", f"{plan.loader_cores:.1f} cores for the {nodes} GPUs of a node")
+    return table
+
+
+def _collectives(plan: Plan) -> Table:
+    """What every GPU takes part in, in the order of the first of each kind."""
+    cost = plan.own.cost
+    table = Table(
+        "asked for by",
+        "what",
+        "type",
+        "how many",
+        "MB a step",
+        title=f"Collectives of a step (DDP, {plan.share} pairs on each GPU)",
+        title_justify="left",
+    )
+    for one, number, size in counted(in_order(cost.sent, cost.gradients)):
+        rows = plan.share / cost.pairs if "gather" in one.what else 1  # of the pairs that were rehearsed
+        table.add_row(one.place, one.what, one.kind, f"{number:,}", f"{rows * size / 1e6:,.3f}")
     return table
 
 

@@ -167,13 +167,18 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
         return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  (not a mapping)
 
 
-def load_model(method: nn.Module, folder: Path, *, without: Collection[str] = ()) -> None:
+def load_model(
+    method: nn.Module, folder: Path, *, without: Collection[str] = (), copies: Mapping[str, str] | None = None
+) -> None:
     """Copy a checkpoint's tensors into `method`. ValueError names the first that differ.
 
-    without: names that no checkpoint of this run holds, since they are frozen.
+    without: names that no checkpoint of this run holds, since they are frozen. copies: slow copies in the method, and of
+    what; what an older checkpoint holds of them beyond what the method has, nothing reads: it is passed over.
     """
-    found = read_tensors(folder / MODEL_FILE)
     expected = {name: tensor for name, tensor in method.state_dict().items() if name not in without}
+    found = read_tensors(folder / MODEL_FILE)
+    for name in _unread_copies(found, expected, copies or {}):
+        del found[name]
     names = [*expected, *(name for name in found if name not in expected)]
     differing = [
         f"{name}: found {_shape(found, name)}, expected {_shape(expected, name)}"
@@ -186,6 +191,18 @@ def load_model(method: nn.Module, folder: Path, *, without: Collection[str] = ()
             f" {'; '.join(differing[:3])}; use the config it was made with"
         )
     method.load_state_dict(found, strict=False)  # the names were compared above
+
+
+def _unread_copies(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], copies: Mapping[str, str]) -> list[str]:
+    """Tensors of slow copies that the method lacks, shaped as what they are copies of."""
+    return [
+        name
+        for name in found
+        for copy, source in copies.items()
+        if name.startswith(f"{copy}.")
+        and name not in expected
+        and _shape(found, name) == _shape(expected, source + name.removeprefix(copy))
+    ]
 
 
 def _write_files(

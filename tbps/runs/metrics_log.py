@@ -14,9 +14,11 @@ from tbps.runs.atomic_file import WholeAppends, write_text
 logger = logging.getLogger(__name__)
 
 Line = dict[str, Any]
-TIMES = ("pairs_per_s", "data_wait_s")
-"""Numbers of a line that no two runs have in common: pairs of a second, since the last line that has it; seconds that a
-process waited for the pairs of the step, as a mean over processes."""
+TIMES = ("pairs_per_s", "data_wait_s", "data_wait_share", "mfu", "memory_gib")
+"""Numbers of a line that no two runs have in common. Of each step: seconds that a process waited for its pairs, as a mean
+over processes. Of each line of progress, since the one before: pairs a second of all processes, the share of the time that
+was spent waiting for pairs, and the share of the GPUs' arithmetic that was used (of cards that are known). And the most
+memory that any process has used so far, in GiB: allocated on its GPU, or resident where it trains on the CPU."""
 _TAIL_BYTES = 256 * 1024
 
 

@@ -35,6 +35,8 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.evaluations = path / "evaluations"
         self.report = path / "report"
+        self.profile = path / "profile"
+        """Chrome traces of steps, where `loop.profile` asked for some."""
         self.lock = path / "lock"
         """Locked by the process that writes here, and says which that is."""
         self.lost = path / "lost.txt"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
+from tbps.config.run import Run
 from tbps.runs import checkpoint
 from tbps.runs.run_folder import RunFolder
 
@@ -24,6 +26,14 @@ def best_step(folder: RunFolder) -> int | None:
         if best is None or value > best[0]:
             best = (value, step)
     return best[1] if best else None
+
+
+def weights_sha256(run: Run, folder: Path) -> str:
+    """Of the weights in a checkpoint folder of a run; with adapters, of them and of the base that they sit on."""
+    own = checkpoint.model_sha256(folder)
+    if not run.lora.on:
+        return own
+    return hashlib.sha256(f"{own} on {checkpoint.read_progress(folder).get(checkpoint.BASE)}".encode()).hexdigest()
 
 
 def best_checkpoint(path: Path) -> Path:

@@ -118,6 +118,11 @@ class ClipTokens:
         ends = [self._bpe.decoder[token_id].endswith(_END_OF_WORD) for token_id in token_ids]
         return [True, *ends[:-1]] if ends else []
 
+    def merges(self) -> list[tuple[str, str]]:
+        """The pairs of pieces that are joined, the most urgent first, as open_clip writes bytes."""
+        ranks: dict[tuple[str, str], int] = self._bpe.bpe_ranks
+        return sorted(ranks, key=ranks.__getitem__)
+
     def id_of(self, word: str) -> int | None:
         """The id of an entry as open_clip writes it ("shirt</w>" ends a word, "shirt" does not), or None."""
         found = self._bpe.encoder.get(word)

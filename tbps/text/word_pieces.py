@@ -26,6 +26,13 @@ logger = logging.getLogger(__name__)
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _FILES = ("tokenizer.json", "vocab.txt")
+_BERT_NORMALIZER = {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True, "lowercase": True}
+_BERT_MODEL = {
+    "type": "WordPiece",
+    "unk_token": "[UNK]",
+    "continuing_subword_prefix": "##",
+    "max_input_chars_per_word": 100,
+}
 _REMEMBERED_WORDS = 65_536
 
 
@@ -127,6 +134,22 @@ class WordPieces:
     def words(self) -> list[str]:
         """All entries in the order of their ids."""
         return [self.word_of(token_id) for token_id in range(self.size)]
+
+    @property
+    def cuts_as_bert(self) -> bool:
+        """Whether its pieces are BERT's: in lower case, without accents, cut at spaces and punctuation, then the longest."""
+        told = json.loads(self.to_json())
+        normalizer, model = told["normalizer"] or {}, told["model"]
+        return (
+            {name: normalizer.get(name) for name in _BERT_NORMALIZER} == _BERT_NORMALIZER
+            and normalizer.get("strip_accents") in (None, True)
+            and self._word_by_word
+            and {name: model.get(name) for name in _BERT_MODEL} == _BERT_MODEL
+        )
+
+    def to_json(self) -> str:
+        """The tokenizers library's own form."""
+        return self._tokenizer.to_str()
 
     def decode(self, token_ids: Iterable[int]) -> str:
         """Text of ids, special tokens left out."""

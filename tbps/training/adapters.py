@@ -15,7 +15,7 @@ from torch import Tensor
 from tbps.config.lora import Lora
 from tbps.methods.method import Method
 from tbps.nn.lora import LAYER_OF, add_adapters, digest_of, frozen_to
-from tbps.nn.momentum import momentum_copy
+from tbps.nn.momentum import left_out, momentum_copy
 from tbps.runs import checkpoint
 from tbps.runs.run_folder import RunFolder
 from tbps.runs.selection import best_checkpoint
@@ -54,6 +54,13 @@ def put_adapters(method: Method, lora: Lora) -> frozenset[str]:
         return frozenset()
     _check_encoders(method, lora)
     encoders = [method.get_submodule(name) for name in method.encoders]
+    copied = {
+        copy + name.removeprefix(source): name
+        for copy, source in method.copies.items()
+        for name in method.encoders
+        if name.startswith(f"{source}.")
+    }
+    lacking = {copy: left_out(method.get_submodule(name), method.get_submodule(copy)) for copy, name in copied.items()}
     add_adapters(encoders, rank=lora.rank, alpha=lora.alpha, targets=lora.names)
     for name in method.unfrozen:
         method.get_parameter(name).requires_grad_(True)
@@ -65,11 +72,10 @@ def put_adapters(method: Method, lora: Lora) -> frozenset[str]:
         for inner, parameter in method.get_submodule(name).named_parameters()
         if not parameter.requires_grad
     }
+    for copy, name in copied.items():  # in place: others may hold the module that it is a part of
+        parent, _, leaf = copy.rpartition(".")
+        setattr(method.get_submodule(parent), leaf, momentum_copy(method.get_submodule(name), without=lacking[copy]))
     for copy, source in method.copies.items():
-        for name in method.encoders:
-            if name.startswith(f"{source}."):  # in place: others may hold the module that it is a part of
-                parent, _, leaf = (copy + name.removeprefix(source)).rpartition(".")
-                setattr(method.get_submodule(parent), leaf, momentum_copy(method.get_submodule(name)))
         frozen |= {copy + inner.removeprefix(source) for inner in frozen if inner.startswith(f"{source}.")}
     return frozenset(frozen)
 
@@ -190,11 +196,12 @@ def _of_a_file(path: Path) -> tuple[dict[str, Tensor], _Told]:
 
 
 def _differences(found: Mapping[str, Tensor], own: Mapping[str, Tensor], *, copies: tuple[str, ...]) -> list[str]:
-    """Adapters that are missing, of another shape, or too many; those below slow copies (`copies`) may be missing."""
+    """Adapters that are missing, of another shape, or too many; those below slow copies (`copies`) may be either."""
     shapes = {name: tuple(tensor.shape) for name, tensor in found.items() if ".lora_" in name}
     wrong = [
         f"{name}: found {shapes.get(name, 'none')}, expected {tuple(tensor.shape)}"
         for name, tensor in own.items()
         if ".lora_" in name and not name.startswith(copies) and shapes.get(name) != tuple(tensor.shape)
     ]
-    return wrong + [f"{name}: found {shape}, expected none" for name, shape in shapes.items() if name not in own]
+    unknown = [name for name in shapes if name not in own and not name.startswith(copies)]
+    return wrong + [f"{name}: found {shapes[name]}, expected none" for name in unknown]

@@ -25,6 +25,8 @@ class Read:
     """What the method tells the log beside its losses, by its own names; may be not finite."""
     exit_status: int
     """That some process was asked for, or 0."""
+    memory_gib: float
+    """The most memory that any process has told, in GiB; the one value here that is no mean. 0: none was told."""
 
 
 @dataclass(kw_only=True)
@@ -39,7 +41,7 @@ class Agreement:
     """On the device: 1.0 if a loss or the gradient norm is not finite, else 0.0."""
     sum_X: HostCopy
     """Sums over the processes: values of `names`, counts for `EXITS`, seconds waited for pairs, values of
-    `number_names`."""
+    `number_names`, and the memory of each process, which all others left at 0."""
     num_processes: int
 
     def read(self) -> Read:
@@ -47,12 +49,14 @@ class Agreement:
         values: list[float] = self.sum_X.wait().tolist()
         asked_from = len(self.names)
         waited_at = asked_from + len(EXITS)
+        memory_from = len(values) - self.num_processes
         asked = [exit_status for exit_status, count in zip(EXITS, values[asked_from:waited_at]) if count > 0]
         return Read(
             data_wait_s=values[waited_at] / self.num_processes,
             losses=self._means(self.names, values[:asked_from]),
-            numbers=self._means(self.number_names, values[waited_at + 1 :]),
+            numbers=self._means(self.number_names, values[waited_at + 1 : memory_from]),
             exit_status=max(asked, default=0),
+            memory_gib=max(values[memory_from:]),
         )
 
     def _means(self, names: tuple[str, ...], sums: list[float]) -> dict[str, float]:

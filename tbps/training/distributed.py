@@ -25,7 +25,7 @@ from tbps.config.loop import Loop
 from tbps.config.run import Run
 from tbps.data.worker_processes import WorkerLost
 from tbps.training.devices import asks_for_cpu, choose_device, meet
-from tbps.training.precision import keep_float32
+from tbps.training.precision import keep_few_kernels, keep_float32
 from tbps.training.waiting import shown_work, wait_for_work
 
 logger = logging.getLogger(__name__)
@@ -48,6 +48,7 @@ def start_processes(loop: Loop) -> Accelerator:
     if asks_for_cpu():
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # for every library, and for loader workers
     keep_float32()
+    keep_few_kernels()
     zero = _uses_zero()
     if zero:
         os.environ.pop("ACCELERATE_USE_CPU", None)  # would switch DeepSpeed off

@@ -17,6 +17,7 @@ from tbps.runs.atomic_file import words_of, write_json
 from tbps.runs.metrics_log import TIMES, Line, MetricsLog
 from tbps.runs.run_folder import RunFolder
 from tbps.training.distributed import gather_objects, on_main
+from tbps.training.parts import Mfu
 from tbps.training.progress import Progress
 from tbps.training.trackers import TensorBoard, WandB
 
@@ -28,8 +29,18 @@ _KEYS_SHOWN = 4
 class Journal:
     """Collects lines on every process and writes them on the first."""
 
-    def __init__(self, run: Run, folder: RunFolder, accelerator: Accelerator, *, step: int, total_steps: int) -> None:
+    def __init__(
+        self,
+        run: Run,
+        folder: RunFolder,
+        accelerator: Accelerator,
+        *,
+        step: int,
+        total_steps: int,
+        mfu: Mfu | None = None,
+    ) -> None:
         self.run, self.folder = run, folder
+        self._mfu, self._num_processes = mfu, accelerator.num_processes
         self.progress = Progress(step=step, total_steps=total_steps, batch_pairs=run.data.batch_pairs)
         self.last_pairs_per_s = 0.0
         """Speed at the last line that was shown; 0 before the first."""
@@ -45,13 +56,24 @@ class Journal:
                 tracker = WandB(folder.path, config=to_json(public), project=run.recipe, name=run.name)
                 self._places.append(_Place(tracker, f"Weights & Biases in {folder.path}"))
 
-    def add(self, line: Line) -> None:
-        """Take the line of a step; every `log_steps` steps write and show."""
+    def shows(self, step: int) -> bool:
+        """Whether the line of this step is a line of progress: every `log_steps` steps, and the last one."""
+        return step % self.run.loop.log_steps == 0 or step == self.progress.total_steps
+
+    def add(self, line: Line, *, memory_gib: float = 0.0) -> None:
+        """Take the line of a step; where it is one of progress, add what the run costs, write and show.
+
+        memory_gib: the most memory that any process has used; asked for in lines of progress alone.
+        """
         self._lines.append(line)
         self.progress.wait(line["data_wait_s"])
-        if line["step"] % self.run.loop.log_steps == 0 or line["step"] == self.progress.total_steps:
+        if self.shows(line["step"]):
             pairs_per_s = self.progress.pairs_per_second(line["step"])
             line["pairs_per_s"] = round(pairs_per_s, 2)
+            line["data_wait_share"] = round(self.progress.data_wait_share, 4)
+            line["memory_gib"] = round(memory_gib, 3)
+            if self._mfu is not None and (mfu := self._mfu(pairs_per_s / self._num_processes)) is not None:
+                line["mfu"] = round(mfu, 4)
             self.last_pairs_per_s = pairs_per_s
             self.flush()
             if self._places:

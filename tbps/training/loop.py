@@ -20,12 +20,12 @@ from tbps.runs.atomic_file import words_of, write_json
 from tbps.runs.run_folder import OpenRunFolder, RunFolder
 from tbps.runs.selection import best_step
 from tbps.training.adapters import adapt, gradients_in_words
-from tbps.training.compilation import compile_image_blocks
+from tbps.training.compilation import Compiled, compile_method, without_graphs
 from tbps.training.contrast import check_contrast
 from tbps.training.data_wait import TimedBatches
 from tbps.training.distributed import on_main, start_processes
 from tbps.training.journal import Journal, check_finite, with_numbers
-from tbps.training.memory import memory_of_all
+from tbps.training.memory import memory_of_all, peak_gib
 from tbps.training.parts import Evaluate, Parts
 from tbps.training.peers import Peers, Pulse
 from tbps.training.precision import choose_gemm
@@ -33,6 +33,7 @@ from tbps.training.schedule import total_steps
 from tbps.training.spread import spread
 from tbps.training.start import start
 from tbps.training.step import Stepper
+from tbps.training.step_profile import StepProfile, steps_to_profile
 from tbps.training.stop_signals import StoppedBySignal, StopSignals
 
 logger = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ def train(run: Run, parts: Parts) -> RunFolder:
         try:
             with signals.at_once():
                 training = _Training(run, parts, accelerator, folder, signals, peers.pulse)
-            with closing(training.journal):
+            with closing(training.journal), closing(training.profile):
                 training.steps()
                 training.finish()
         finally:
@@ -90,8 +91,9 @@ class _Training:
         started = start(self.method, folder, run.start, reranks=run.reranks, lora=run.lora)
         self.first, self.base = started.steps, started.base
         self.method.set_activation_checkpointing(run.loop.activation_checkpointing)  # with adapters, some modules are new
+        self.compiled: Compiled | None = None
         if run.loop.compile:
-            compile_image_blocks(self.method, accelerator.device)
+            self.compiled = compile_method(self.method, accelerator.device, cuda_graphs=run.loop.cuda_graphs)
         on_main(lambda: folder.forget_evaluations_after(self.first))
         self.saved = self.first
         self.batches = parts.make_batches(
@@ -113,7 +115,8 @@ class _Training:
             micro_batches=micro_batches,
             pulse=pulse,
         )
-        self.journal = Journal(run, folder, accelerator, step=self.first, total_steps=self.total)
+        self.profile = StepProfile(folder.profile, device=accelerator.device, steps=self._steps_to_profile())
+        self.journal = Journal(run, folder, accelerator, step=self.first, total_steps=self.total, mfu=parts.mfu)
 
     def _build_again(self) -> Method:
         """Another method with the same members."""
@@ -130,21 +133,28 @@ class _Training:
         batches = TimedBatches(iter(self.batches))
         for step in range(self.first, self.total):
             done = step + 1
+            self.profile.begin(done)
             self.stepper.begin(step)
             rates = self.stepper.set_learning_rates(step)
+            if self.compiled is not None:
+                self.compiled.begin_step()
             losses = self.stepper.forward_backward(step, batches)
             if step == self.first and self.run.lora.on:
                 logger.info("step %d: %s", done, gradients_in_words(self.parallel.gradient_norms()))
             waited_s = batches.take_waited_s()
             # No update where a number is not finite.
-            agreement = self.stepper.update(step, losses, self.signals.requested, data_wait_s=waited_s)
+            used_gib = peak_gib(self.accelerator.device) if self.journal.shows(done) else 0.0
+            agreement = self.stepper.update(step, losses, self.signals.requested, data_wait_s=waited_s, memory_gib=used_gib)
             self.method.after_step()  # momentum encoder and queue, where there are
             read = agreement.read()
             self.pulse.enter("")
             check_finite(read.losses, step=done, keys=losses.keys, folder=self.folder)
             line = {"step": done, "epoch": done / self.steps_per_epoch, **read.losses, **rates}
             line["data_wait_s"] = round(read.data_wait_s, 4)
-            self.journal.add(with_numbers(line, read.numbers))
+            self.journal.add(with_numbers(line, read.numbers), memory_gib=read.memory_gib)
+            self._end_profile(done)
+            if self.compiled is not None:
+                self.compiled.tell(done)
             if step == self.first and (said := self.method.first_step_in_words()):
                 logger.info("%s", said)
             if read.exit_status:
@@ -220,10 +230,28 @@ class _Training:
                 "%s could not be written (%s): it is tried again at the next save", self.folder.timing, words_of(error)
             )
 
-    def _validate_if_due(self, step: int) -> None:
+    def _steps_to_profile(self) -> range:
+        """None but on the first process."""
+        return steps_to_profile(
+            self.run.loop.profile if self.accelerator.is_main_process else 0,
+            first=self.first,
+            total=self.total,
+            ends_at=lambda step: self._save_is_due(step) or self._validation_is_due(step),
+        )
+
+    def _end_profile(self, step: int) -> None:
+        self.journal.progress.pause()  # writing a trace takes seconds
+        self.profile.end(step)
+        self.journal.progress.resume()
+
+    def _validation_is_due(self, step: int) -> bool:
         every = self.run.evaluation.every_epochs * self.steps_per_epoch
         due = step == self.total or bool(every and step and math.floor(step / every) > math.floor((step - 1) / every))
-        if self.parts.validate is not None and due:
+        return self.parts.validate is not None and due
+
+    def _validate_if_due(self, step: int) -> None:
+        if self._validation_is_due(step):
+            assert self.parts.validate is not None
             self._save(step)  # first, so that a kill during the evaluation costs the evaluation only
             self._evaluate("val", self.parts.validate, step, weights=step)
 
@@ -242,10 +270,11 @@ class _Training:
         method = self.parallel.whole_method()
         torch.manual_seed(self.run.loop.seed)  # as after a restart, should an evaluation draw
         if step != self.saved:
-            checkpoint.load_model(method, checkpoint.folder_of(self.folder.checkpoints, step), without=self.base.frozen)
+            folder = checkpoint.folder_of(self.folder.checkpoints, step)
+            checkpoint.load_model(method, folder, without=self.base.frozen, copies=method.copies)
         method.eval()
         try:
-            with torch.no_grad(), self.signals.at_once():
+            with torch.no_grad(), self.signals.at_once(), without_graphs(self.compiled):
                 return evaluate(method, step)
         except StoppedBySignal:
             logger.warning("stopped as asked, %s is unfinished: run the same command again to do it anew", split)

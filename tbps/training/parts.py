@@ -14,6 +14,9 @@ Evaluate = Callable[[Method, int], dict[str, float]]
 
 What the first process returns counts. A killed evaluation is done again from its start."""
 
+Mfu = Callable[[float], float | None]
+"""mfu(pairs a second of one GPU): which share of the GPU's arithmetic that is; None = not known, or not yet."""
+
 
 class Batches(Protocol):
     """The micro-batches of one process, in order."""
@@ -44,3 +47,5 @@ class Parts:
     """Scores the val split; None where there is none."""
     test: Evaluate | None = None
     """Scores the test split, once, with the selected weights."""
+    mfu: Mfu | None = None
+    """Asked on the first process at each line of progress; None = nobody knows the card."""

@@ -1,5 +1,5 @@
-"""How float32 numbers are multiplied. On a GPU in full; on the CPU by a library that is measured once per run, then kept,
-because it changes bits.
+"""How float32 numbers are multiplied, and what oneDNN keeps. On a GPU in full; on the CPU by a library that is measured
+once per run, then kept, because it changes bits.
 
 `torch.set_float32_matmul_precision("medium")` hands them to oneDNN. Without AMX it still computes in full float32, on some
 processors twice as fast as the default; with AMX it rounds to bfloat16. So one product is compared with float64.
@@ -8,6 +8,8 @@ processors twice as fast as the default; with AMX it rounds to bfloat16. So one 
 from __future__ import annotations
 
 import logging
+import os
+import statistics
 import time
 
 import torch
@@ -16,9 +18,13 @@ logger = logging.getLogger(__name__)
 
 LARGEST_ERROR = 1e-6
 """Largest error, relative to the largest value of the product, that counts as full float32 (default: 3e-7 to 7e-7)."""
-_ROUNDS = 7
+_ROUNDS = 31
 _LEAST_GAIN = 1.3
 """A clear gain, so that the choice is the same at every first start on one machine: where it pays, it pays about 2."""
+
+
+PRODUCTS = "TBPS_CPU_PRODUCTS"
+"""Environment variable: `default` takes torch's own library without measuring."""
 
 
 def keep_float32() -> None:
@@ -30,9 +36,27 @@ def keep_float32() -> None:
     torch.backends.cudnn.allow_tf32 = False
 
 
+def keep_few_kernels() -> None:
+    """Let oneDNN keep the code of 64 shapes, unless the environment says how many; of a process, before it first computes.
+
+    On a CPU, GELU and products go through it, and packed captions have other shapes in every step: it writes code for each,
+    keeps that of 1024, and this lies between the large tensors, whose memory then cannot be used again as a whole. A run of
+    `tiny` grew from 0.84 GiB to 1.33 GiB in 600 steps; it now stays at 0.91 GiB after 50 (benchmarks/cpu.md).
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+
+
 def choose_gemm(stored: str | None) -> str:
-    """Set and return "medium" (oneDNN) or "highest" (default). `stored`: what the run used before; kept if exact here."""
-    if stored == "highest":
+    """Set and return "medium" (oneDNN) or "highest" (default). `stored`: what the run used before; kept if exact here.
+
+    A new run measures, and where oneDNN's gain is about what counts as clear, the next one may choose otherwise and have
+    other last bits; the environment variable TBPS_CPU_PRODUCTS=default makes all runs take the default. ValueError: it
+    says something else.
+    """
+    asked = os.environ.get(PRODUCTS, "")
+    if asked not in ("", "default"):
+        raise ValueError(f"{PRODUCTS} is {asked!r}, expected 'default', or leave it unset to have the processor measured")
+    if stored == "highest" or (stored is None and asked):
         return _set("highest")
     a, b = _operands()
     exact = (a.double() @ b.double()).float()
@@ -68,12 +92,18 @@ def _operands() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _gain(a: torch.Tensor, b: torch.Tensor) -> float:
-    """How many times as fast oneDNN is: ratio of the least processor times of one product, measured in turns."""
-    least = {"highest": float("inf"), "medium": float("inf")}
-    for _ in range(_ROUNDS):
-        for precision in least:  # in turns: what slows the machine down for a while must not meet one of them alone
+    """How many times as fast oneDNN is: median, over pairs of products, of the ratio of their processor times.
+
+    Not the ratio of the least times: with two threads on a busy machine one lucky product made it anything from 0.5 to 2.4
+    where the median stayed between 1.04 and 1.13.
+    """
+    ratios = []
+    for round_ in range(_ROUNDS):
+        taken = {}
+        for precision in ("highest", "medium") if round_ % 2 else ("medium", "highest"):  # neither is always the first
             torch.set_float32_matmul_precision(precision)
             start = time.process_time()  # the processor's time: a busy neighbour must not decide
             _ = a @ b
-            least[precision] = min(least[precision], time.process_time() - start)
-    return least["highest"] / least["medium"]
+            taken[precision] = time.process_time() - start
+        ratios.append(taken["highest"] / taken["medium"])
+    return statistics.median(ratios)

@@ -43,11 +43,13 @@ class Progress:
         return pairs_per_s
 
     def sentence(self, line: Line, pairs_per_s: float) -> str:
-        """Step, epoch, losses, speed, waiting and time left as one line."""
+        """Step, epoch, losses, speed, waiting, memory and time left as one line."""
         losses = " ".join(f"{key.removeprefix('loss/')} {line[key]:.3f}" for key in line if key.startswith("loss/"))
+        mfu = f" (MFU {line['mfu']:.1%})" if "mfu" in line else ""
+        memory = f"  {line['memory_gib']:.2f} GiB at most" if "memory_gib" in line else ""
         left_s = (self.total_steps - line["step"]) * self.batch_pairs / max(pairs_per_s, 1e-9)
         return (
             f"step {line['step']}/{self.total_steps}  epoch {line['epoch']:.2f}  loss {line['loss']:.4f} ({losses})"
-            f"  {pairs_per_s:.1f} pairs/s  {self.data_wait_share:.0%} waiting for data"
+            f"  {pairs_per_s:.1f} pairs/s{mfu}  {self.data_wait_share:.0%} waiting for data{memory}"
             f"  {timedelta(seconds=round(left_s))} left"
         )

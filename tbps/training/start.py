@@ -13,8 +13,10 @@ from torch import Tensor
 from tbps.config.lora import Lora
 from tbps.config.run import Run
 from tbps.config.start import Start
+from tbps.convert.hub import find_model
 from tbps.methods.method import Method
 from tbps.runs import checkpoint
+from tbps.runs.exported import read_exported
 from tbps.runs.run_folder import RunFolder
 from tbps.runs.selection import best_checkpoint
 from tbps.training.adapters import WHOLE, Base, adapt, check_base, in_words, load_adapters
@@ -66,13 +68,13 @@ def load_finished(method: Method, run: Run, folder: Path) -> None:
         _fill(method, run.start)
         base = adapt(method, run.lora)
         check_base(base, checkpoint.read_progress(folder).get(checkpoint.BASE), folder)
-    checkpoint.load_model(method, folder, without=base.frozen)
+    checkpoint.load_model(method, folder, without=base.frozen, copies=method.copies)
 
 
 def _resume(method: Method, folder: Path, base: Base) -> Started:
     progress = checkpoint.read_progress(folder)
     check_base(base, progress.get(checkpoint.BASE), folder)
-    checkpoint.load_model(method, folder, without=base.frozen)
+    checkpoint.load_model(method, folder, without=base.frozen, copies=method.copies)
     step = int(progress["step"])
     logger.info("going on from %s (%d steps done)", folder, step)
     return Started(steps=step, optimiser_tensors=checkpoint.read_tensors(folder / checkpoint.OPTIMISER_FILE), base=base)
@@ -108,16 +110,27 @@ def _load_weights(method: Method, given: Start) -> set[str]:
     """Names of what was placed."""
     from tbps.convert.weights import load_weights
 
-    path, grid, told = Path(given.weights).expanduser(), None, None
+    path, grid, told = on_main(lambda: find_model(given.weights), doing=f"looking for {given.weights}"), None, None
+    if not path.exists():  # of the hub, in the cache of another machine
+        path = find_model(given.weights)
     if path.is_dir():
         run = RunFolder(path).read_run()
         grid, told = run.method.grid(run.data.image_px), run.method.told()
-        path = on_main(lambda: best_checkpoint(path), doing="checking the checkpoints") / checkpoint.MODEL_FILE
+        path /= on_main(lambda: _weights_in(path).relative_to(path), doing=f"checking the weights in {path}")
     if given.sha256:
         on_main(lambda: _check_digest(path, given.sha256), doing=f"reading {path}")
     report = load_weights(method, path, old_grid=grid, told=told)
     logger.info("starting from %s: %s", path, report.text())
     return set(report.placed)
+
+
+def _weights_in(folder: Path) -> Path:
+    """The file of weights of an exported model, or of a run's best checkpoint. ValueError: there is none, or it is bad."""
+    exported = read_exported(folder)
+    if exported is None:
+        return best_checkpoint(folder) / checkpoint.MODEL_FILE
+    exported.check()
+    return exported.weights
 
 
 def _check_digest(path: Path, expected: str) -> None:

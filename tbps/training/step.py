@@ -154,21 +154,26 @@ class Stepper:
             )
         return self.weights[name]
 
-    def update(self, step: int, losses: Losses, exit_status: int, *, data_wait_s: float) -> Agreement:
+    def update(
+        self, step: int, losses: Losses, exit_status: int, *, data_wait_s: float, memory_gib: float = 0.0
+    ) -> Agreement:
         """Clip, then let every parameter take its step, unless a number is not finite: decided on the device.
 
-        data_wait_s: seconds that this process waited for the pairs of the step.
+        data_wait_s: seconds that this process waited for the pairs of the step; memory_gib: what it has used at most.
         """
         self.pulse.enter(f"the update of step {step + 1}")
-        return self.parallel.update(lambda norm: self._agree(losses, norm, exit_status, data_wait_s))
+        return self.parallel.update(lambda norm: self._agree(losses, norm, exit_status, data_wait_s, memory_gib))
 
-    def _agree(self, losses: Losses, norm: Tensor, exit_status: int, data_wait_s: float) -> Agreement:
+    def _agree(self, losses: Losses, norm: Tensor, exit_status: int, data_wait_s: float, memory_gib: float) -> Agreement:
         """One all-reduce of all numbers, and of whether a process was asked to stop."""
         device = losses.mean_X.device
         # full() is a fill on the device; tensor() would be a copy that waits for it
         asked = [torch.full((1,), float(exit_status == known), device=device) for known in EXITS]
         waited = torch.full((1,), data_wait_s, device=device)
-        vector_X = sum_over_processes(torch.cat([losses.mean_X, norm[None].float(), *asked, waited, losses.number_N]))
+        memory_R = torch.zeros(self.accelerator.num_processes, device=device)
+        memory_R[self.accelerator.process_index].fill_(memory_gib)
+        told = [losses.mean_X, norm[None].float(), *asked, waited, losses.number_N, memory_R]
+        vector_X = sum_over_processes(torch.cat(told))
         not_finite = (~torch.isfinite(vector_X[: len(losses.names) + 1])).any().float()
         return Agreement(
             names=(*losses.names, "grad_norm"),

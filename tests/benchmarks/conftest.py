@@ -9,6 +9,7 @@ from accelerate.state import AcceleratorState
 
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "tests" / "parity")]
+sys.path.append(str(ROOT / "tests" / "end_to_end"))  # for processes that begin with their imports done
 
 
 @pytest.fixture(autouse=True)

@@ -4,17 +4,35 @@ from __future__ import annotations
 
 import json
 import statistics
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import methods
 import pytest
+import ready_python
 
 SIZE = ("--recipes", "albef", "--steps", "3", "--pretrain-steps", "2", "--identities", "24", "--pretrain-images", "24")
 
 
 def run(tmp_path: Path, *words: str) -> int:
     return methods.main([*words, "--folder", str(tmp_path / "bench"), "--out", str(tmp_path / "methods.md")])
+
+
+class _ReadyCommands:
+    """What the benchmark needs of `subprocess`: its commands begin with their imports done."""
+
+    PIPE, STDOUT = subprocess.PIPE, subprocess.STDOUT
+
+    @staticmethod
+    def run(command: list[str], *, cwd: Path, env: dict[str, str], **_: Any) -> subprocess.CompletedProcess[str]:
+        done = ready_python.run(command, folder=cwd, variables=env, timeout_s=300)
+        return subprocess.CompletedProcess(command, done.returncode, done.stdout + done.stderr)
+
+
+@pytest.fixture(autouse=True)
+def ready_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(methods, "subprocess", _ReadyCommands)
 
 
 def results(file: Path) -> dict[str, Any]:
@@ -24,13 +42,18 @@ def results(file: Path) -> dict[str, Any]:
 @pytest.mark.slow
 def test_table_and_what_is_done_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tmp_path, *SIZE, "--seeds", "7") == 0, capsys.readouterr().err
+    printed = capsys.readouterr().out
+    assert "1 of 1 runs to train, 2 at a time: about 0.0 hours on so many free cores\n" in printed
+    assert "1 of 1 trained, about 0 minutes left\n" in printed
     runs = tmp_path / "bench" / "runs"
     config = json.loads((runs / "albef/seed-7/config.json").read_text())["run"]
+    assert config["method"]["bert"]["fusion_layer"] == 2 and config["method"]["bert"]["layers"] == 4
     assert config["start"]["weights"] == str(runs / "pretrain_coco/start") and config["loop"]["seed"] == 7
     before = {file: file.read_bytes() for file in runs.rglob("*.json*") if "report" not in file.parts}
     assert len({file.parents[1] for file in before if file.name.startswith("final-")}) == 2
 
     assert run(tmp_path, *SIZE, "--seeds", "7", "8") == 0, capsys.readouterr().err
+    assert "1 of 2 runs to train" in capsys.readouterr().out
     assert {file: file.read_bytes() for file in before} == before, "nothing is trained or scored again"
     each = [results(runs / f"albef/seed-{seed}/results/final-cuhk-pedes-test.json") for seed in (7, 8)]
     start = results(runs / "pretrain_coco/start/results/zero-shot-cuhk-pedes-test.json")
@@ -69,6 +92,14 @@ def test_recipes_of_another_text_encoder_with_maps_and_of_two_stages(
     text = (tmp_path / "methods.md").read_text()
     assert f"| bilma | {scored['rank_1']:.2f} | {scored['mAP']:.2f} | - | - |\n" in text
     assert "the best 4 images of a caption are re-ranked, where a method has a matcher\n" in text
+
+
+def test_the_whole_comparison_is_forecast_from_what_each_method_takes() -> None:
+    bench, _ = methods.read_arguments([])
+    assert bench.recipes == methods.RECIPES and set(methods.STEP_S) == set(methods.RECIPES)
+    hours = len(bench.seeds) * sum(methods.START_S + bench.steps * methods.STEP_S[name] for name in bench.recipes) / 7200
+    assert hours <= 3
+    assert f"about {hours:.1f} hours" in bench.forecast(bench.recipes * len(bench.seeds))
 
 
 def test_a_recipe_that_cannot_start_from_albef_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

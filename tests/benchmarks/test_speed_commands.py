@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 from counting import count
+from small_world import call
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 def run(*arguments: str) -> str:
-    command = [sys.executable, str(BENCHMARKS / arguments[0]), "--quick", *arguments[1:]]
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=300).stdout
+    done = call(sys.executable, str(BENCHMARKS / arguments[0]), *arguments[1:], timeout_s=300)
+    done.check_returncode()
+    return done.stdout
 
 
 @pytest.mark.slow
 def test_step() -> None:
-    printed = run("step.py", "--rounds", "2")
+    printed = run("step.py", "--quick", "--rounds", "2")
     rows = {line.split("  ")[0]: line.split() for line in printed.splitlines()}
     for title in ("ours, fp32, same GEMM library", "ours, fp32 by oneDNN", "ours, fp32, library chosen at start-up"):
         assert float(rows[title][-1]) < 1e-5, title  # largest difference of a loss
@@ -33,7 +34,7 @@ def test_step() -> None:
 
 @pytest.mark.slow
 def test_rerank() -> None:
-    printed = run("rerank.py", "--rounds", "1")
+    printed = run("rerank.py", "--quick", "--rounds", "1", "--skewed")
     for name in ("mars", "rasa"):
         table = printed[printed.index(f"{name}:") :].splitlines()[2:6]
         differences = [float(line.split()[-1]) for line in table[1:]]
@@ -56,7 +57,7 @@ def test_methods() -> None:
 
 @pytest.mark.slow
 def test_irra() -> None:
-    printed = run("irra_step.py", "--pairs", "3", "--rounds", "1")
+    printed = run("irra_step.py", "--quick", "--pairs", "3", "--rounds", "1")
     for padding in ("official", "masked"):
         table = printed[printed.index(f"padding {padding} ") :].splitlines()[1:5]
         plain, ours = (row.split() for row in table[:2])
@@ -68,13 +69,13 @@ def test_irra() -> None:
 
 
 def test_fewer_than_two_pairs_are_refused() -> None:
-    done = subprocess.run([sys.executable, BENCHMARKS / "method_steps.py", "--pairs", "1"], capture_output=True, text=True)
+    done = call(sys.executable, str(BENCHMARKS / "method_steps.py"), "--pairs", "1")
     assert done.returncode == 2
     assert "--pairs is 1, expected 2 or more" in done.stderr
 
 
 def test_rounds_below_two_are_refused() -> None:
-    done = subprocess.run([sys.executable, BENCHMARKS / "step.py", "--rounds", "1"], capture_output=True, text=True)
+    done = call(sys.executable, str(BENCHMARKS / "step.py"), "--rounds", "1")
     assert done.returncode == 2
     assert "--rounds is 1, expected 2 or more: the first round is dropped" in done.stderr
 
@@ -100,8 +101,7 @@ def test_counting_of_work() -> None:
 
 @pytest.mark.slow
 def test_fusion() -> None:
-    words = [sys.executable, str(BENCHMARKS / "fusion.py"), "--pairs", "1", "--words", "9", "--rounds", "1"]
-    printed = subprocess.run(words, check=True, capture_output=True, text=True, timeout=300).stdout
+    printed = run("fusion.py", "--pairs", "1", "--words", "9", "--rounds", "1")
     head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in printed.splitlines() if "|" in line]
     assert [row[0] for row in rows] == ["plain cross-transformer", "bottleneck"]
     plain, bottleneck = (dict(zip(head[1:], map(float, row[1:]), strict=True)) for row in rows)
@@ -114,8 +114,7 @@ def test_fusion() -> None:
 
 @pytest.mark.slow
 def test_scale(tmp_path: Path) -> None:
-    words = [sys.executable, str(BENCHMARKS / "scale.py"), "--folder", str(tmp_path / "made"), "--pairs", "20000"]
-    printed = subprocess.run(words, check=True, capture_output=True, text=True, timeout=300).stdout
+    printed = run("scale.py", "--folder", str(tmp_path / "made"), "--pairs", "20000")
     assert len(set(re.findall(r"sha256 (\w+)", printed))) == 1 and printed.count("sha256") == 7
     assert printed.count("different 16384\n") == 4
     assert float(re.search(r"opened in (\S+) s", printed)[1]) < 5  # type: ignore[index]

@@ -20,6 +20,8 @@ from launch.testbed import Testbed
 
 REPOSITORY = Path(__file__).parents[2]
 WAIT_S = 300.0
+ASK_S = 0.4
+"""Between two questions to Slurm: each takes five milliseconds of a core, and more of its daemons."""
 _ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY")
 
 
@@ -52,16 +54,16 @@ class Cluster:
         words = self.call("scontrol", "show", "job", "--oneliner", job).stdout.split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 
-    def wait_for(self, what: str, happened: Callable[[], bool], *, wait_s: float = WAIT_S) -> None:
+    def wait_for(self, what: str, happened: Callable[[], bool], *, wait_s: float = WAIT_S, poll_s: float = 0.1) -> None:
         """Poll; AssertionError says what did not happen."""
         deadline = time.monotonic() + wait_s
         while not happened():
             assert time.monotonic() < deadline, f"not within {wait_s:g} s: {what}"
-            time.sleep(0.1)
+            time.sleep(poll_s)
 
     def state_at_end(self, job: str) -> str:
         """Wait until the job has ended; Slurm's word for how."""
-        self.wait_for(f"job {job} ends", lambda: self.facts(job).get("JobState") in _ENDED)
+        self.wait_for(f"job {job} ends", lambda: self.facts(job).get("JobState") in _ENDED, poll_s=ASK_S)
         return self.facts(job)["JobState"]
 
     def ranks(self, job: str) -> list[int]:

@@ -15,7 +15,7 @@ for folder in ("end_to_end", "parsing"):
     if (place := str(Path(__file__).parents[1] / folder)) not in sys.path:
         sys.path.append(place)
 
-from small_world import World, make_world  # noqa: E402
+from small_world import World, shared_world  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +33,7 @@ def testbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Testbed]:
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     """Do not write into it."""
-    return make_world(tmp_path_factory.mktemp("cluster-world"))
+    return shared_world(tmp_path_factory)
 
 
 @pytest.fixture

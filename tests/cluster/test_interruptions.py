@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
-from cluster_jobs import Cluster, restarts, steps_done, weights_sha256
+from cluster_jobs import ASK_S, Cluster, restarts, steps_done, weights_sha256
 from small_world import AS_RECIPES_TRAIN, LAUNCH_TWO, World, call, metrics
 
 # Tests on a Slurm mostly wait for its timers: two more groups beside the others of this folder, each on a Slurm of its own.
@@ -21,14 +20,16 @@ signals, losses = pytest.mark.xdist_group("slurm signals"), pytest.mark.xdist_gr
 
 STEPS = 120
 """With `paced`, so many that everything below happens while it trains."""
+SMALL = ("--data.batch-pairs", "8", "--data.group-pairs", "4")
+"""A step costs a quarter: what happens to a job does not depend on how much it computes."""
 TWO_NODES = ("--nodes=2", "--ntasks-per-node=1", "--gpus-per-node=1")
 ONE_NODE = ("--nodes=1", "--ntasks-per-node=2", "--gpus-per-node=2")
 
 
 def arguments(world: World, runs: Path) -> list[str]:
     """Nothing is saved but because of a signal, and at the end."""
-    changes = ["--schedule.epochs", "1000", "--loop.save-steps", "100000", "--loop.log-steps", "1", *AS_RECIPES_TRAIN]
-    return ["tiny", *world.overrides(runs, recipe="pretrain_mals", max_steps=STEPS), *changes]
+    changes = ["--schedule.epochs", "1000", "--loop.save-steps", "100000", "--loop.log-steps", "1"]
+    return ["tiny", *world.overrides(runs, recipe="pretrain_mals", max_steps=STEPS), *changes, *AS_RECIPES_TRAIN, *SMALL]
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,7 @@ class Job:
             assert state not in ("COMPLETED", "FAILED", "TIMEOUT"), self.log.read_text()
             return len(restarts(self.run_folder)) > number
 
-        self.cluster.wait_for(f"restart {number}", happened)
+        self.cluster.wait_for(f"restart {number}", happened, poll_s=ASK_S)
 
     def assert_ends_as_undisturbed(self, *, causes: list[str]) -> None:
         """COMPLETED, the same weights and metrics, restarted for these causes and no other."""
@@ -83,8 +84,6 @@ def submit(cluster: Cluster, world: World, undisturbed: Path, tmp_path: Path) ->
 
     def submit(*options: str, more: tuple[str, ...] = ()) -> Job:
         run_folder = tmp_path / "runs/pretrain_mals/tiny"
-        run_folder.mkdir(parents=True)
-        shutil.copy(undisturbed / "config.json", run_folder)  # the same choice of matrix product
         words = [f"--output={tmp_path}/log", *options, "slurm/pretrain_mals.sh", *arguments(world, tmp_path / "runs"), *more]
         job = cluster.submit(*words)
         return Job(cluster=cluster, id=job, log=tmp_path / "log", run_folder=run_folder, undisturbed=undisturbed)

@@ -14,7 +14,7 @@ from tiny_parsers import maps_of, write_model
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.xdist_group("slurm")]
 
 STEPS = 4
-SCRIPTS = ("pretrain_mals", "finetune", "parse", "sweep")
+SCRIPTS = ("pretrain_mals", "finetune", "parse", "index", "sweep")
 FOUR_RANKS = ("--nodes=2", "--ntasks-per-node=2", "--gpus-per-node=2")
 
 

@@ -58,6 +58,7 @@ def test_a_job_goes_on_after_a_restart(cluster: Cluster, world: World, tmp_path:
         "--schedule.epochs",
         "20",
         *AS_RECIPES_TRAIN,
+        *("--data.batch-pairs", "8", "--data.group-pairs", "4"),
     ]
     done = cluster.call(*SUBMIT, "--nodes", "2", *overrides)
     assert done.returncode == 0, done.stderr

@@ -20,7 +20,7 @@ from tbps.config.optim import Optimiser
 from tbps.config.run import Run
 from tbps.config.schedule import Schedule
 from tbps.convert.export import export
-from tbps.convert.official import from_official
+from tbps.convert.official import from_official, to_official
 from tbps.convert.weights import load_weights, read_weights
 from tbps.runs import checkpoint
 from tbps.runs.run_folder import OpenRunFolder
@@ -145,6 +145,23 @@ def test_official_export_without_a_momentum_encoder_copies_the_online_encoder_an
     assert torch.equal(written["visual_encoder_m.pos_embed"], written["visual_encoder.pos_embed"])
     assert "no momentum encoder in the file: its copies are those of the online encoder" in report
     assert "attribute_head.weight has no official key and is left out" in report
+
+
+def test_official_export_of_a_run_gives_the_momentum_parts_that_no_loss_read_as_the_online_ones(tmp_path: Path) -> None:
+    model = state(scattered(build(Recorded("albef"))))
+    save_file(model, tmp_path / "ours.safetensors")
+    report = export(tmp_path / "ours.safetensors", tmp_path / "official.pth", official=True)
+    written = torch.load(tmp_path / "official.pth", weights_only=True)["model"]
+    expected = {key for key in Recorded("albef").part("weights.") if "queue" not in key}
+    assert written.keys() == expected
+    online = [name for name in model if name.startswith("online.")]
+    lacking = [name for name in online if name.replace("online.", "momentum_encoder.") not in model]
+    assert (
+        lacking
+        and f"{len(lacking)} momentum tensors that no loss of the run reads are those of the online encoder" in report
+    )
+    for key in (key for name in lacking for key in to_official({name: model[name]}, bert_level=False)):
+        assert torch.equal(written[key.replace("text_encoder.", "text_encoder_m.")], written[key]), key
 
 
 def test_exporting_an_export_keeps_what_is_known_about_it(tmp_path: Path) -> None:

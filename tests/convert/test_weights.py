@@ -133,6 +133,20 @@ def test_what_the_method_lacks_is_reported() -> None:
     assert f"{len(report.unplaced)} without a place" in report.text() and report.missing == []
 
 
+def test_momentum_tensors_that_no_loss_of_the_method_reads_are_named_as_not_needed() -> None:
+    file = state(scattered(tiny("rasa")))
+    method = tiny("albef", keep_word_head=True)
+    report = place(method, file, source="a")
+    crossing = [
+        name for name in file if name.startswith("momentum_encoder.text_encoder.layers.") and int(name.split(".")[3]) > 1
+    ]
+    heads = [name for name in file if name.startswith("momentum_encoder.word_head.")]
+    assert len(crossing) > 20 and len(heads) == 5 and report.unread == [*crossing, *heads]
+    assert report.unplaced == ["prd_head.weight", "prd_head.bias", "mrtd_head.weight", "mrtd_head.bias"]
+    assert f"; {len(report.unread)} momentum tensors that no loss reads not needed: {report.unread[0]}, " in report.text()
+    assert all(torch.equal(tensor, file[name]) for name, tensor in method.state_dict().items() if "queue" not in name)
+
+
 @pytest.mark.parametrize("case", ["not asked for", "other size", "incomplete"])
 def test_the_queue_is_empty_unless_asked_for_and_whole(case: str) -> None:
     file = state(tiny("rasa", queue_pairs=7 if case == "other size" else 5))

@@ -1,4 +1,4 @@
-"""The world of the end-to-end tests, made once per session (and per worker of pytest-xdist: it takes two seconds)."""
+"""The world of the end-to-end tests, made once per session."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from small_world import World, make_world
+from small_world import World, shared_world
 
 sys.path.append(str(Path(__file__).parents[1] / "data"))  # for the hostile server
 
@@ -14,4 +14,4 @@ sys.path.append(str(Path(__file__).parents[1] / "data"))  # for the hostile serv
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     """Do not write into it."""
-    return make_world(tmp_path_factory.mktemp("world"))
+    return shared_world(tmp_path_factory)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ready_python import Ready, kill_writers
 from small_world import (
     ADAPTED,
     AS_RECIPES_TRAIN,
@@ -84,21 +85,18 @@ def newest_step(run_folder: Path) -> int:
     return max((int(folder.name[-8:]) for folder in (run_folder / "checkpoints").glob("step-*")), default=0)
 
 
-def use_the_same_library(run_folder: Path, undisturbed: Path) -> None:
-    """Where no step was made yet: another choice for float32 products, measured anew, would change bits."""
-    assert not newest_step(run_folder)
-    run_folder.mkdir(parents=True, exist_ok=True)
-    shutil.copy(undisturbed / "config.json", run_folder)
-
-
 class Launch:
-    """One start of a command: a launcher, its ranks, their loader workers."""
+    """One start of a command: a launcher, its ranks, their loader workers; with their imports done, unless `anew`."""
 
-    def __init__(self, words: list[str], log: Path, *, stage: int = 0) -> None:
+    def __init__(self, words: list[str], log: Path, *, stage: int = 0, anew: bool = False) -> None:
         self.log = log
+        self.launcher: subprocess.Popen[bytes] | Ready
         with log.open("wb") as file:
             around = environment(**spread(stage))
-            self.launcher = subprocess.Popen(words, cwd=REPOSITORY, env=around, stdout=file, stderr=file)
+            if anew:
+                self.launcher = subprocess.Popen(words, cwd=REPOSITORY, env=around, stdout=file, stderr=file)
+            else:
+                self.launcher = Ready(words, folder=REPOSITORY, variables=around, output=log, errors=log)
 
     def ranks(self) -> list[int]:
         """Those that live now."""
@@ -151,14 +149,6 @@ def kill_tree(pid: int) -> None:
         _send(one, signal.SIGKILL)
 
 
-def _kill_orphans(runs: Path) -> None:
-    """As a cluster does at the end of a job: a launcher that is told to stop while it starts its ranks forgets them."""
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if str(runs).encode() in (process / "cmdline").read_bytes().split(b"\0"):
-                _send(int(process.name), signal.SIGKILL)
-
-
 def _children(pid: int) -> list[int]:
     found: list[int] = []
     for children in Path(f"/proc/{pid}/task").glob("*/children"):
@@ -202,6 +192,7 @@ class Chaos:
     """Runs that are interrupted and started again by the same command, one after another, each compared at its end.
 
     say: takes a line about each interruption. stage: of ZeRO; 0 = DDP. more: words of the command, after `arguments`.
+    anew: every process imports by itself, as from a shell.
     """
 
     def __init__(
@@ -214,9 +205,10 @@ class Chaos:
         recipe: str = "mars",
         stage: int = 0,
         more: Sequence[str] = (),
+        anew: bool = False,
     ) -> None:
         self.world, self.folder, self.say = world, folder, say
-        self.recipe, self.stage, self.more = recipe, stage, more
+        self.recipe, self.stage, self.more, self.anew = recipe, stage, more, anew
         self.draws = random.Random(seed)
         self.made = {signal.SIGKILL: 0, signal.SIGTERM: 0}
         self.runs = 0
@@ -230,7 +222,6 @@ class Chaos:
             self.runs += 1
             runs = self.folder / f"run-{self.runs}"
             run_folder = runs / self.recipe / "tiny"
-            use_the_same_library(run_folder, self.undisturbed)
             while not self._start(runs, goal, until):
                 pass
             assert_same_end(run_folder, self.undisturbed)
@@ -258,7 +249,8 @@ class Chaos:
             assert launch.ended_within(2 * END_S), f"still running:\n{launch.log.read_text()}"
         finally:
             launch.kill()
-            _kill_orphans(runs)
+            # As a cluster does at the end of a job: a launcher that is told to stop while it starts its ranks forgets them.
+            kill_writers(launch.log)
         status = launch.launcher.returncode
         assert status == 0 or disturbed, f"left alone, it ended with status {status}:\n{launch.log.read_text()}"
         return status == 0
@@ -288,4 +280,4 @@ class Chaos:
 
     def _launch(self, runs: Path, log: Path) -> Launch:
         words = [*arguments(self.world, runs, recipe=self.recipe), *self.more]
-        return Launch([*LAUNCH_TWO, f"recipes/{self.recipe}.py", *words], log, stage=self.stage)
+        return Launch([*LAUNCH_TWO, f"recipes/{self.recipe}.py", *words], log, stage=self.stage, anew=self.anew)

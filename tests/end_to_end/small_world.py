@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import ready_python
 import torch
 
 from recipes import clip
@@ -22,6 +26,9 @@ from tbps.recipe_command import recipe_command
 from tbps.runs.metrics_log import TIMES
 from tbps.synthetic.world import write_world
 from tbps.text.word_pieces import train_vocabulary
+
+if TYPE_CHECKING:
+    import pytest
 
 REPOSITORY = Path(__file__).parents[2]
 IMAGE_PX = (64, 32)
@@ -99,7 +106,7 @@ class World:
         return [
             *("--runs", str(runs)),
             *("--data.root", str(self.root(recipe))),
-            *("--data.cache", str(self.folder / "cache" / "shards")),
+            *("--data.cache", str(self.folder / "cache" / _worker() / "shards")),
             *("--data.workers", "0"),
             *("--schedule.max-steps", str(max_steps)),
             *("--loop.tensorboard", "False"),
@@ -131,6 +138,42 @@ def make_world(folder: Path) -> World:
     return world
 
 
+def shared_world(places: pytest.TempPathFactory) -> World:
+    """The world of all tests, written by the process of pytest-xdist that first needs it. Do not write into it."""
+    base = places.getbasetemp()
+    folder = (base.parent if _worker() else base) / "small-world"
+    folder.mkdir(exist_ok=True)
+    with _alone_with(folder):
+        if not (folder / "is-whole").exists():
+            make_world(folder)
+            (folder / "is-whole").touch()
+    return World(folder=folder)
+
+
+def trained(world: World, recipe: str) -> Path:
+    """The shared world's run of a recipe after a step, without a score. Do not write into it."""
+    runs = world.folder / "runs"
+    words = ("--evaluation.test", "False", "--evaluation.every-epochs", "0", "--evaluation.batch-images", "8")
+    with _alone_with(world.folder):
+        if not (runs / recipe / "is-whole").exists():
+            assert run_recipe(recipe, "tiny", *world.overrides(runs, recipe=recipe, max_steps=1), *words) == 0
+            (runs / recipe / "is-whole").touch()
+    return runs / recipe / "tiny"
+
+
+def _worker() -> str:
+    """Which process of pytest-xdist this is; empty for the only one."""
+    return os.environ.get("PYTEST_XDIST_WORKER", "")
+
+
+@contextmanager
+def _alone_with(folder: Path) -> Iterator[None]:
+    """Among all who share the folder."""
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def _write_clip(file: Path) -> None:
     run = clip.tiny()
     torch.manual_seed(0)
@@ -156,7 +199,14 @@ def environment(**changes: str) -> dict[str, str]:
 
 
 def call(*words: str, timeout_s: float = 180, **changes: str) -> subprocess.CompletedProcess[str]:
-    """A command in the repository, with its output."""
+    """A command in the repository, with its output: Python begins with its imports done, see `ready_python`."""
+    if ready_python.can_be_ready(words, environment(**changes)):
+        return ready_python.run(words, folder=REPOSITORY, variables=environment(**changes), timeout_s=timeout_s)
+    return call_anew(*words, timeout_s=timeout_s, **changes)
+
+
+def call_anew(*words: str, timeout_s: float = 180, **changes: str) -> subprocess.CompletedProcess[str]:
+    """A command in the repository as a shell starts it, with its output."""
     return subprocess.run(
         words, cwd=REPOSITORY, env=environment(**changes), capture_output=True, text=True, timeout=timeout_s, check=False
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -128,7 +129,7 @@ def test_killed_and_started_again_it_ends_the_same(
     for step in (1, 2):
         process = start(words, log, recipe=base[0])
         while process.is_alive() and not list((tmp_path / base[0] / "tiny/checkpoints").glob(f"step-{step:08d}")):
-            pass
+            time.sleep(0.002)
         assert kill_group(process), log.read_text()
     assert finish(words, log, recipe=base[0]) == 0, log.read_text()
     ours, theirs = _state(tmp_path / base[0] / "tiny"), _state(trained)

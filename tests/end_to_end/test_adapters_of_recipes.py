@@ -142,7 +142,8 @@ def test_frozen_weights_are_the_base_to_the_last_bit(trained: Trained, tmp_path:
     for copy in ("", *method.copies):
         _without_adapters(method)
         if copy:
-            method.get_submodule(method.copies[copy]).load_state_dict(method.get_submodule(copy).state_dict())
+            state_of_copy = method.get_submodule(copy).state_dict()  # without parts that no loss reads
+            method.get_submodule(method.copies[copy]).load_state_dict(state_of_copy, strict=False)
         assert base_sha256(method) == read_progress(state)[BASE] == base_sha256(start_weights_of(run))
 
 

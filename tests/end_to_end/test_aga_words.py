@@ -24,7 +24,7 @@ from tbps.text.captions import make_captions
 from tbps.text.tokeniser import open_tokeniser
 from tbps.training.distributed import Team
 
-STEPS, CAPTIONS = 100, 100
+STEPS, CAPTIONS = 60, 100
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("trained aga")]  # trained once
 
 

@@ -243,7 +243,7 @@ def test_wrong_words_to_evaluate(world: World, trained: Path, tmp_path: Path, ca
     for words, part in (
         ([str(trained), "--split", "nope"], "has no split 'nope': it has train, val, test; choose one of them"),
         ([str(trained), "--on", "rstpreid"], "name the folder of rstpreid with --root"),
-        ([str(tmp_path)], "config.json cannot be read"),
+        ([str(tmp_path)], "holds no config.json, expected a run folder"),
     ):
         assert main(["evaluate", *words]) == 2
         assert_one_sentence(capsys.readouterr().err, "tbps: ", part)

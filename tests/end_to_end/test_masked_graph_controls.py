@@ -1,4 +1,4 @@
-"""Masked graph modelling in 200 steps of `tiny`: its target does not collapse, and the masked part must be hidden.
+"""Masked graph modelling in 120 steps of `tiny`: its target does not collapse, and the masked part must be hidden.
 
 Each with a control that shows that the test can fail: a target that follows the loss, and a masked part that can be seen.
 The curves are printed: `pytest -s -m slow tests/end_to_end/test_masked_graph_controls.py`.
@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from small_world import World, metrics, run_recipe
 
-EVERY = 10
-"""Steps whose mean is one number of a curve."""
+STEPS, EVERY = 120, 10
+"""Steps of a run, and those whose mean is one number of a curve."""
 SIZES = ("--data.batch-pairs", "8", "--data.group-pairs", "8", "--method.weights.mlm", "0", "--data.augmentations", "flip")
 QUIET = ("--schedule.epochs", "99", "--evaluation.every-epochs", "0", "--evaluation.test", "False")
 COLLAPSING = ("--method.graph.target-gradient", "True", "--method.graph.target-norm", "False")
@@ -22,14 +22,14 @@ COLLAPSING = ("--method.graph.target-gradient", "True", "--method.graph.target-n
 FEATURES = ("--method.graph.target", "features", "--method.graph.counted", "masked")
 
 
-def curves(world: World, runs: Path, name: str, *changes: str, steps: int) -> dict[str, list[float]]:
+def curves(world: World, runs: Path, name: str, *changes: str) -> dict[str, list[float]]:
     """Of a run: numbers of its log by name, printed."""
-    words = [*world.overrides(runs, recipe="bamg", max_steps=steps), *QUIET, *SIZES]
+    words = [*world.overrides(runs, recipe="bamg", max_steps=STEPS), *QUIET, *SIZES]
     assert run_recipe("bamg", "tiny", *words, *changes, "--name", name) == 0
     lines = [line for line in metrics(runs / "bamg" / name) if "split" not in line]
-    assert len(lines) == steps
+    assert len(lines) == STEPS
     found = {
-        key: [statistics.mean(line[key] for line in lines[first : first + EVERY]) for first in range(0, steps, EVERY)]
+        key: [statistics.mean(line[key] for line in lines[first : first + EVERY]) for first in range(0, STEPS, EVERY)]
         for key in ("loss/mgm", "mgm_of_masked", "mgm_target_variance")
     }
     for key, values in found.items():
@@ -39,8 +39,8 @@ def curves(world: World, runs: Path, name: str, *changes: str, steps: int) -> di
 
 @pytest.mark.slow
 def test_the_target_does_not_collapse_and_the_control_does(world: World, tmp_path: Path) -> None:
-    ours = curves(world, tmp_path, "default", steps=200)
-    control = curves(world, tmp_path, "collapsing", *COLLAPSING, steps=200)
+    ours = curves(world, tmp_path, "default")
+    control = curves(world, tmp_path, "collapsing", *COLLAPSING)
     first = ours["mgm_target_variance"][0]
     assert min(ours["mgm_target_variance"]) > 0.5 * first > 0.1
     assert ours["loss/mgm"][-1] < 0.6 * ours["loss/mgm"][0], "the graph is guessed all the same"
@@ -50,7 +50,7 @@ def test_the_target_does_not_collapse_and_the_control_does(world: World, tmp_pat
 
 @pytest.mark.slow
 def test_a_masked_part_that_can_be_seen_is_nearly_free(world: World, tmp_path: Path) -> None:
-    hidden = curves(world, tmp_path, "hidden", *FEATURES, steps=200)
-    visible = curves(world, tmp_path, "visible", *FEATURES, "--method.graph.hide-masked", "False", steps=200)
+    hidden = curves(world, tmp_path, "hidden", *FEATURES)
+    visible = curves(world, tmp_path, "visible", *FEATURES, "--method.graph.hide-masked", "False")
     assert hidden["mgm_of_masked"][0] == pytest.approx(visible["mgm_of_masked"][0], rel=0.2)
     assert visible["mgm_of_masked"][-1] < 0.5 * hidden["mgm_of_masked"][-1]

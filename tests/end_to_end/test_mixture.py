@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
 from interrupted_run import kill_tree, newest_step
+from ready_python import Ready
 from small_world import REPOSITORY, World, assert_one_sentence, call, environment, launch, metrics, run_recipe
 
 from tbps.command import main
@@ -28,13 +28,13 @@ def arguments(world: World, runs: Path) -> list[str]:
     return ["tiny-albef", *words]
 
 
-def start(words: list[str], notes: Path, *, processes: int, workers: int) -> subprocess.Popen[bytes]:
+def start(words: list[str], notes: Path, *, processes: int, workers: int) -> Ready:
     """`torchrun` of the recipe that also notes its pairs."""
     notes.mkdir(exist_ok=True)
     launcher = launch(processes) if processes > 1 else (sys.executable,)
     command = [*launcher, PROCESS, str(notes), "recipes/pretrain_mals.py", *words, "--data.workers", str(workers)]
-    with (notes / "log").open("ab") as log:
-        return subprocess.Popen(command, cwd=REPOSITORY, env=environment(), stdout=log, stderr=log)
+    log = notes / "log"
+    return Ready(command, folder=REPOSITORY, variables=environment(), output=log, errors=log)
 
 
 def noted(notes: Path) -> dict[int, list[str]]:

@@ -11,19 +11,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from interrupted_run import STEPS, Chaos, arguments, assert_same_end, newest_step, use_the_same_library
+from interrupted_run import STEPS, Chaos, arguments, assert_same_end, newest_step
 from recipe_process import finish, kill_group, start
 from small_world import World
 
 INTERRUPTIONS = 4
-"""`python -m tests.chaos` makes as many as one likes, of the same kind."""
+"""`python -m tests.chaos` makes as many as one likes, of processes that a shell has started; of the half of these the
+imports are done."""
 
 
 @pytest.mark.slow
 def test_two_processes_killed_and_stopped_at_random_moments(world: World, tmp_path: Path) -> None:
     told: list[str] = []
-    chaos = Chaos(world, tmp_path, seed=7, say=told.append)
-    chaos.interrupt(INTERRUPTIONS)
+    chaos = Chaos(world, tmp_path, seed=7, say=told.append, anew=True)
+    for chaos.anew in (True, False):
+        chaos.interrupt(INTERRUPTIONS // 2)
     assert list(chaos.made.values()) == [INTERRUPTIONS // 2, INTERRUPTIONS // 2]
     assert any(not line.endswith("step 0") for line in told), "every interruption came before training"
 
@@ -51,7 +53,6 @@ def test_aga_killed_at_random_moments(world: World, tmp_path: Path) -> None:
     undisturbed = _leave_undisturbed(world, tmp_path / "whole", recipe="aga")
     words, moments = arguments(world, tmp_path, recipe="aga"), random.Random(7)
     run_folder, log = tmp_path / "aga/tiny", tmp_path / "log"
-    use_the_same_library(run_folder, undisturbed.run_folder)
     for step in (4, 8):
         process = start(words, log, recipe="aga")
         while process.is_alive() and newest_step(run_folder) < step:
@@ -74,7 +75,6 @@ def test_laip_killed_before_and_after_the_boundary_of_its_stages(world: World, t
     assert boundary is not None and 0 < int(boundary[1]) < STEPS - 1
     undisturbed = tmp_path / "whole/laip/tiny"
     run_folder, words = tmp_path / "laip/tiny", [*arguments(world, tmp_path, recipe="laip"), *changes]
-    use_the_same_library(run_folder, undisturbed)
     # With the last step of the first stage saved, then with the first of the second.
     for step in (int(boundary[1]), int(boundary[1]) + 1):
         process = start(words, log, recipe="laip")
@@ -109,7 +109,6 @@ MOMENTS = (
 def test_killed_in_a_save_a_validation_and_the_test(world: World, tmp_path: Path) -> None:
     undisturbed = _leave_undisturbed(world, tmp_path / "whole")
     words, log, run_folder = arguments(world, tmp_path), tmp_path / "log", tmp_path / "mars/tiny"
-    use_the_same_library(run_folder, undisturbed.run_folder)
     for moment in MOMENTS:
         process = start(words, log)
         while process.is_alive() and not moment.has_come(run_folder):

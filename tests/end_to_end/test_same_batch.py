@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
+from ready_python import Ready
 from small_world import LAUNCH_TWO, REPOSITORY, World, call, environment, launch, metrics, run_recipe, spread
 
 from tbps.runs.checkpoint import read_tensors
@@ -22,6 +23,14 @@ HALF_EMPTY = ["--method.empty-queue", "ignored", "--method.queue-pairs", "368"]
 VALUE_PARTS = {"qkv.bias": (3, (0, 2)), "key_value.bias": (2, (1,))}
 """Biases that hold a key part: of how many parts those that are not keys. One number added to all keys changes no softmax,
 so a key bias has no gradient but rounding, which Adam divides by its own size. Nothing else may differ."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_library() -> Iterator[None]:
+    """Two runs that measure a busy machine may choose different libraries, which alone changes bits."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TBPS_CPU_PRODUCTS", "default")
+        yield
 
 
 def _arguments(world: World, runs: Path) -> list[str]:
@@ -138,14 +147,14 @@ def _run_until(words: list[str], run_folder: Path, *, step: int, **changes: str)
     """Start a run, ask it to stop once it has done `step` steps, return its log; the last step ends it anyway."""
     log = run_folder.parent / "log.txt"
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("w") as output:
-        process = subprocess.Popen(words, cwd=REPOSITORY, env=environment(**changes), stdout=output, stderr=output)
-        deadline = time.monotonic() + 180
-        while process.poll() is None and (step == STEPS or _steps_done(run_folder) < step):
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.1)
-        process.terminate()
-        status = process.wait(60)
+    log.write_text("")
+    process = Ready(words, folder=REPOSITORY, variables=environment(**changes), output=log, errors=log)
+    deadline = time.monotonic() + 180
+    while process.poll() is None and (step == STEPS or _steps_done(run_folder) < step):
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.1)
+    process.terminate()
+    status = process.wait(60)
     assert status == 0 if step == STEPS else status != 0, log.read_text()
     assert "all saved" in log.read_text() or step == STEPS, log.read_text()
     return log.read_text()

@@ -86,7 +86,7 @@ def naive_scores(method: AlbefFamily, evaluation_set: EvaluationSet, captions: C
                     image_IPD=seen.tokens_IPD,
                     shown=sequences(packed, offset=0, image=torch.zeros(1, dtype=torch.int64).numpy()),
                 )
-                score_QG[query, image] = method.itm_head(crossed.hidden_ND[crossed.packing.first_S])[0, 1]
+                score_QG[query, image] = method.itm_head(crossed.cls_states(slice(1)))[0, 1]
     return similarity_QG, score_QG
 
 

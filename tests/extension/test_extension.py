@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from interrupted_run import Launch, newest_step, use_the_same_library
+from interrupted_run import Launch, newest_step
 from small_world import LAUNCH_TWO, REPOSITORY, World, assert_one_sentence, call, launch, metrics, spread
 
 from tbps.runs.checkpoint import read_tensors
@@ -135,9 +135,8 @@ def test_killed_and_started_again_it_ends_with_the_same_bits(
         monkeypatch.setenv(name, value)
     killed = make_lab(tmp_path, lab.world)
     words = killed.words(TRAIN, *killed.small)
-    use_the_same_library(killed.run_folder, lab.run_folder)
     for step in (4, 8):
-        started = Launch(words, tmp_path / "log")
+        started = Launch(words, tmp_path / "log", anew=True)
         try:
             while newest_step(killed.run_folder) < step:
                 assert started.launcher.poll() is None, started.log.read_text()

@@ -1,4 +1,6 @@
-"""Tests that need a CUDA GPU; elsewhere they are skipped, with a word. `pytest tests/gpu -n 8` takes two minutes on one."""
+"""Tests that need a CUDA GPU; elsewhere they are skipped, with a word. `pytest tests/gpu -n 8` takes two minutes on one.
+
+Those of `rehearsal/` need none and run everywhere."""
 
 from __future__ import annotations
 
@@ -11,15 +13,16 @@ import torch
 TESTS = Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS.parent / "benchmarks"), str(TESTS / "end_to_end")]
 
-from small_world import World, make_world  # noqa: E402
+from small_world import World, shared_world  # noqa: E402
 
 HERE = Path(__file__).parent
+REHEARSAL = HERE / "rehearsal"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Every test of this folder."""
+    """Every test of this folder but the rehearsal."""
     for item in items:
-        if HERE in item.path.parents:
+        if HERE in item.path.parents and REHEARSAL not in item.path.parents:
             item.add_marker(pytest.mark.gpu)
             item.add_marker(pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"))
 
@@ -27,4 +30,4 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     """Do not write into it."""
-    return make_world(tmp_path_factory.mktemp("world"))
+    return shared_world(tmp_path_factory)

@@ -119,7 +119,8 @@ def test_evaluation_with_re_ranking_is_the_cpus(world: World, tmp_path: Path, re
             assert on_gpu[ranking][metric] == pytest.approx(on_cpu[ranking][metric], abs=1.0), (ranking, metric)
 
 
-def test_compiled_blocks_have_the_same_losses(world: World, tmp_path: Path) -> None:
+@pytest.mark.parametrize("recipe", ["mars", "clip", "aptm"])
+def test_compiled_parts_have_the_same_losses(world: World, tmp_path: Path, recipe: str) -> None:
     for runs, compiled in (("eager", "False"), ("compiled", "True")):
-        finish([sys.executable, *words(world, tmp_path / runs, "mars", "--loop.compile", compiled)])
-    assert losses(tmp_path / "compiled", "mars") == pytest.approx(losses(tmp_path / "eager", "mars"), rel=1e-3)
+        finish([sys.executable, *words(world, tmp_path / runs, recipe, "--loop.compile", compiled)])
+    assert losses(tmp_path / "compiled", recipe) == pytest.approx(losses(tmp_path / "eager", recipe), rel=1e-3)

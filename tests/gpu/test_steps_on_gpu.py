@@ -33,3 +33,13 @@ def test_a_whole_step_waits_for_nothing_but_its_numbers(name: str, precision: st
     for _ in range(5):  # fills caches: every batch once, and one again
         steps.step()
     assert steps.syncs() == []
+
+
+def test_a_planted_wait_is_told() -> None:
+    run = run_of("clip", quick=True, pairs=16)
+    steps = RealStep(run, build(run).cuda(), torch.device("cuda", 0))
+    for _ in range(5):
+        steps.step()
+    steps.method.towers.image.blocks[0].register_forward_hook(lambda *told: told[2].sum().item())
+    found = steps.syncs()
+    assert len(found) == 1 and "test_steps_on_gpu.py" in found[0]

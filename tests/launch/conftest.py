@@ -7,10 +7,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "end_to_end"))
 
-from small_world import World, make_world
+from small_world import World, shared_world
 
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     """Do not write into it."""
-    return make_world(tmp_path_factory.mktemp("world"))
+    return shared_world(tmp_path_factory)

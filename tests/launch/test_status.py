@@ -44,7 +44,7 @@ def test_a_run_by_hand_goes_from_new_to_finished(trained: RunFolder, tmp_path: P
     assert state_of(RunFolder(tmp_path / "none"), None, {}).kind == "new"
     state = state_of(trained, run, None)
     assert (state.kind, state.progress.step, state.progress.total, state.restarts) == ("finished", 2, 2, "-")
-    assert line_of(state).startswith("finished, step 2 of 2, loss ")
+    assert re.fullmatch(r"finished, step 2 of 2, loss \d+\.\d{4}, \d+\.\d pairs/s", line_of(state))
     assert state_of(trained, run, {}, also_on=["rstpreid"]).kind == "stopped"
     evaluation = trained.evaluations / "test-00000002.json"
     kept = evaluation.read_text()
@@ -90,6 +90,10 @@ def test_the_table_has_every_run(trained: RunFolder, tmp_path: Path, capsys: pyt
     lines = [[cell.strip() for cell in line.split("\u2502")] for line in told.splitlines()]
     rows = {cells[1]: cells for cells in lines if len(cells) > 2}
     assert rows["mars/tiny"][2:5] == ["-", "finished", "2/2"]
+    speed = next(
+        line["pairs_per_s"] for line in map(json.loads, trained.metrics.read_text().splitlines()[::-1]) if "loss" in line
+    )
+    assert rows["mars/tiny"][6] == f"{speed:.1f}"
     assert rows["mars/[b]asked"][2:5] == ["7", "unknown", "-"]
     assert "jobs are not looked up: there is no squeue on this machine" in told
     assert main([str(tmp_path)]) == 2
@@ -124,7 +128,7 @@ def test_a_damaged_folder_has_a_row_and_hides_no_other(
     assert rows["mars/whole"][2:4] == ["finished", "2/2"]
     for name, (_, _, state, words) in DAMAGED.items():
         assert rows[f"mars/{name}"][2] == state
-        assert words.replace(" ", "") in "".join(rows[f"mars/{name}"][6:8]).replace(" ", ""), rows[f"mars/{name}"]
+        assert words.replace(" ", "") in "".join(rows[f"mars/{name}"][7:9]).replace(" ", ""), rows[f"mars/{name}"]
 
 
 def rows_of(table: str) -> dict[str, list[str]]:
@@ -132,9 +136,9 @@ def rows_of(table: str) -> dict[str, list[str]]:
     rows: list[list[str]] = []
     for line in table.splitlines():
         cells = [cell.strip() for cell in re.split("[\u2502\u2503]", line)[1:-1]]
-        if len(cells) == 8 and cells[2]:
+        if len(cells) == 9 and cells[2]:
             rows.append(cells)
-        elif len(cells) == 8:
+        elif len(cells) == 9:
             rows[-1] = [before + more for before, more in zip(rows[-1], cells, strict=True)]
     return {cells[0]: cells for cells in rows}
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from tiny_encoders import shaken, tiny_bert
 from torch import Tensor
 
-from tbps.nn.bert import Bert, BertLayer, WordHead
+from tbps.nn.bert import Bert, BertLayer, SelfAttention, WordHead
+from tbps.nn.dropout import Groups, Site, drop
 from tbps.nn.packing import Layout, Packing, lay_out
 
 CPU = torch.device("cpu")
@@ -106,15 +108,91 @@ def test_computed_padding_does_not_reach_real_tokens() -> None:
         assert torch.allclose(hidden[number, : TOKENS[number]], alone, atol=1e-5)
 
 
-def test_self_attention_of_the_first_row_alone() -> None:
+READ = [(0, 0), (0, 3), (2, 0), (2, 7), (3, 1), (5, 0)]
+"""Sequence and position of tokens that are read: sequences 1 and 4 are not."""
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("full", [False, True])
+def test_the_last_layer_computes_what_is_read_alone(full: bool, checkpointing: bool) -> None:
+    """The same states and gradients; no other row reaches the last layer's cross-attention and feed-forward."""
+    outcomes: list[tuple[Tensor, dict[str, Tensor], Tensor]] = []
+    widths: list[int] = []
+    for some in (False, True):
+        bert = tiny_bert(full_cross_attention=full)
+        bert.checkpointing = checkpointing
+        last = bert.layers[-1]
+        assert isinstance(last, BertLayer)
+        last.fc1.register_forward_hook(lambda _, inputs, output: widths.append(len(output)))
+        layout = lay_out(TOKENS, image=IMAGE, num_images=3, group=[4, 3, 4, 3, 3, 4])
+        sequence, position = np.array(READ).T
+        rows = layout.rows(sequence, position)
+        packing = layout.to(CPU, read=rows if some else None)
+        x_ND = bert.embed(packed(layout, captions()), packing)
+        image_IPD = images().sort(0).values.requires_grad_()
+        hidden = bert.encode_cross(x_ND, packing, image_IPD)
+        found = hidden if some else hidden[torch.from_numpy(np.sort(rows))]
+        (found * torch.arange(1.0, 17)).square().sum().backward()
+        gradients = {name: parameter.grad for name, parameter in bert.named_parameters() if parameter.grad is not None}
+        assert image_IPD.grad is not None
+        outcomes.append((found.detach(), gradients, image_IPD.grad))
+    assert set(widths) == {sum(TOKENS), len(READ)}
+    (whole, expected, image_expected), (some_states, found_gradients, image_found) = outcomes
+    assert torch.allclose(some_states, whole, atol=1e-5) and expected.keys() == found_gradients.keys()
+    assert torch.allclose(image_found, image_expected, rtol=1e-4, atol=1e-4)
+    for name, gradient in expected.items():
+        assert torch.allclose(found_gradients[name], gradient, rtol=1e-4, atol=1e-4 * float(gradient.abs().max())), name
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_parts_beside_each_other_share_images_and_nothing_else(checkpointing: bool) -> None:
+    bert, rows = tiny_bert(), captions()
+    bert.checkpointing = checkpointing
+    image_IPD, projected = images().requires_grad_(), list[int]()
+    for layer in bert.layers[bert.first_cross_layer :]:
+        assert isinstance(layer, BertLayer) and layer.cross_attention is not None
+        layer.cross_attention.key_value.register_forward_hook(lambda *_: projected.append(1))
+    states, packings = [], []
+    for part in (slice(0, 4), slice(4, 6)):
+        layout = lay_out(TOKENS[part], image=IMAGE[part], num_images=3)
+        states.append(packed(layout, text_states(bert, rows[part])).detach().requires_grad_())
+        packings.append(layout.to(CPU))
+    together, record = bert.encode_cross_apart(states, packings, image_IPD, record_layer=1)
+    assert record is not None and len(record.context_RD) == len(states[1])
+    assert len(projected) == len(bert.layers) - bert.first_cross_layer  # once a layer
+    for found, x_ND, packing in zip(together, states, packings, strict=True):
+        assert torch.equal(found, bert.encode_cross(x_ND, packing, image_IPD))
+    own, other = torch.autograd.grad(together[1].sum(), [states[1], states[0]], retain_graph=True, allow_unused=True)
+    assert own is not None and own.any() and other is None
+    (gradient,) = torch.autograd.grad(sum(x.square().sum() for x in together), image_IPD)
+    assert gradient.any()
+
+
+def test_the_text_encoder_of_class_tokens_alone() -> None:
     bert = tiny_bert()
-    packing = lay_out(TOKENS).to(CPU)
-    x_ND = torch.randn(sum(TOKENS), 16)
-    layer = bert.layers[0]
-    assert isinstance(layer, BertLayer)
-    attention = layer.self_attention
-    everything = attention(x_ND, packing)
-    assert torch.allclose(attention(x_ND, packing, only_first=True), everything[packing.first_S], atol=1e-6)
+    layout = lay_out(TOKENS)
+    packing = layout.to(CPU, read=layout.start_S)
+    x_ND = bert.embed(torch.cat(captions()), packing)
+    found = bert.encode_text(x_ND, packing, rows=packing.read)
+    assert len(found) == len(TOKENS)
+    assert torch.allclose(found[packing.read.first_S], bert.encode_text(x_ND, packing)[packing.first_S], atol=1e-6)
+
+
+def test_buckets_of_a_group_lose_units_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    bert = tiny_bert(dropout=0.4)
+    packing = lay_out([4] * 40 + [30] * 40).to(CPU)
+    assert [bucket.number for bucket in packing.all.buckets] == [0, 1]
+    kept = []
+
+    def remember(x: Tensor, site: Site, groups: Groups) -> Tensor:
+        kept.append(drop(torch.ones_like(x), site, groups).flatten()[:500])
+        return drop(x, site, groups)
+
+    monkeypatch.setattr("tbps.nn.attention.drop", remember)
+    attention = bert.layers[0].self_attention
+    assert isinstance(attention, SelfAttention)
+    attention(torch.ones(40 * 34, 16), packing)
+    assert len(kept) == 2 and not torch.equal(*kept)
 
 
 @pytest.mark.parametrize("full", [False, True])

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
-from tbps.nn.momentum import advance, momentum_copy
+from tbps.nn.momentum import advance, left_out, momentum_copy
 
 
 def pair() -> tuple[nn.Module, nn.Module]:
@@ -34,6 +35,23 @@ def test_one_update_is_the_formula() -> None:
     for old, new, follows, same in zip(before, momentum_encoder.parameters(), online.parameters(), kept, strict=True):
         assert torch.allclose(new, 0.9 * old + 0.1 * follows, atol=1e-6)
         assert torch.equal(follows, same)
+
+
+def test_a_copy_without_parts_moves_by_name_and_a_copy_of_it_lacks_the_same() -> None:
+    online = nn.ModuleDict(
+        {"head": nn.Linear(2, 2), "layers": nn.ModuleList([nn.Sequential(nn.Linear(2, 2)) for _ in range(12)])}
+    )
+    momentum_encoder = momentum_copy(online, without=["head", *(f"layers.{index}" for index in range(9, 12))])
+    kept = [f"layers.{index}.0.{part}" for index in range(9) for part in ("weight", "bias")]
+    assert list(momentum_encoder.state_dict()) == kept
+    nn.init.constant_(online.layers[8][0].weight, 3.0)
+    advance(momentum_encoder, online, momentum=0.0)
+    assert all(torch.equal(online.state_dict()[name], tensor) for name, tensor in momentum_encoder.state_dict().items())
+    assert sorted(left_out(online, momentum_encoder)) == ["head", "layers.10", "layers.11", "layers.9"]
+    again = momentum_copy(online, without=left_out(online, momentum_encoder))
+    assert again.state_dict().keys() == momentum_encoder.state_dict().keys()
+    with pytest.raises(AssertionError, match="would get its number"):
+        momentum_copy(online, without=["layers.4"])
 
 
 def test_the_extremes() -> None:

@@ -6,9 +6,38 @@ import numpy as np
 import pytest
 import torch
 
-from tbps.nn.packing import Layout, Packing, lay_out, upload
+from tbps.nn.packing import Layout, Packing, Rows, lay_out, upload
 
 CPU = torch.device("cpu")
+
+
+def in_buckets(rows: Rows, x_N: torch.Tensor) -> torch.Tensor:
+    """What self-attention makes of packed numbers if nothing attends to anything: into the buckets' views and back."""
+    return x_N[rows.query_T][rows.flat_R]
+
+
+def by_image(rows: Rows, x_R: torch.Tensor) -> torch.Tensor:
+    assert rows.image_T is not None and rows.image_flat_R is not None
+    return x_R[rows.image_T][rows.image_flat_R]
+
+
+def grids(shapes: list[tuple[int, int]], x_T: torch.Tensor | None) -> list[torch.Tensor]:
+    """The numbers of all views, view by view."""
+    assert x_T is not None and len(x_T) == sum(first * second for first, second in shapes)
+    parts = x_T.split([first * second for first, second in shapes])
+    return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
+def image_grids(rows: Rows) -> list[torch.Tensor]:
+    return grids([view.queries for view in rows.images], rows.image_T)
+
+
+def query_grids(rows: Rows) -> list[torch.Tensor]:
+    return grids([bucket.queries for bucket in rows.buckets], rows.query_T)
+
+
+def key_grids(rows: Rows) -> list[torch.Tensor]:
+    return grids([bucket.keys for bucket in rows.buckets], rows.key_T)
 
 
 def random_layout(seed: int, *, images: int | None = 5) -> tuple[Layout, Packing, np.ndarray]:
@@ -29,6 +58,7 @@ def test_padded_view_and_back(seed: int, images: int | None) -> None:
     for sequence, length in enumerate(tokens):
         assert torch.equal(again[sequence, :length], padded[sequence, :length])
     assert torch.equal(again.flatten()[packing.flat_N], packed)
+    assert torch.equal(in_buckets(packing.all, packed), packed)
     assert torch.equal(packed[packing.first_S], padded[:, 0])
     assert torch.equal(packing.position_N, torch.from_numpy(layout.position_N))
 
@@ -36,65 +66,101 @@ def test_padded_view_and_back(seed: int, images: int | None) -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_view_by_image_and_back(seed: int) -> None:
     layout, packing, tokens = random_layout(seed)
-    assert layout.image_S is not None and packing.views[0].image_grid_IQ is not None and packing.image_flat_N is not None
+    assert layout.image_S is not None
     image_N = torch.from_numpy(layout.image_S[layout.sequence_N])
     assert torch.equal(image_N, image_N.sort().values)  # grouped by image
     number_N = torch.arange(tokens.sum())
-    by_image = number_N[packing.views[0].image_grid_IQ]
+    (grid_IQ,) = image_grids(packing.all)
+    shown = number_N[grid_IQ]
     for image in range(5):
         expected = number_N[image_N == image]
-        assert torch.equal(by_image[image, : len(expected)], expected)
-    assert torch.equal(by_image.flatten()[packing.image_flat_N], number_N)
+        assert torch.equal(shown[image, : len(expected)], expected)
+    assert torch.equal(by_image(packing.all, number_N), number_N)
 
 
 def test_sequences_of_an_image_keep_their_order() -> None:
     layout = lay_out([2, 1, 3, 1], image=[1, 0, 1, 0], num_images=3)
-    assert layout.sequence_N.tolist() == [1, 3, 0, 0, 2, 2, 2]
+    assert layout.sequence_N.tolist() == [1, 3, 0, 0, 2, 2, 2] and layout.order_S.tolist() == [1, 3, 0, 2]
     assert layout.start_S.tolist() == [2, 0, 4, 1]
-    packing = layout.to(CPU)
-    grid_IQ = packing.views[0].image_grid_IQ
-    assert grid_IQ is not None
+    (grid_IQ,) = image_grids(layout.to(CPU).all)
     assert grid_IQ.tolist() == [[0, 1, 0, 0, 0], [2, 3, 4, 5, 6], [0, 0, 0, 0, 0]]  # image 2 is not looked at
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_views_of_groups(seed: int) -> None:
-    """A group's view is the packing of its sequences alone, its tokens lie side by side, and the way back finds them."""
+def random_groups(seed: int) -> tuple[Layout, np.ndarray, np.ndarray]:
+    """Sequences of 1 to 60 tokens in groups 2, 3 and 7, the tokens and groups of each; the last is not attended."""
     rng = np.random.default_rng(seed)
-    tokens, image = rng.integers(1, 9, 14), rng.permutation([*range(6), *rng.integers(0, 6, 8)])
+    tokens, image = rng.integers(1, 60, 70), rng.permutation([*range(6), *rng.integers(0, 6, 64)])
     group = np.array([2, 2, 3, 3, 3, 7])[image]
-    layout = lay_out(tokens, keys=np.maximum(tokens - 1, 1), group=group, image=image, num_images=6)
-    packing = layout.to(CPU)
-    assert packing.groups.numbers == (2, 3, 7) and [view.group for view in packing.views] == [2, 3, 7]
-    assert [view.images for view in packing.views] == [slice(0, 2), slice(2, 5), slice(5, 6)]
-    number_N, first = torch.arange(tokens.sum()), 0
-    for view, rows in zip(packing.views, packing.groups.rows, strict=True):
-        members = np.flatnonzero(group == view.group)
-        keys, shown = np.maximum(tokens[members] - 1, 1), image[members] - view.images.start
-        alone = lay_out(tokens[members], keys=keys, image=shown, num_images=shown.max() + 1).to(CPU)
-        own_N = torch.cat([number_N[first : first + rows], number_N[:1]])
-        for found, expected in (
-            (view.grid_SL, alone.grid_SL),
-            (view.image_grid_IQ, alone.views[0].image_grid_IQ),
-        ):
-            assert found is not None and expected is not None and found.shape == expected.shape
-            real = found.flatten() >= first if first else torch.ones(found.numel(), dtype=torch.bool)
-            assert torch.equal(own_N[expected.flatten()][real], found.flatten()[real])
-        assert view.key_bias_SL is not None and torch.equal(view.key_bias_SL, alone.key_bias_SL)  # type: ignore[arg-type]
-        first += rows
-    assert packing.image_flat_N is not None
-    for flat_N, grids in (
-        (packing.flat_N, [view.grid_SL for view in packing.views]),
-        (packing.image_flat_N, [view.image_grid_IQ for view in packing.views]),
-    ):
-        assert torch.equal(torch.cat([grid.flatten() for grid in grids if grid is not None])[flat_N], number_N)
+    return lay_out(tokens, keys=np.maximum(tokens - 1, 1), group=group, image=image, num_images=6), tokens, group
+
+
+@pytest.mark.parametrize("share", [None, 0.3])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_groups_views_are_those_that_it_has_alone(seed: int, share: float | None) -> None:
+    """Its buckets, their order and padding, and its images: whatever other groups are laid out beside it."""
+    layout, tokens, group = random_groups(seed)
+    rng, number_N = np.random.default_rng(seed), np.arange(tokens.sum())
+    read = None
+    if share is not None:
+        read = np.unique(np.concatenate([layout.start_S, rng.choice(number_N, int(share * len(number_N)))]))
+    rows = layout.to(CPU, read=read).read
+    assert rows.groups.numbers == (2, 3, 7)
+    assert [(view.group, view.queries[0]) for view in rows.images] == [(2, 2), (3, 3), (7, 1)]
+    assert max(bucket.number for bucket in rows.buckets) >= 1  # cut at all
+    assert layout.image_S is not None
+    first = before = image = 0
+    buckets = list(zip(rows.buckets, query_grids(rows), key_grids(rows), strict=True))
+    for number, size, grid_IQ in zip(rows.groups.numbers, rows.groups.rows, image_grids(rows), strict=True):
+        members = np.flatnonzero(group == number)
+        shown = layout.image_S[members] - image
+        own = lay_out(tokens[members], keys=layout.keys_S[members], image=shown, num_images=shown.max() + 1)
+        count = int(tokens[members].sum())
+        mine = None if read is None else read[(read >= first) & (read < first + count)] - first
+        alone = own.to(CPU, read=mine).read
+        assert alone.groups.rows == (size,)
+        found = [each for each in buckets if each[0].group == number]
+        expected = list(zip(alone.buckets, query_grids(alone), key_grids(alone), strict=True))
+        for (bucket, *mixed), (other, *single) in zip(found, expected, strict=True):
+            assert bucket.number == other.number
+            for grid, other_grid in zip(mixed, single, strict=True):
+                assert torch.equal((grid - first).clamp(min=0), other_grid)
+            assert bucket.key_bias_SL is not None and torch.equal(bucket.key_bias_SL, other.key_bias_SL)  # type: ignore[arg-type]
+        assert torch.equal((grid_IQ - before).clamp(min=0), image_grids(alone)[0])
+        first, before, image = first + count, before + size, image + len(grid_IQ)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_rows_that_are_read_are_found_again(seed: int) -> None:
+    layout, tokens, _ = random_groups(seed)
+    number_N, chosen = torch.arange(tokens.sum()), np.random.default_rng(seed).choice(tokens.sum(), 200)
+    read = np.concatenate([chosen, layout.start_S[::2]])
+    packing = layout.to(CPU, read=read)
+    rows, expected = packing.read, torch.from_numpy(np.unique(read))
+    assert rows.row_R is not None and torch.equal(rows.row_R, expected) and torch.equal(rows.pick(number_N), expected)
+    assert torch.equal(in_buckets(rows, number_N), expected)
+    assert torch.equal(by_image(rows, expected), expected)
+    assert sum(rows.groups.rows) == len(expected)
+    assert torch.equal(expected[rows.first_S[::2]], packing.first_S[::2])
+    for query_SQ, key_SL in zip(query_grids(rows), key_grids(rows), strict=True):  # each sequence looks at its own keys
+        assert (layout.sequence_N[query_SQ[:, 0]] == layout.sequence_N[key_SL[:, 0]]).all()
+    # A sequence that nobody reads is in no bucket.
+    assert sum(map(len, key_grids(rows))) == len(np.unique(layout.sequence_N[expected.numpy()]))
+    assert layout.to(CPU).read is not rows and packing.all.row_R is None
+
+
+def test_an_image_that_nothing_looks_at_stays_with_its_group() -> None:
+    """Image 2 is the first of group 5; nothing looks at it, nor at the whole of group 6."""
+    layout = lay_out([2, 1], group=[4, 5], image=[0, 3], num_images=6, image_group=np.array([4, 4, 5, 5, 6, 6]))
+    rows = layout.to(CPU).all
+    assert [(view.group, view.queries) for view in rows.images] == [(4, (2, 2)), (5, (2, 1)), (6, (2, 0))]
+    assert torch.equal(by_image(rows, torch.arange(3)), torch.arange(3))
 
 
 def test_sequences_without_images_are_sorted_by_group() -> None:
     layout = lay_out([2, 1, 3, 1], group=[1, 0, 1, 0])
     assert layout.sequence_N.tolist() == [1, 3, 0, 0, 2, 2, 2]
     packing = layout.to(CPU)
-    assert packing.groups.rows == (2, 5)
+    assert packing.all.groups.rows == (2, 5)
     assert packing.grid_SL.tolist() == [[2, 3, 0], [0, 0, 0], [4, 5, 6], [1, 0, 0]]
 
 

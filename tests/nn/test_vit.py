@@ -42,6 +42,22 @@ def test_all_patches_in_any_order_give_the_same_tokens() -> None:
     assert torch.allclose(found[:, 1:], plain[:, 1:].gather(1, order[..., None].expand(-1, -1, 12)), atol=1e-5)
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_last_layer_for_cls_alone_gives_its_row_and_its_gradients(checkpointing: bool) -> None:
+    image = torch.randn(2, 3, 16, 8)
+    outcomes = []
+    for first_only in (False, True):
+        vit = tiny_vit()
+        vit.checkpointing = checkpointing
+        token_BPD = vit(image, first_only=first_only)
+        token_BPD[:, 0].square().sum().backward()
+        outcomes.append((token_BPD, [parameter.grad for parameter in vit.parameters()]))
+    (whole, gradients), (first, expected) = outcomes
+    assert first.shape == (2, 1, 12) and torch.allclose(whole[:, :1], first, atol=1e-6)
+    for found, gradient in zip(gradients, expected, strict=True):
+        assert found is not None and gradient is not None and torch.allclose(found, gradient, rtol=1e-4, atol=1e-5)
+
+
 def test_activation_checkpointing_changes_nothing() -> None:
     image = torch.randn(2, 3, 16, 8)
     outcomes = []

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from recorded_step import OFFICIAL_LOSS, Recorded, build, close, inputs
@@ -75,7 +76,8 @@ class Stepped:
         self.expect("text_feat", online.caption_BE)
         self.expect("image_feat_m", self.momentum.image_BE)
         self.expect("text_feat_m", self.momentum.caption_BE)
-        self.expect("image_embeds_m", self.momentum_token_BPD)
+        expected_BPD = self.tensors["expected.image_embeds_m"]  # of which ALBEF's losses read [CLS] alone
+        close(self.momentum_token_BPD, expected_BPD[:, : self.momentum_token_BPD.shape[1]], "image_embeds_m")
         self.expect("sim_targets", contrast.target_BC)
         for name in ("i2t", "t2i", "i2i", "t2t"):
             if name in contrast.loss:
@@ -109,12 +111,20 @@ def test_every_tensor_inside_the_step(name: str) -> None:
     step.check_contrast(contrast, online.features)
     words = step.rasa.word_task(step.rasa.mlm_mask(), step.momentum_token_BPD)
     check_words(step, words)
-    matched = step.rasa.match(online, words, pending)
+    matched = step.rasa.match(online, words, pending, read=lambda negatives: every_token(step.paired, negatives.captions()))
     check_matching(step, words, matched)
     if name == "mars":
         predicted, removed = method.rebuild(online.patch_BND, online.paired, online.hidden_ND, draws["mae"])
         step.expect("mae.pred", predicted)
         close(removed, recorded.tensors["draws.mae.mask"], "mae.mask")
+
+
+def every_token(captions: Any, shown: Any) -> Any:
+    """Row and position of all tokens of the captions that are shown, so that every state can be compared."""
+    tokens = captions.layout.tokens_S[shown]
+    places = [(row, place) for row, number in enumerate(tokens) for place in range(number)]
+    rows, positions = np.array(places).T
+    return rows, positions
 
 
 def check_words(step: Stepped, words: Any) -> None:
@@ -126,18 +136,19 @@ def check_words(step: Stepped, words: Any) -> None:
     close(words.momentum_logit_MV, step.tensors["expected.mlm_logits_m"][words.chosen], "mlm_logits_m")
     step.expect("mrtd.input_ids", step.padded(words.corrupted.token_id_N, own))
     momentum_encoder = step.rasa.cross_captions(
-        step.method.momentum_encoder, [words.masked, words.generator], step.momentum_token_BPD
+        step.method.momentum_encoder, [words.masked, words.generator], step.momentum_token_BPD, read=[None, None]
     )
-    rows = momentum_encoder.layout.rows(step.batch.num_pairs + own.layout.sequence_N, own.layout.position_N)
+    rows = momentum_encoder.rows(step.batch.num_pairs + own.layout.sequence_N, own.layout.position_N)
     step.expect(
         "mrtd_logits_m",
-        step.padded(step.method.momentum_encoder.word_logits(momentum_encoder.hidden_ND[torch.from_numpy(rows)]), own),
+        step.padded(step.method.momentum_encoder.word_logits(momentum_encoder.hidden_RD[torch.from_numpy(rows)]), own),
     )
 
 
 def check_matching(step: Stepped, words: Any, matched: Any) -> None:
     method, own, pairs = step.method, words.own, step.batch.num_pairs
-    hidden = matched.crossed.hidden_ND[matched.crossed.packing.grid_SL]
+    crossed = matched.crossed
+    hidden = crossed.hidden_RD[torch.from_numpy(crossed.place_N)[crossed.packing.grid_SL]]
     length = step.tensors["expected.itm_hidden"].shape[1]
     step.expect("itm_hidden", hidden[: 3 * pairs, :length])
     step.expect("itm_logits", method.itm_head(hidden[: 3 * pairs, 0]))
@@ -165,6 +176,7 @@ def test_every_tensor_inside_albefs_step() -> None:
     step.expect("text_embeds", step.padded(online.hidden_ND, step.paired))
     contrast, _ = method.contrast(batch, draws, online, step.momentum, intra=False)
     step.check_contrast(contrast, online.features)
+    assert step.momentum_token_BPD.shape[1] == 1
     method.past.max_alpha = 0.0
     step.expect("loss.ita_distill_false", method(batch, draws)[0]["itc"])
 

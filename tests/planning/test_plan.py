@@ -11,8 +11,10 @@ from small_runs import run_of
 
 from tbps.command import main
 from tbps.planning import plan as planning
+from tbps.planning.collectives import collectives_of, counted
 from tbps.planning.gpus import GPUS, gpu_of
 from tbps.planning.plan import Plan, make_plan
+from tbps.planning.tables import plan_text
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +58,18 @@ def test_what_a_gpu_holds_falls_with_the_stage_and_with_checkpointing(small: Pla
 def test_activations_of_a_larger_micro_batch_are_foretold(small: Plan) -> None:
     cost = planning.rehearse(small.run, pairs=64, processes=2)
     assert small.own.activations(64) == pytest.approx(cost.activations, rel=0.05)
+
+
+def test_collectives_of_a_larger_step_are_foretold_and_printed(small: Plan) -> None:
+    larger = replace(small, run=replace(small.run, data=replace(small.run.data, batch_pairs=128, micro_batch_pairs=0)))
+    said = plan_text(larger)
+    said = said[said.index("Collectives of a step (DDP, 64 pairs on each GPU)") :]
+    rows = re.findall(r"│ (\S+)(?: \(\w+\))? +│ (all-\w+) +│ float32 │ (\d+) +│ ([\d.]+) +│", said)
+    expected = counted(collectives_of(small.run, pairs=64, processes=2, rank=0))
+    assert len(expected) == 3 and rows == [
+        (one.place.split()[0], one.what, str(number), f"{size / 1e6:.3f}") for one, number, size in expected
+    ]
+    assert "Collectives" not in plan_text(replace(small, gpus=1))
 
 
 def test_pairs_of_several_data_sets_add_up(small: Plan) -> None:

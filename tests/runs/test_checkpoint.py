@@ -5,6 +5,7 @@ import json
 import logging
 import multiprocessing
 import os
+import re
 import resource
 import signal
 import sys
@@ -272,6 +273,24 @@ def test_weights_of_another_architecture_are_named(tmp_path: Path) -> None:
         " online.extra.bias: found none, expected (2,); prd_head.weight: found (2, 16), expected (5, 16);"
         " use the config it was made with"
     )
+
+
+def test_what_an_older_checkpoint_holds_of_a_copy_that_nothing_reads_is_passed_over(tmp_path: Path) -> None:
+    older = SmallMethod()
+    older.momentum_encoder.image.extra = nn.Linear(2, 2)
+    older.online.image.extra = nn.Linear(2, 2)
+    method = SmallMethod()
+    method.online.image.extra = nn.Linear(2, 2)
+    folder = checkpoint.save(tmp_path, step=1, model=older.state_dict(), optimiser={}, progress={})
+    copies = {"momentum_encoder": "online"}
+    checkpoint.load_model(method, folder, copies=copies)
+    assert all(torch.equal(older.state_dict()[name], tensor) for name, tensor in method.state_dict().items())
+    unread = "momentum_encoder.image.extra.weight: found (2, 2), expected none"
+    with pytest.raises(ValueError, match=re.escape(unread)):
+        checkpoint.load_model(method, folder)
+    method.online.image.extra = nn.Linear(2, 3)  # another architecture, not a part that is no longer read
+    with pytest.raises(ValueError, match=re.escape("4 of 21 tensors differ")):
+        checkpoint.load_model(method, folder, copies=copies)
 
 
 def test_weights_come_back_to_the_last_bit(tmp_path: Path) -> None:

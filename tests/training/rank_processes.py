@@ -5,21 +5,20 @@ from __future__ import annotations
 import json
 import os
 import socket
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ready_python import Ready
+
 PROCESSES = 2
 DISTURBED = Path(__file__).with_name("disturbed_process.py")
 
 
 @contextmanager
-def disturbed(
-    runs: Path, *, ranks: list[int], step: dict[str, int], zero: int = 0, **changes: Any
-) -> Iterator[list[subprocess.Popen[bytes]]]:
+def disturbed(runs: Path, *, ranks: list[int], step: dict[str, int], zero: int = 0, **changes: Any) -> Iterator[list[Ready]]:
     """The processes of the small run, where something happens on `ranks`; zero: the stage."""
     stage = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": str(zero)} if zero else {}
     words = [json.dumps(changes), json.dumps(ranks), json.dumps(step)]
@@ -28,7 +27,7 @@ def disturbed(
 
 
 @contextmanager
-def rank_processes(runs: Path, script: Path, *words: str, **variables: str) -> Iterator[list[subprocess.Popen[bytes]]]:
+def rank_processes(runs: Path, script: Path, *words: str, **variables: str) -> Iterator[list[Ready]]:
     """The processes of a run, started as Slurm does: nobody watches them but they themselves."""
     runs.mkdir()
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -39,10 +38,11 @@ def rank_processes(runs: Path, script: Path, *words: str, **variables: str) -> I
         quiet = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **variables}
         environment = {**os.environ, **quiet, **{name: str(value) for name, value in place.items()}}
         command = [sys.executable, str(script), str(runs), *words]
-        processes.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE))
+        printed = runs / f"printed-{rank}"
+        processes.append(Ready(command, folder=Path.cwd(), variables=environment, output=printed, errors=printed))
     try:
         yield processes
     finally:
         for process in processes:
-            process.kill()
-            process.communicate()
+            process.kill_all()
+            process.wait()

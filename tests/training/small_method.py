@@ -166,6 +166,7 @@ def small_run(
     timeout_s: float = 600.0,
     second_stage_epoch: float = 0.0,
     workers: int = 0,
+    profile: int = 0,
 ) -> Run:
     """A run of `steps` steps: 5 steps an epoch, validated every 4."""
     return Run(
@@ -184,7 +185,9 @@ def small_run(
         ),
         optim=Optimiser(lr=lr, rules=(Rule(pattern="prd_head", factor=10.0),), clip_norm=clip_norm, eps=eps, kind=kind),
         schedule=Schedule(epochs=steps * batch_pairs / NUM_PAIRS, warmup_steps=2, second_stage_epoch=second_stage_epoch),
-        loop=Loop(precision=precision, save_steps=save_steps, log_steps=2, tensorboard=False, timeout_s=timeout_s),
+        loop=Loop(
+            precision=precision, save_steps=save_steps, log_steps=2, tensorboard=False, timeout_s=timeout_s, profile=profile
+        ),
         evaluation=Evaluation(every_epochs=every_epochs),
     )
 

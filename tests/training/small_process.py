@@ -24,7 +24,7 @@ from tbps.training.process_end import end_process
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 # Seconds of imports, once for all processes; an optimiser imports the second one when it is made.
-_CONTEXT.set_forkserver_preload(["tbps.training.loop", "torch._dynamo"])
+_CONTEXT.set_forkserver_preload(["tbps.run", "torch._dynamo"])
 
 
 def run_small(runs: str, changes: dict[str, Any], parts_changes: dict[str, Any], slow_evaluation: str = "") -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ready_python
 import torch
 import whole_batch_method
 from small_method import small_parts
@@ -34,7 +34,7 @@ def _launch(runs: Path, *, processes: int, stage: int = 0, **changes: Any) -> No
     zero = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": str(stage)} if stage else {}
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **zero}
     words = [*torchrun, str(SCRIPT), str(runs), json.dumps(changes)]
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    done = ready_python.run(words, folder=runs, variables=environment, timeout_s=240)
     assert done.returncode == 0, log_of(runs) + done.stderr
 
 

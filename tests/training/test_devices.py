@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import ready_python
 import torch
 
 from tbps.training.device_errors import verdict_of
@@ -84,14 +84,8 @@ def test_all_processes_hear_of_it(kinds: str, words: str, tmp_path: Path) -> Non
     (tmp_path / "agree.py").write_text(_AGREE)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*torchrun, str(tmp_path / "agree.py"), kinds],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    command = [*torchrun, str(tmp_path / "agree.py"), kinds]
+    done = ready_python.run(command, folder=tmp_path, variables=environment, timeout_s=120)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert len(lines) == 2 and all(line.startswith(words) for line in lines), done.stdout

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ready_python
 import torch
 from rank_processes import disturbed
 from small_method import small_parts, small_run
@@ -27,15 +29,28 @@ LARGE_EPS = 1e-2
 SCRIPT = Path(__file__).with_name("small_process.py")
 
 
-def _launch(runs: Path, changes: dict[str, Any], parts: dict[str, Any], **variables: str) -> subprocess.Popen[str]:
+def _command(runs: Path, changes: dict[str, Any], parts: dict[str, Any]) -> list[str]:
     runs.mkdir(exist_ok=True)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    words = [*torchrun, str(SCRIPT), str(runs), json.dumps(changes), json.dumps(parts)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **variables}
+    return [*torchrun, str(SCRIPT), str(runs), json.dumps(changes), json.dumps(parts)]
+
+
+def _run(runs: Path, changes: dict[str, Any], parts: dict[str, Any], **variables: str) -> int:
+    """To the end; the exit status."""
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", **variables}
+    done = ready_python.run(_command(runs, changes, parts), folder=runs, variables=environment, timeout_s=240)
+    logging.getLogger().info("%s", done.stdout + done.stderr)
+    return done.returncode
+
+
+def _launch(runs: Path, changes: dict[str, Any], parts: dict[str, Any]) -> subprocess.Popen[str]:
+    """By torchrun itself."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    words = _command(runs, changes, parts)
     return subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def _finish(process: subprocess.Popen[str], runs: Path) -> int:
+def _finish(process: subprocess.Popen[str]) -> int:
     output, _ = process.communicate(timeout=120)
     logging.getLogger().info("%s", output)
     return process.returncode
@@ -48,10 +63,10 @@ def _weights(runs: Path) -> dict[str, torch.Tensor]:
 @pytest.mark.slow
 def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
     changes = {"lr": 1e-3, "eps": LARGE_EPS, "steps": STEPS}
-    process = _launch(tmp_path / "two", changes, {"dropout": 0.1})
+    status = _run(tmp_path / "two", changes, {"dropout": 0.1})
     run = small_run(tmp_path / "one", lr=1e-3, eps=LARGE_EPS, steps=STEPS)
     train(run, small_parts(run, dropout=0.1))
-    assert _finish(process, tmp_path / "two") == 0, log_of(tmp_path / "two")
+    assert status == 0, log_of(tmp_path / "two")
     one, two = _weights(tmp_path / "one"), _weights(tmp_path / "two")
     assert torch.equal(one["queue.identity_K"], two["queue.identity_K"])
     for name, tensor in one.items():
@@ -59,14 +74,25 @@ def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
     for ours, theirs in zip(metrics(tmp_path / "two"), metrics(tmp_path / "one"), strict=True):
         numbers = {key: value for key, value in ours.items() if key != "split"}
         assert numbers == pytest.approx({key: value for key, value in theirs.items() if key != "split"}, rel=1e-5)
+    _assert_largest_memory(tmp_path / "two")
+
+
+def _assert_largest_memory(runs: Path) -> None:
+    """The log's memory is that of the process that has used most, not a sum or a mean."""
+    told = re.search(r"largest memory of each process: (.*)", log_of(runs))
+    lines = [json.loads(line) for line in (runs / "small/test/metrics.jsonl").read_text().splitlines()]
+    logged_mib = [1024 * line["memory_gib"] for line in lines if "memory_gib" in line]
+    assert told is not None and len(logged_mib) == STEPS // 2 and sorted(logged_mib) == logged_mib
+    peaks_mib = [float(peak) for peak in re.findall(r"(\d+) MiB", told[1])]
+    assert len(peaks_mib) == 2 and 0.8 * max(peaks_mib) < logged_mib[-1] <= max(peaks_mib) + 1
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [0, 1, 2])
 def test_weights_momentum_encoder_and_queue_are_the_same_on_all_ranks(tmp_path: Path, stage: int) -> None:
     zero = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": str(stage)} if stage else {}
-    process = _launch(tmp_path / "two", {"steps": STEPS}, {}, **zero)
-    assert _finish(process, tmp_path / "two") == 0, log_of(tmp_path / "two")
+    status = _run(tmp_path / "two", {"steps": STEPS}, {}, **zero)
+    assert status == 0, log_of(tmp_path / "two")
     first, second = ((tmp_path / "two" / f"rank-{rank}.sha256").read_text() for rank in (0, 1))
     assert first == second
 
@@ -75,10 +101,10 @@ def test_weights_momentum_encoder_and_queue_are_the_same_on_all_ranks(tmp_path: 
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_coupled_decay_and_rules_are_the_same_under_zero(tmp_path: Path, stage: int) -> None:
     zero = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": str(stage)}
-    process = _launch(tmp_path / "two", {"lr": 1e-3, "eps": LARGE_EPS, "steps": STEPS, "kind": "adam"}, {}, **zero)
+    status = _run(tmp_path / "two", {"lr": 1e-3, "eps": LARGE_EPS, "steps": STEPS, "kind": "adam"}, {}, **zero)
     run = small_run(tmp_path / "one", lr=1e-3, eps=LARGE_EPS, steps=STEPS, kind="adam")
     train(run, small_parts(run))
-    assert _finish(process, tmp_path / "two") == 0, log_of(tmp_path / "two")
+    assert status == 0, log_of(tmp_path / "two")
     one, two = _weights(tmp_path / "one"), _weights(tmp_path / "two")
     for name, tensor in one.items():
         torch.testing.assert_close(two[name], tensor, rtol=1e-4, atol=1e-5)  # of the 1e-2 that a weight moves
@@ -90,10 +116,10 @@ def test_coupled_decay_and_rules_are_the_same_under_zero(tmp_path: Path, stage: 
 @pytest.mark.slow
 def test_two_processes_that_accumulate_do_what_one_does(tmp_path: Path) -> None:
     changes = {"lr": 1e-3, "eps": LARGE_EPS, "steps": STEPS, "batch_pairs": 16}
-    process = _launch(tmp_path / "two", {**changes, "micro_batch_pairs": 4}, {"dropout": 0.1})
+    status = _run(tmp_path / "two", {**changes, "micro_batch_pairs": 4}, {"dropout": 0.1})
     run = small_run(tmp_path / "one", lr=1e-3, eps=LARGE_EPS, steps=STEPS, batch_pairs=16)
     train(run, small_parts(run, dropout=0.1))
-    assert _finish(process, tmp_path / "two") == 0, log_of(tmp_path / "two")
+    assert status == 0, log_of(tmp_path / "two")
     one, two = _weights(tmp_path / "one"), _weights(tmp_path / "two")
     for name, tensor in one.items():
         torch.testing.assert_close(two[name], tensor, rtol=1e-5, atol=1e-6)
@@ -102,36 +128,35 @@ def test_two_processes_that_accumulate_do_what_one_does(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_signal_to_one_process_stops_both_at_one_step_and_the_end_is_the_same(tmp_path: Path) -> None:
     changes = {"steps": 200, "save_steps": 50, "every_epochs": 0.0}
-    undisturbed = _launch(tmp_path / "undisturbed", changes, {})
-    assert _finish(undisturbed, tmp_path / "undisturbed") == 0, log_of(tmp_path / "undisturbed")
+    assert _run(tmp_path / "undisturbed", changes, {}) == 0, log_of(tmp_path / "undisturbed")
     runs = tmp_path / "stopped"
     process = _launch(runs, changes, {})
     wait_for_log(runs, "step 20/200")
     children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
     os.kill(int(children.stdout.split()[-1]), signal.SIGUSR2)
-    assert _finish(process, runs) != 0
+    assert _finish(process) != 0
     text = log_of(runs)
     assert text.count("stopped as asked after step ") == 2, text
     assert len({part.split()[0] for part in text.split("stopped as asked after step ")[1:]}) == 1
-    assert _finish(_launch(runs, changes, {}), runs) == 0, log_of(runs)
+    assert _run(runs, changes, {}) == 0, log_of(runs)
     assert final_state(runs, 200) == final_state(tmp_path / "undisturbed", 200)
     assert metrics(runs) == metrics(tmp_path / "undisturbed")
 
 
 @pytest.mark.slow
 def test_an_error_of_the_first_process_reaches_all(tmp_path: Path) -> None:
-    process = _launch(tmp_path / "runs", {"steps": 4}, {"nan_step": 2})
-    assert _finish(process, tmp_path / "runs") != 0
+    status = _run(tmp_path / "runs", {"steps": 4}, {"nan_step": 2})
+    assert status != 0
     assert log_of(tmp_path / "runs").count("loss itc is nan in step 3") == 2
     # another config is found by the first process only, and told by both
-    process = _launch(tmp_path / "runs", {"steps": 4, "lr": 0.05}, {})
-    assert _finish(process, tmp_path / "runs") != 0
+    status = _run(tmp_path / "runs", {"steps": 4, "lr": 0.05}, {})
+    assert status != 0
     assert log_of(tmp_path / "runs").count("was started with another config") == 2
     evaluation = tmp_path / "runs/small/test/evaluations/val-00000000.json"
     evaluation.parent.mkdir(exist_ok=True)
     evaluation.touch()  # a full disk left it empty, and the first save looks for the best one
-    process = _launch(tmp_path / "runs", {"steps": 4}, {})
-    assert _finish(process, tmp_path / "runs") != 0
+    status = _run(tmp_path / "runs", {"steps": 4}, {})
+    assert status != 0
     told = f"ValueError: {evaluation} cannot be read (it is empty); remove it, and the same command evaluates again"
     assert log_of(tmp_path / "runs").count(told) == 2, log_of(tmp_path / "runs")
 

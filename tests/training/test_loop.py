@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib
 import json
 import logging
 import math
@@ -21,12 +20,9 @@ from tbps.config.data import Pixels
 from tbps.config.run import Run
 from tbps.config.start import Start
 from tbps.data.batch import HostBatch
-from tbps.methods.registry import build_method
-from tbps.nn.vit import VitBlock
 from tbps.runs import checkpoint
 from tbps.runs.run_folder import RunFolder
 from tbps.runs.selection import best_checkpoint, best_step, selection_value
-from tbps.training.compilation import compile_image_blocks
 from tbps.training.loop import train
 
 LARGE_EPS = 1e-2
@@ -53,7 +49,7 @@ def test_a_run_trains_validates_selects_and_tests(tmp_path: Path) -> None:
     assert first["loss"] == pytest.approx(first["loss/itc"] + 0.5 * first["loss/prd"], rel=1e-6)
 
 
-def test_the_log_tells_how_long_each_step_waited_for_its_pairs(tmp_path: Path) -> None:
+def test_the_log_tells_how_long_each_step_waited_and_what_the_run_costs(tmp_path: Path) -> None:
     run = small_run(tmp_path)
     parts = small_parts(run)
 
@@ -70,10 +66,18 @@ def test_the_log_tells_how_long_each_step_waited_for_its_pairs(tmp_path: Path) -
                     time.sleep(0.5)
                 yield batch
 
-    folder = train(run, replace(parts, make_batches=Late))  # type: ignore[arg-type]
+    folder = train(run, replace(parts, make_batches=Late, mfu=lambda speed: speed / 1e6))  # type: ignore[arg-type]
     lines = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
     waited_s = [line["data_wait_s"] for line in lines if "split" not in line]
     assert len(waited_s) == 12 and waited_s[2] >= 0.5 and sorted(waited_s)[6] < 0.25
+    of_progress = [line for line in lines if "pairs_per_s" in line]
+    assert [line["step"] for line in of_progress] == [2, 4, 6, 8, 10, 12]
+    for line in of_progress:
+        assert line["mfu"] == pytest.approx(line["pairs_per_s"] / 1e6, abs=1e-4)
+        assert 0.1 < line["memory_gib"] < 10
+    late = of_progress[1]  # steps 3 and 4, of which the first waited: its share of the time that their pairs took
+    took_s = 2 * run.data.batch_pairs / late["pairs_per_s"]
+    assert 0.1 < late["data_wait_share"] == pytest.approx((waited_s[2] + waited_s[3]) / took_s, abs=0.02)
 
 
 def test_every_step_is_what_a_plain_loop_does(tmp_path: Path) -> None:
@@ -239,22 +243,6 @@ def test_another_config_is_refused(tmp_path: Path) -> None:
     changed = small_run(tmp_path, batch_pairs=4)
     with pytest.raises(ValueError, match=r"was started with another config \(data.batch_pairs: 8 -> 4"):
         train(changed, small_parts(changed))
-
-
-def test_compile_on_the_cpu_is_left_out_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    run = small_run(tmp_path, steps=1)
-    train(replace(run, loop=replace(run.loop, compile=True)), small_parts(run))
-    assert "loop.compile has no effect on cpu: it is for CUDA" in caplog.text
-
-
-@pytest.mark.parametrize(("recipe", "compiled"), [("albef", True), ("aptm", False), ("irra", False)])
-def test_a_method_without_blocks_to_compile_is_told(recipe: str, compiled: bool, caplog: pytest.LogCaptureFixture) -> None:
-    run = importlib.import_module(f"recipes.{recipe}").VARIANTS["tiny"]()
-    method = build_method(run.method, image_px=run.data.image_px, num_identities=3)
-    compile_image_blocks(method, torch.device("cuda"))  # compiles at the first call only
-    found = [module for module in method.modules() if module._compiled_call_impl is not None]
-    assert {type(module) for module in found} <= {VitBlock} and bool(found) == compiled
-    assert ("this method has none" in caplog.text) == (not compiled)
 
 
 def test_tensorboard_is_written_beside_the_log(tmp_path: Path) -> None:

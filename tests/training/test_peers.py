@@ -9,7 +9,6 @@ import platform
 import re
 import signal
 import socket
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from typing import Any
 
 import pytest
 from rank_processes import disturbed, rank_processes
+from ready_python import Ready
 from small_process import log_of, wait_for_log
 
 from tbps.config.loop import Loop
@@ -30,15 +30,13 @@ TIMEOUT_S = 6.0
 
 
 @contextmanager
-def _started(runs: Path, *, nan_step: int = -1, **changes: Any) -> Iterator[list[subprocess.Popen[bytes]]]:
+def _started(runs: Path, *, nan_step: int = -1, **changes: Any) -> Iterator[list[Ready]]:
     """The processes of the small run."""
     with rank_processes(runs, SCRIPT, json.dumps(changes), json.dumps({"nan_step": nan_step})) as processes:
         yield processes
 
 
-def _assert_told(
-    runs: Path, survivor: subprocess.Popen[bytes], lost: subprocess.Popen[bytes], rank: int, *words: str
-) -> None:
+def _assert_told(runs: Path, survivor: Ready, lost: Ready, rank: int, *words: str) -> None:
     assert survivor.returncode == LOST_EXIT, log_of(runs)
     name = f"rank {rank} (process {lost.pid} on {platform.node()})"
     for part in (name, *words, "the same command goes on from the last checkpoint"):
@@ -94,7 +92,7 @@ def test_a_step_and_a_batch_that_take_longer_than_the_timeout_are_no_hang(tmp_pa
         assert [process.wait(120) for process in processes] == [0, 0], log_of(runs)
 
 
-def _stop_everybody(processes: list[subprocess.Popen[bytes]], *, stop_s: float) -> list[int]:
+def _stop_everybody(processes: list[Ready], *, stop_s: float) -> list[int]:
     """As a suspended job; the exit statuses."""
     for process in processes:
         process.send_signal(signal.SIGSTOP)

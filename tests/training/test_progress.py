@@ -14,6 +14,12 @@ def test_a_line_tells_place_losses_speed_and_time_left() -> None:
     )
 
 
+def test_a_line_tells_mfu_and_memory_where_they_are_known() -> None:
+    line = {"step": 50, "epoch": 1, "loss": 1.5, "mfu": 0.4118, "memory_gib": 41.25}
+    told = Progress(step=0, total_steps=200, batch_pairs=8).sentence(line, 4.0)
+    assert told.endswith("  4.0 pairs/s (MFU 41.2%)  0% waiting for data  41.25 GiB at most  0:05:00 left")
+
+
 def test_waiting_is_told_as_a_part_of_the_time() -> None:
     progress = Progress(step=0, total_steps=20, batch_pairs=8)
     time.sleep(0.2)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import subprocess
 import sys
 import time
 from datetime import timedelta
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ready_python
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
@@ -62,7 +62,8 @@ def _child(folder: Path) -> None:
 @pytest.mark.slow
 def test_work_is_waited_for_a_failure_is_named_and_a_hang_is_given_up(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", __file__, str(tmp_path)]
-    subprocess.run(words, env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}, timeout=120, check=True)
+    around = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    ready_python.run(words, folder=tmp_path, variables=around, timeout_s=120).check_returncode()
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     assert first["main_at_work"] == second["main_at_work"] == "done"
     assert second["main_at_work_s"] > PATIENCE_S

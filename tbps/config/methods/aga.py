@@ -81,6 +81,10 @@ class Aga(AlbefFamily):
                 " is predicted then that could enrich a caption; give one of them a weight"
             )
 
+    def training_heads(self) -> tuple[str, ...]:
+        """See the base class."""
+        return (*AlbefFamily.training_heads(self), "prd_head.", "mrtd_head.")
+
     def needs(self, image_px: tuple[int, int]) -> Needs:
         """See the base class."""
         # Whether a word is masked, which word stands in its place, and whether the enriched caption is shown.

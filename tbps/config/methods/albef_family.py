@@ -79,6 +79,10 @@ class AlbefFamily(MethodConfig):
             weak_positives=True,
         )
 
+    def training_heads(self) -> tuple[str, ...]:
+        """See the base class."""
+        return ("temperature", "online.word_head.")
+
     def grid(self, image_px: tuple[int, int]) -> tuple[int, int]:
         """See the base class."""
         return self.vit.grid(image_px)

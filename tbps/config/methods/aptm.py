@@ -149,6 +149,10 @@ class Aptm(MethodConfig):
             return self.own_prompts
         return mals_prompts() if self.prompts == "mals" else pa_100k_prompts()
 
+    def training_heads(self) -> tuple[str, ...]:
+        """See the base class."""
+        return ("temperature", "online.word_head.")
+
     def needs(self, image_px: tuple[int, int]) -> Needs:
         """See the base class."""
         return Needs(

@@ -107,6 +107,11 @@ class Bamg(ClipFamily):
                 f" ({self.fusion_heads}); change one of them"
             )
 
+    def training_heads(self) -> tuple[str, ...]:
+        """See the base class."""
+        unread = ("absent_KE", "masked_KE", "hidden_E", "graph.", "decoder.") if self.graph.shown_to == "all" else ("",)
+        return ("temperature", "word_head.", *(f"body_graph.{name}" for name in unread))
+
     def needs(self, image_px: tuple[int, int]) -> Needs:
         """See the base class."""
         return Needs(

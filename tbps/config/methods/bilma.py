@@ -102,6 +102,10 @@ class Bilma(ClipFamily):
         """Of a batch, with its parsing maps."""
         return f"parsing_{self.label_set}"
 
+    def training_heads(self) -> tuple[str, ...]:
+        """See the base class."""
+        return ("classifier.",)
+
     def needs(self, image_px: tuple[int, int]) -> Needs:
         """See the base class."""
         rows, columns = self.grid(image_px)

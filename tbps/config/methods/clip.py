@@ -50,6 +50,10 @@ class Clip(ClipFamily):
         """Where the parameter starts."""
         return math.log(self.logit_scale)
 
+    def training_heads(self) -> tuple[str, ...]:
+        """See the base class."""
+        return ("logit_scale",)
+
     def needs(self, image_px: tuple[int, int]) -> Needs:
         """See the base class."""
         return Needs(

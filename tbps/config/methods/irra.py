@@ -63,6 +63,10 @@ class Irra(ClipFamily):
                 " or give mlm a weight"
             )
 
+    def training_heads(self) -> tuple[str, ...]:
+        """See the base class."""
+        return ("classifier.", "cross_former.", "word_head.")
+
     def needs(self, image_px: tuple[int, int]) -> Needs:
         """See the base class."""
         return Needs(

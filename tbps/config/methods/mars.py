@@ -62,6 +62,10 @@ class Mars(AlbefFamily):
     attribute_weighting: Literal["uniform", "frequency"] = "uniform"
     """`frequency`: common words weigh less (Eq. 14-15; Table 2, AL rebalanced)."""
 
+    def training_heads(self) -> tuple[str, ...]:
+        """See the base class."""
+        return (*AlbefFamily.training_heads(self), "prd_head.", "mrtd_head.", "mae_decoder.", "attribute_head.")
+
     def needs(self, image_px: tuple[int, int]) -> Needs:
         """See the base class. The patches with the smallest numbers are those that the autoencoder keeps."""
         rows, columns = self.vit.grid(image_px)

@@ -29,7 +29,8 @@ class MethodConfig:
     MODULE: ClassVar[str] = ""
     """Dotted name of the module whose function `build` makes the method. A name only: configs import no method."""
     TRAINING_ONLY: ClassVar[tuple[str, ...]] = ()
-    """How the names of parameters begin that ranking does not read: an export leaves them out."""
+    """How the names of parameters begin that ranking does not read, and no other training either: every export leaves them
+    out. What `tbps export` leaves out beside: `training_heads`."""
 
     TABLE_NUMBERS: ClassVar[tuple[TableNumber, ...]] = ()
     """Numbers of its log that tables of results show."""
@@ -40,6 +41,11 @@ class MethodConfig:
 
     def check(self, data: Data, evaluation: Evaluation) -> None:
         """ValueError where these settings do not fit the data or the evaluation; called when a run is made."""
+
+    def training_heads(self) -> tuple[str, ...]:
+        """How the names of parameters begin that losses read, and neither ranking nor re-ranking does: `tbps export` leaves
+        them out, `tbps convert --export` keeps them for a training that goes on from its file. Default: none."""
+        return ()
 
     def grid(self, image_px: tuple[int, int]) -> tuple[int, int] | None:
         """Rows and columns of the patches of an image, by which tables of positions are resized; None = it has none."""

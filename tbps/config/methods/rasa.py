@@ -44,6 +44,10 @@ class Rasa(AlbefFamily):
     """Soft MLM labels against a softmax over the vocabulary, or over positions (a typo behind the published numbers,
     salesforce/ALBEF issue 58; needs padding = official to be exact)."""
 
+    def training_heads(self) -> tuple[str, ...]:
+        """See the base class."""
+        return (*AlbefFamily.training_heads(self), "prd_head.", "mrtd_head.")
+
     def needs(self, image_px: tuple[int, int]) -> Needs:
         """See the base class."""
         return replace(AlbefFamily.needs(self, image_px), draws=WORD_DRAWS)

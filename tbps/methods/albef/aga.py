@@ -30,7 +30,7 @@ from tbps.config.needs import Draw
 from tbps.data.batch import Batch, Draws
 from tbps.data.shown_pairs import ShownPairs, ShownSplit
 from tbps.methods.albef.building import Backbone, build_backbone
-from tbps.methods.albef.cross_calls import PackedCaptions, encode_text
+from tbps.methods.albef.cross_calls import PackedCaptions, encode_text_cls
 from tbps.methods.albef.family import AlbefFamily
 from tbps.methods.albef.masked_words import show_masked_words, training_step
 from tbps.methods.albef.rasa import RasaMethod
@@ -38,6 +38,7 @@ from tbps.methods.albef.rasa_step import RasaStep, RasaTasks, WordTask, predicts
 from tbps.methods.exhibit import Exhibit
 from tbps.methods.method import LossesAndNumbers
 from tbps.nn.bert import PAD_ID
+from tbps.nn.device_copy import to_device
 from tbps.nn.host_copy import HostCopy
 from tbps.nn.packing import Index, upload
 from tbps.objectives.attention_guided_masking import (
@@ -98,7 +99,8 @@ class AgaMethod(AlbefFamily):
         mrtd_probability: float,
         draws: tuple[Draw, ...],
     ) -> None:
-        super().__init__(backbone, weights=weights, word_head=predicts_words(weights))
+        words = predicts_words(weights)
+        super().__init__(backbone, weights=weights, word_head=words, momentum_words=words)
         self.tasks = RasaTasks.of(self, mlm_probability=mlm_probability, mrtd_probability=mrtd_probability)
         self.prd_head, self.mrtd_head = self.tasks.prd_head, self.tasks.mrtd_head
         self.masking, self.aggregation, self.beta = masking, aggregation, beta
@@ -138,8 +140,7 @@ class AgaMethod(AlbefFamily):
         """One packed text pass of the momentum encoder; what its [CLS] tokens attend to starts its way to the host."""
         if self.masking != "attention":
             paired = self.pack_captions(batch.paired, group=batch.group_B)
-            hidden_ND = encode_text(self.momentum_encoder.text_encoder, paired)
-            return MomentumText(cls_BD=hidden_ND.index_select(0, paired.packing.first_S), probability=None)
+            return MomentumText(cls_BD=encode_text_cls(self.momentum_encoder.text_encoder, paired), probability=None)
         group_S = np.concatenate([batch.group_B, batch.group_B[differs_R]])
         shown = self.pack_captions(_join(batch.paired, batch.own, differs_R), group=group_S)
         encoder = self.momentum_encoder.text_encoder
@@ -195,7 +196,7 @@ class AgaMethod(AlbefFamily):
         word_K = draw_other_words(
             words.momentum_logit_MV.index_select(0, taken),
             words.label_M.index_select(0, taken),
-            torch.from_numpy(uniform_K).to(self.device, non_blocking=True),
+            to_device(torch.from_numpy(uniform_K), self.device),
             candidates=self.candidates,
             never=(PAD_ID, self.cls_id, self.mask_id),
         )

@@ -32,7 +32,7 @@ from tbps.methods.albef.aptm_parts import (
     matched_prompts,
     prompt_matching,
 )
-from tbps.methods.albef.cross_calls import PackedCaptions, encode_text, pack_captions
+from tbps.methods.albef.cross_calls import PackedCaptions, cls_tokens, encode_text, pack_captions
 from tbps.methods.albef.matching import whole_batch
 from tbps.methods.albef.pair_scores import CrossMatcher
 from tbps.methods.albef.pending_negatives import PendingNegatives
@@ -150,6 +150,7 @@ class AptmMethod(Method):
                 hidden_ND=text.hidden_ND,
                 image_S=negatives.images(),
                 caption_S=negatives.captions(),
+                read=cls_tokens(3 * batch.num_pairs),
             )
         if tasks.shown:
             states = show_parts(self.online.text_encoder, tasks.shown, image_IPD=encoded.token_BPD, group_I=batch.group_B)
@@ -242,7 +243,7 @@ class AptmMethod(Method):
         spans = self.masking.of_captions(batch.own, draws)
         captions = self._pack_masked(spans, np.asarray(batch.own.lengths), batch.group_B)
         rows = whole_batch(batch)
-        tasks.shown["mlm"] = self._shown(captions, image_S=rows, caption_S=rows)
+        tasks.shown["mlm"] = self._shown(captions, spans, image_S=rows, caption_S=rows)
         tasks.guessed["mlm"] = Guessed(spans=spans, group_M=spans.row_M // batch.group_pairs)
 
     def _pack_masked(self, spans: MaskedSpans, lengths_B: Index, group_B: Index) -> PackedCaptions:
@@ -253,9 +254,14 @@ class AptmMethod(Method):
         ids_N = spans.token_ids_BL[layout.sequence_N, layout.position_N]
         return PackedCaptions(layout=layout, packing=layout.to(self.device), token_id_N=upload([ids_N], self.device)[0])
 
-    def _shown(self, captions: PackedCaptions, *, image_S: Index, caption_S: Index) -> ShownPart:
-        hidden_ND = encode_text(self.online.text_encoder, captions)
-        return ShownPart(captions=captions, hidden_ND=hidden_ND, image_S=image_S, caption_S=caption_S)
+    def _shown(self, captions: PackedCaptions, masked: MaskedSpans, *, image_S: Index, caption_S: Index) -> ShownPart:
+        return ShownPart(
+            captions=captions,
+            hidden_ND=encode_text(self.online.text_encoder, captions),
+            image_S=image_S,
+            caption_S=caption_S,
+            read=(masked.row_M, masked.position_M),
+        )
 
     # -- prompts -----------------------------------------------------------------------------------------------------------
 
@@ -277,7 +283,9 @@ class AptmMethod(Method):
             group = choices.prompt_M // count
             lengths = np.asarray(batch.prompts.lengths)[choices.prompt_M % count]
             captions = self._pack_masked(choices.masked, lengths, batch.first_group + group)
-            tasks.shown["attribute_mlm"] = self._shown(captions, image_S=choices.image_M, caption_S=np.arange(len(lengths)))
+            tasks.shown["attribute_mlm"] = self._shown(
+                captions, choices.masked, image_S=choices.image_M, caption_S=np.arange(len(lengths))
+            )
             tasks.guessed["attribute_mlm"] = Guessed(spans=choices.masked, group_M=group[choices.masked.row_M])
 
     # -- the cross encoder's losses ----------------------------------------------------------------------------------------
@@ -321,6 +329,10 @@ class AptmMethod(Method):
         """Features and the packed text states."""
         text = self._encode_text(pack_captions(captions, self.device))
         return EmbeddedCaptions(feature_QE=text.feature_BE, hidden_ND=text.hidden_ND)
+
+    def embed_padded(self, token_id_BL: Tensor, length_B: Tensor) -> Tensor:
+        """See tbps/methods/method.py."""
+        return self.online.embed_padded(token_id_BL, length_B)
 
     def matcher(self) -> CrossMatcher:
         """The matching head on the cross encoder."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tbps.data.batch import Batch
 from tbps.methods.albef.aptm_masks import PromptChoices
-from tbps.methods.albef.cross_calls import PackedCaptions
+from tbps.methods.albef.cross_calls import PackedCaptions, cls_tokens
 from tbps.methods.albef.shown_parts import ShownPart
 from tbps.nn.packing import Index, upload
 from tbps.objectives.attribute_prompts import prompt_labels, two_way_loss
@@ -80,7 +80,11 @@ def matched_prompts(batch: Batch, prompts: EncodedText, choices: PromptChoices) 
     image_GKg = np.broadcast_to((size * first_G + np.arange(size))[:, None], shape)
     prompt_GKg = np.broadcast_to((count * first_G + choices.matched_GK)[..., None], shape)
     return ShownPart(
-        captions=prompts.captions, hidden_ND=prompts.hidden_ND, image_S=image_GKg.ravel(), caption_S=prompt_GKg.ravel()
+        captions=prompts.captions,
+        hidden_ND=prompts.hidden_ND,
+        image_S=image_GKg.ravel(),
+        caption_S=prompt_GKg.ravel(),
+        read=cls_tokens(image_GKg.size),
     )
 
 

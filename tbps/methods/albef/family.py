@@ -41,7 +41,10 @@ class AlbefFamily(Method):
     encoders = ("online.image_encoder", "online.text_encoder")
     copies: ClassVar[Mapping[str, str]] = {"momentum_encoder": "online"}
 
-    def __init__(self, backbone: Backbone, *, weights: Mapping[str, float], word_head: bool) -> None:
+    def __init__(
+        self, backbone: Backbone, *, weights: Mapping[str, float], word_head: bool, momentum_words: bool = False
+    ) -> None:
+        """momentum_words: a loss reads words of the momentum encoder, which has no cross encoder and word head otherwise."""
         super().__init__(weights=weights)
         self.momentum_dropout, self.padding = backbone.momentum_dropout, backbone.padding
         self.cls_id, self.mask_id = backbone.cls_id, backbone.mask_id
@@ -52,7 +55,7 @@ class AlbefFamily(Method):
         self.temperature = nn.Parameter(torch.tensor(backbone.temperature))
         self.itm_head = nn.Linear(text.width, 2)
         self.queue = FeatureQueue(num_pairs=backbone.queue_pairs, width=backbone.projection)
-        self.momentum_encoder = momentum_copy(self.online)
+        self.momentum_encoder = momentum_copy(self.online, without=() if momentum_words else self.online.beyond_features)
         self.past = MomentumQueue(
             online=self.online,
             momentum_encoder=self.momentum_encoder,
@@ -128,6 +131,11 @@ class AlbefFamily(Method):
         return EmbeddedImages(feature_IE=self.online.image_feature(token_BPD), tokens_IPD=token_BPD)
 
     @torch.no_grad()
+    def embed_image_features(self, image_BCHW: Tensor) -> Tensor:
+        """Online encoder, whose last layer computes [CLS] alone."""
+        return self.online.image_feature(self.online.image_encoder(image_BCHW, first_only=True))
+
+    @torch.no_grad()
     def embed_captions(self, captions: Captions) -> EmbeddedCaptions:
         """Online text encoder: features and, where the cross encoder starts from them, the packed states."""
         packed = self.pack_captions(captions)
@@ -135,6 +143,10 @@ class AlbefFamily(Method):
         feature_QE = self.online.caption_feature(hidden_ND.index_select(0, packed.packing.first_S))
         full = self.online.text_encoder.full_cross_attention
         return EmbeddedCaptions(feature_QE=feature_QE, hidden_ND=None if full else hidden_ND)
+
+    def embed_padded(self, token_id_BL: Tensor, length_B: Tensor) -> Tensor:
+        """See tbps/methods/method.py."""
+        return self.online.embed_padded(token_id_BL, length_B)
 
     def matcher(self) -> CrossMatcher:
         """The matching head on the online cross encoder."""

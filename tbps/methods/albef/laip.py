@@ -21,7 +21,7 @@ What the paper leaves open, and what is done here (ours):
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import ClassVar
 
 import numpy as np
@@ -33,8 +33,15 @@ from tbps.config.methods.laip import Laip
 from tbps.data.batch import Batch, Draws
 from tbps.data.shown_pairs import ShownSplit
 from tbps.methods.albef.building import Backbone, build_backbone
-from tbps.methods.albef.cross_calls import CrossPass, PackedCaptions, cross_encode, encode_text, sequences
+from tbps.methods.albef.cross_calls import (
+    CrossPass,
+    PackedCaptions,
+    cross_encode,
+    encode_text,
+    sequences,
+)
 from tbps.methods.albef.family import AlbefFamily
+from tbps.methods.albef.laip_phrases import Looks, PhraseMaps, Phrases
 from tbps.methods.albef.matching import Further, Online, whole_batch
 from tbps.methods.albef.pending_negatives import PendingNegatives
 from tbps.methods.albef.phrase_maps import NUM_QUERIES, show_phrase_maps
@@ -42,54 +49,15 @@ from tbps.methods.exhibit import Exhibit
 from tbps.methods.method import LossesAndNumbers
 from tbps.nn.attention import mean_attention, split_heads
 from tbps.nn.bert import CrossRecord
-from tbps.nn.packing import Index, Packing, lay_out, upload
+from tbps.nn.device_copy import to_device
+from tbps.nn.packing import Index, lay_out, upload
 from tbps.objectives.bidirectional_attention import Attention, Combination, backward_attention, patch_weights
 from tbps.objectives.fusion_triplet import fusion_triplet_loss
 from tbps.objectives.group_mean import group_mean
 from tbps.objectives.masking import mask_tokens, token_mask
 from tbps.objectives.phrase_contrast import phrase_candidates, phrase_contrast_loss
-from tbps.objectives.phrases import PhraseTable, phrase_table
+from tbps.objectives.phrases import phrase_table
 from tbps.text.token_batch import Captions
-
-
-@dataclass(kw_only=True)
-class Phrases:
-    """The phrases of a batch before the cross encoder."""
-
-    table: PhraseTable
-    packed: PackedCaptions
-    """Whole phrases, then masked ones."""
-    hidden_ND: Tensor
-    per_image: Packing
-    """M sequences of one token: their places in the (I, Q) grid of images and their phrases."""
-
-    def masked_rows(self) -> Index:
-        """Which of `packed` are masked."""
-        count = len(self.table.caption_M)
-        return np.arange(count, 2 * count)
-
-
-@dataclass(kw_only=True)
-class PhraseMaps:
-    """What phrases look at, for reports; N patches."""
-
-    table: PhraseTable
-    maps_MN: dict[str, Tensor]
-    """"forward", and "backward" and the "weights" made of both where the method scores words: rows that sum to 1."""
-
-
-@dataclass(kw_only=True)
-class Looks:
-    """How much each phrase attends to each token of its image in the watched cross-attention layer, as a mean over heads.
-
-    The query is the [CLS] token of the masked phrase. Tensors are (I, Q, P); places without a phrase are never read.
-    """
-
-    forward_IQP: Tensor
-    """Forward attention: the softmax weights, rows that sum to 1."""
-    backward_IQP: Tensor
-    """Backward attention (Eq. 6): by how much the logit of the phrase's masked word would rise if such a weight rose. Zeros
-    where the method reads forward attention alone."""
 
 
 class LaipMethod(AlbefFamily):
@@ -139,10 +107,10 @@ class LaipMethod(AlbefFamily):
             return losses, numbers
         phrases = self.read_phrases(batch, draws) if self.weights["bidir"] or self.weights["mpm"] else None
         masked = self._mask_captions(batch, draws) if self.weights["mlm"] else None
-        crossed = self._cross(batch, online, pending, phrases, None if masked is None else masked[0])
+        crossed, phrased = self._cross(batch, online, pending, phrases, masked)
         losses |= self._global_losses(batch, crossed, pending)
-        if phrases is not None:
-            losses |= self._phrase_losses(batch, online, phrases, crossed)
+        if phrases is not None and phrased is not None:
+            losses |= self._phrase_losses(batch, online, phrases, phrased)
             # full() is a fill on the device; tensor() would be a copy that waits for it
             numbers["phrases"] = torch.full((), phrases.table.num_phrases / batch.num_pairs, device=self.device)
         if masked is not None:
@@ -183,14 +151,20 @@ class LaipMethod(AlbefFamily):
                 ids_N=phrases.packed.token_id_N,
                 hidden_ND=phrases.hidden_ND,
                 image_IPD=self.online.image_encoder(image_BCHW),
-                shown=sequences(phrases.packed, offset=0, image=phrases.table.caption_M, caption=phrases.masked_rows()),
+                shown=sequences(
+                    phrases.packed,
+                    offset=0,
+                    image=phrases.table.caption_M,
+                    caption=phrases.masked_rows(),
+                    read=phrases.read(watched=self._watches_last),
+                ),
                 record_layer=self.attention_layer,
             )
-            looks = self.look(phrases, crossed, first=0)
+            looks = self.look(phrases, crossed)
         attentions: dict[str, Attention] = {"forward": "forward"}
         if self.attention != "forward":
             attentions |= {"backward": "backward", "weights": self.attention}
-        flat_M = phrases.per_image.image_flat_N
+        flat_M = phrases.per_image.all.image_flat_R
         assert flat_M is not None
         return PhraseMaps(
             table=phrases.table,
@@ -218,41 +192,46 @@ class LaipMethod(AlbefFamily):
             )
         ]
 
-    def masked_words(self, phrases: Phrases, crossed: CrossPass, *, first: int) -> Tensor:
-        """Word logits (M, V) at the masked words; masked phrases are sequences `first` and on."""
+    def masked_words(self, phrases: Phrases, crossed: CrossPass) -> Tensor:
+        """Word logits (M, V) at the masked words; crossed: the pass of the masked phrases."""
         table = phrases.table
-        rows_M = crossed.layout.rows(first + np.arange(len(table.caption_M)), table.position_M)
+        rows_M = crossed.rows(np.arange(len(table.caption_M)), table.position_M)
         (index_M,) = upload([rows_M], self.device)
-        return self.online.word_logits(crossed.hidden_ND.index_select(0, index_M))
+        return self.online.word_logits(crossed.hidden_RD.index_select(0, index_M))
 
-    def look(self, phrases: Phrases, crossed: CrossPass, *, first: int, logit_MV: Tensor | None = None) -> Looks:
+    def look(self, phrases: Phrases, crossed: CrossPass, *, logit_MV: Tensor | None = None) -> Looks:
         """Forward and backward attention of the phrases' [CLS] over all image tokens.
 
         The gradient is that of the true words' logits (the sum: phrases do not meet) to what the watched layer's attention
-        gave, a part of this very pass. logit_MV: the logits, if they are known.
+        gave, a part of this very pass, whose graph holds masked phrases alone. logit_MV: the logits, if they are known.
         """
         assert crossed.record is not None
         record = crossed.record
-        rows_M = crossed.packing.first_S[first : first + len(phrases.table.caption_M)]
-        gradient_ND = torch.zeros_like(record.context_ND)
+        rows_M = record.first_S
+        gradient_RD = torch.zeros_like(record.context_RD)
         if self.attention != "forward":
-            logit_MV = self.masked_words(phrases, crossed, first=first) if logit_MV is None else logit_MV
+            logit_MV = self.masked_words(phrases, crossed) if logit_MV is None else logit_MV
             (label_M,) = upload([phrases.table.label_M], self.device)
             score = logit_MV.gather(1, label_M[:, None]).sum()
-            (gradient_ND,) = torch.autograd.grad(score, record.context_ND, retain_graph=True)
+            (gradient_RD,) = torch.autograd.grad(score, record.context_RD, retain_graph=True)
         with torch.autocast(self.device.type, enabled=False):
-            query_IHQd = self._by_image(record.query_ND.index_select(0, rows_M), phrases, record)
-            gradient_IHQd = self._by_image(gradient_ND.index_select(0, rows_M), phrases, record)
+            query_IHQd = self._by_image(record.query_RD.index_select(0, rows_M), phrases, record)
+            gradient_IHQd = self._by_image(gradient_RD.index_select(0, rows_M), phrases, record)
             return Looks(
                 forward_IQP=mean_attention(query_IHQd.float(), record.key_IHPd.float()),
                 backward_IQP=backward_attention(gradient_IHQd, record.value_IHPd.detach()),
             )
 
+    @property
+    def _watches_last(self) -> bool:
+        text = self.online.text_encoder
+        return bool(self.weights["bidir"]) and self.attention_layer == len(text.layers) - text.first_cross_layer
+
     def _by_image(self, x_MD: Tensor, phrases: Phrases, record: CrossRecord) -> Tensor:
         """(M, D) to (I, H, Q, d); places without a phrase repeat the first one, and are never read."""
-        grid_IQ = phrases.per_image.views[0].image_grid_IQ
-        assert grid_IQ is not None
-        x_IQD = x_MD.index_select(0, grid_IQ.flatten()).view(*grid_IQ.shape, -1)
+        images = phrases.per_image.all
+        assert images.image_T is not None
+        x_IQD = x_MD.index_select(0, images.image_T).view(*images.images[0].queries, -1)
         return split_heads(x_IQD, record.key_IHPd.shape[1])
 
     def _patch_weights(self, looks: Looks, attention: Attention) -> Tensor:
@@ -264,8 +243,8 @@ class LaipMethod(AlbefFamily):
         """The image as each phrase sees it: (M, E) unit rows (Eq. 8)."""
         weight_IQN = self._patch_weights(looks, self.attention)
         guided_IQD = weight_IQN.to(token_BPD.dtype) @ token_BPD[:, 1:]
-        assert phrases.per_image.image_flat_N is not None
-        guided_MD = guided_IQD.flatten(0, 1).index_select(0, phrases.per_image.image_flat_N)
+        assert phrases.per_image.all.image_flat_R is not None
+        guided_MD = guided_IQD.flatten(0, 1).index_select(0, phrases.per_image.all.image_flat_R)
         return self.online.image_feature(guided_MD[:, None])
 
     # -- losses ------------------------------------------------------------------------------------------------------------
@@ -276,19 +255,32 @@ class LaipMethod(AlbefFamily):
         online: Online,
         pending: PendingNegatives,
         phrases: Phrases | None,
-        masked: PackedCaptions | None,
-    ) -> CrossPass:
-        """The one packed call: 3B matching rows, then masked phrases, then masked captions."""
-        negatives = pending.wait()
-        further = []
-        if phrases is not None:
-            caption_M, rows = phrases.table.caption_M, phrases.masked_rows()
-            further.append(Further(captions=phrases.packed, hidden_ND=phrases.hidden_ND, image=caption_M, rows=rows))
+        masked: tuple[PackedCaptions, Tensor] | None,
+    ) -> tuple[CrossPass, CrossPass | None]:
+        """3B matching rows, then masked captions, in one packed pass; beside it one of the masked phrases, so that the
+        gradient of `look` goes back through them alone."""
+        negatives, further = pending.wait(), []
         if masked is not None:
-            hidden_ND = encode_text(self.online.text_encoder, masked)
-            further.append(Further(captions=masked, hidden_ND=hidden_ND, image=whole_batch(batch)))
-        record_layer = self.attention_layer if self.weights["bidir"] else None
-        return self.matching.cross(batch, online, negatives, further=further, record_layer=record_layer)
+            captions, chosen_BL = masked
+            hidden_ND = encode_text(self.online.text_encoder, captions)
+            rows, places = chosen_BL.numpy().nonzero()
+            further.append(Further(captions=captions, hidden_ND=hidden_ND, image=whole_batch(batch), read=(rows, places)))
+        if phrases is None:
+            return self.matching.cross(batch, online, negatives, further=further), None
+        return self.matching.cross_apart(
+            batch,
+            online,
+            negatives,
+            further=further,
+            apart=Further(
+                captions=phrases.packed,
+                hidden_ND=phrases.hidden_ND,
+                image=phrases.table.caption_M,
+                rows=phrases.masked_rows(),
+                read=phrases.read(watched=self._watches_last),
+            ),
+            record_layer=self.attention_layer if self.weights["bidir"] else None,
+        )
 
     def _global_losses(self, batch: Batch, crossed: CrossPass, pending: PendingNegatives) -> dict[str, Tensor]:
         logit_R2 = self.itm_head(self.matching.cls_states(batch, crossed))
@@ -300,16 +292,16 @@ class LaipMethod(AlbefFamily):
         return losses
 
     def _phrase_losses(self, batch: Batch, online: Online, phrases: Phrases, crossed: CrossPass) -> dict[str, Tensor]:
-        table, first = phrases.table, 3 * batch.num_pairs
-        weight_M = torch.from_numpy(table.weight_M).to(self.device, non_blocking=True)
+        table = phrases.table
+        weight_M = to_device(torch.from_numpy(table.weight_M), self.device)
         losses: dict[str, Tensor] = {}
         logit_MV: Tensor | None = None
         if self.weights["mpm"]:
-            logit_MV = self.masked_words(phrases, crossed, first=first)
+            logit_MV = self.masked_words(phrases, crossed)
             (label_M,) = upload([table.label_M], self.device)
             losses["mpm"] = (weight_M * F.cross_entropy(logit_MV.float(), label_M, reduction="none")).sum()
         if self.weights["bidir"]:
-            looks = self.look(phrases, crossed, first=first, logit_MV=logit_MV)
+            looks = self.look(phrases, crossed, logit_MV=logit_MV)
             losses["bidir"] = self._bidirectional_loss(batch, online, phrases, looks, weight_M)
         return losses
 
@@ -340,9 +332,9 @@ class LaipMethod(AlbefFamily):
         first = len(crossed.layout.tokens_S) - batch.num_pairs
         labels = batch.own.token_ids_BL.numpy()[row_K, place_K]
         index_K, label_K, group_K = upload(
-            [crossed.layout.rows(first + row_K, place_K), labels, row_K // batch.group_pairs], self.device
+            [crossed.rows(first + row_K, place_K), labels, row_K // batch.group_pairs], self.device
         )
-        logit_KV = self.online.word_logits(crossed.hidden_ND.index_select(0, index_K))
+        logit_KV = self.online.word_logits(crossed.hidden_RD.index_select(0, index_K))
         value_K = F.cross_entropy(logit_KV.float(), label_K, reduction="none")
         return group_mean(value_K, group_K, num_groups=batch.num_groups)
 

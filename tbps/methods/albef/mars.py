@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -20,14 +21,16 @@ from tbps.config.methods.mars import Mars
 from tbps.data.batch import Batch, Draws
 from tbps.data.shown_pairs import ShownPairs, ShownSplit
 from tbps.methods.albef.building import Backbone, build_backbone
-from tbps.methods.albef.cross_calls import PackedCaptions, encode_text
+from tbps.methods.albef.cross_calls import PackedCaptions, Tokens, encode_text
 from tbps.methods.albef.family import AlbefFamily
 from tbps.methods.albef.matching import Online
+from tbps.methods.albef.pending_negatives import Negatives
 from tbps.methods.albef.rasa import RasaMethod
 from tbps.methods.albef.rasa_step import Matched, RasaStep, RasaTasks, predicts_words
 from tbps.methods.albef.reconstructions import reconstruct, show_reconstructions
 from tbps.methods.exhibit import Exhibit
 from tbps.methods.method import LossesAndNumbers
+from tbps.nn.device_copy import to_device
 from tbps.nn.mae_decoder import MaeDecoder
 from tbps.nn.packing import upload
 from tbps.objectives.attribute import ChunkTable, attribute_loss, chunk_table, chunk_vectors
@@ -55,7 +58,8 @@ class MarsMethod(AlbefFamily):
         mae_mask_ratio: float,
         attribute_head: Literal["shared", "own"],
     ) -> None:
-        super().__init__(backbone, weights=weights, word_head=predicts_words(weights))
+        words = predicts_words(weights)
+        super().__init__(backbone, weights=weights, word_head=words, momentum_words=words)
         image, text = self.online.image_encoder, self.online.text_encoder
         self.tasks = RasaTasks.of(
             self, mlm_probability=mlm_probability, mrtd_probability=mrtd_probability, mlm_soft=mlm_soft
@@ -88,7 +92,8 @@ class MarsMethod(AlbefFamily):
         if self.mae_decoder is not None:
             losses["mae"] = self.reconstruction_loss(batch, draws, online)
         if pending is not None:
-            matched = step.match(online, words, pending)
+            read = partial(_chunk_tokens, batch) if self.weights["attribute"] else None
+            matched = step.match(online, words, pending, read=read)
             losses |= step.matching_losses(matched)
             if self.weights["attribute"]:
                 losses["attribute"] = self.attribute_loss(batch, matched)
@@ -129,10 +134,10 @@ class MarsMethod(AlbefFamily):
         return self._attribute_loss(table, matched, batch.num_pairs)
 
     def _attribute_loss(self, table: ChunkTable, matched: Matched, num_pairs: int) -> Tensor:
-        rows_MT = matched.crossed.layout.rows(table.row_M[:, None], table.position_MT)
+        rows_MT = matched.crossed.rows(table.row_M[:, None], table.position_MT)
         index, label_M = upload([rows_MT, (table.row_M < num_pairs).astype(np.int64)], self.device)
         present_MT = _to(table.present_MT, self.device)
-        vector_MD = chunk_vectors(matched.crossed.hidden_ND, index.view(rows_MT.shape), present_MT)
+        vector_MD = chunk_vectors(matched.crossed.hidden_RD, index.view(rows_MT.shape), present_MT)
         head = self.itm_head if self.attribute_head is None else self.attribute_head
         return attribute_loss(head(vector_MD), matched_M=label_M, weight_M=_to(table.weight_M, self.device))
 
@@ -166,11 +171,14 @@ class MarsMethod(AlbefFamily):
         return self.rebuild(patch_BND, paired, hidden_ND, noise_BN)
 
 
+def _chunk_tokens(batch: Batch, negatives: Negatives) -> Tokens:
+    """Of the matching rows, the tokens that belong to a chunk."""
+    rows, positions = (batch.paired.chunk_id_BL.numpy() > 0)[negatives.captions()].nonzero()
+    return rows, positions
+
+
 def _to(array: NDArray[np.float32], device: torch.device) -> Tensor:
-    tensor = torch.from_numpy(array)
-    if device.type == "cuda":
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor
+    return to_device(torch.from_numpy(array), device)
 
 
 def build(config: Mars, *, image_px: tuple[int, int]) -> MarsMethod:

@@ -13,7 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from tbps.data.batch import Batch, Draws
-from tbps.methods.albef.cross_calls import CrossPass, CrossSequences, PackedCaptions, cross_encode, sequences
+from tbps.methods.albef.cross_calls import (
+    CrossPass,
+    CrossSequences,
+    PackedCaptions,
+    Tokens,
+    cls_tokens,
+    cross_encode_apart,
+    sequences,
+)
 from tbps.methods.albef.pending_negatives import Negatives, PendingNegatives
 from tbps.nn.bert import Bert
 from tbps.nn.packing import Index
@@ -37,7 +45,7 @@ class Online:
 
 @dataclass(kw_only=True)
 class Further:
-    """Captions that are shown to images of the batch in the same call as the matching rows."""
+    """Captions that are shown to images of the batch beside the matching rows."""
 
     captions: PackedCaptions
     hidden_ND: Tensor | None
@@ -46,6 +54,8 @@ class Further:
     """Row of the batch whose image each sequence sees."""
     rows: Index | None = None
     """Which of the captions are shown; None = all."""
+    read: Tokens | None = None
+    """Of which tokens, by shown caption and position, a loss reads the states; None = of all."""
 
 
 class Matching:
@@ -71,29 +81,73 @@ class Matching:
         negatives: Negatives,
         *,
         further: Sequence[Further] = (),
-        record_layer: int | None = None,
+        read: Tokens | None = None,
     ) -> CrossPass:
-        """One packed call: the R matching rows (positives, both kinds of negatives), then what is further shown."""
-        ids, hidden = [online.paired.token_id_N], [online.hidden_ND]
-        shown = [sequences(online.paired, offset=0, image=negatives.images(), caption=negatives.captions())]
-        for part in further:
-            shown.append(sequences(part.captions, offset=sum(map(len, ids)), image=part.image, caption=part.rows))
+        """One packed call: the R matching rows (positives, both kinds of negatives), then what is further shown.
+
+        read: of which tokens of matching rows a loss reads the states, beside [CLS].
+        """
+        return self._call(batch, online, [self._rows(batch, online, negatives, read), *further], apart=())[0]
+
+    def cross_apart(
+        self,
+        batch: Batch,
+        online: Online,
+        negatives: Negatives,
+        *,
+        further: Sequence[Further],
+        apart: Further,
+        record_layer: int | None,
+    ) -> tuple[CrossPass, CrossPass]:
+        """As `cross`, and a pass of `apart` beside it, on the same keys and values of the images; record_layer: cross layer
+        (1 = the first) of which a record of that pass is kept. A gradient inside of it meets nothing of the other pass."""
+        together = [self._rows(batch, online, negatives, None), *further]
+        crossed, beside = self._call(batch, online, together, apart=(apart,), record_layer=record_layer)
+        return crossed, beside
+
+    def _rows(self, batch: Batch, online: Online, negatives: Negatives, read: Tokens | None) -> Further:
+        """The matching rows."""
+        rows, positions = cls_tokens(3 * batch.num_pairs)
+        if read is not None:
+            rows, positions = np.concatenate([rows, read[0]]), np.concatenate([positions, read[1]])
+        return Further(
+            captions=online.paired,
+            hidden_ND=online.hidden_ND,
+            image=negatives.images(),
+            rows=negatives.captions(),
+            read=(rows, positions),
+        )
+
+    def _call(
+        self,
+        batch: Batch,
+        online: Online,
+        together: Sequence[Further],
+        *,
+        apart: Sequence[Further],
+        record_layer: int | None = None,
+    ) -> list[CrossPass]:
+        """What is shown together in a first pass, and a pass for each of the others."""
+        shown, ids, hidden = [], list[Tensor](), list[Tensor]()
+        for part in (*together, *apart):
+            offset = sum(map(len, ids))
+            shown.append(sequences(part.captions, offset=offset, image=part.image, caption=part.rows, read=part.read))
             ids.append(part.captions.token_id_N)
             if part.hidden_ND is not None:
                 hidden.append(part.hidden_ND)
-        return cross_encode(
+        return cross_encode_apart(
             self.text,
             ids_N=torch.cat(ids),
             hidden_ND=torch.cat(hidden),
             image_IPD=online.token_BPD,
-            shown=CrossSequences.join(shown),
+            shown=[CrossSequences.join(shown[: len(together)]), *shown[len(together) :]],
             group_I=batch.group_B,
             record_layer=record_layer,
         )
 
     def cls_states(self, batch: Batch, crossed: CrossPass) -> Tensor:
         """[CLS] states (R, D) of the matching rows."""
-        return crossed.hidden_ND.index_select(0, crossed.packing.first_S[: 3 * batch.num_pairs])
+        return crossed.cls_states(slice(3 * batch.num_pairs))
 
     def loss(self, batch: Batch, logit_R2: Tensor, pending: PendingNegatives) -> Tensor:
         """Of the head's logits of the matching rows."""

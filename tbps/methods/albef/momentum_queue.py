@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tbps.data.batch import Batch
-from tbps.methods.albef.cross_calls import PackedCaptions, encode_text
+from tbps.methods.albef.cross_calls import PackedCaptions, encode_text_cls
 from tbps.nn.dual_encoder import DualEncoder
 from tbps.nn.momentum import advance
 from tbps.nn.queue import EMPTY, FeatureQueue
@@ -45,13 +45,15 @@ class MomentumQueue:
     def features(self, batch: Batch, captions: PackedCaptions, *, cls_BD: Tensor | None = None) -> tuple[Features, Tensor]:
         """The momentum encoder's unit features and its image tokens (B, P, D); cls_BD: [CLS] states of its text, if known.
 
-        In training mode the features wait for the queue.
+        A momentum encoder without cross encoder gives [CLS] alone of its image tokens: no one reads the others. In training
+        mode the features wait for the queue.
         """
         assert batch.second_image_BCHW is not None, "its config asks for a second view"
         encoder = self.momentum_encoder
-        token_BPD = encoder.image_encoder(batch.second_image_BCHW)
+        text = encoder.text_encoder
+        token_BPD = encoder.image_encoder(batch.second_image_BCHW, first_only=not text.crosses)
         if cls_BD is None:
-            cls_BD = encode_text(encoder.text_encoder, captions).index_select(0, captions.packing.first_S)
+            cls_BD = encode_text_cls(text, captions)
         found = Features(image_BE=encoder.image_feature(token_BPD), caption_BE=encoder.caption_feature(cls_BD))
         if self.online.training:
             self.pending.append((found, batch.identity_B))

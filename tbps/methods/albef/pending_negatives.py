@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tbps.data.batch import Draws
+from tbps.nn.device_copy import to_device
 from tbps.nn.host_copy import HostCopy
 from tbps.objectives.hard_negatives import draw_negatives, negative_weights
 
@@ -53,7 +54,7 @@ class PendingNegatives:
         weight_t2i, has_B = negative_weights(t2i_BC[:, :group_pairs], identity_B, floor=floor)
         weight_i2t, _ = negative_weights(i2t_BC[:, :group_pairs], identity_B, floor=floor)
         self.has_B = has_B
-        uniform_B2 = draws["negatives"].to(identity_B.device, non_blocking=True)
+        uniform_B2 = to_device(draws["negatives"], identity_B.device)
         image_B = draws.recorded.get("negative_image")
         if image_B is None:
             image_B = draw_negatives(weight_t2i, uniform_B2[:, 0])

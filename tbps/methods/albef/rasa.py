@@ -38,7 +38,8 @@ class RasaMethod(AlbefFamily):
         mrtd_probability: float,
         mlm_soft: Literal["vocabulary", "sequence"],
     ) -> None:
-        super().__init__(backbone, weights=weights, word_head=predicts_words(weights))
+        words = predicts_words(weights)
+        super().__init__(backbone, weights=weights, word_head=words, momentum_words=words)
         self.tasks = RasaTasks.of(
             self, mlm_probability=mlm_probability, mrtd_probability=mrtd_probability, mlm_soft=mlm_soft
         )

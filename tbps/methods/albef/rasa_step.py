@@ -5,7 +5,7 @@ Shapes: B pairs, L tokens of the longest caption, N packed tokens, M masked posi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +18,7 @@ from tbps.methods.albef.cross_calls import (
     CrossPass,
     CrossSequences,
     PackedCaptions,
+    Tokens,
     cross_encode,
     encode_text,
     sequences,
@@ -26,6 +27,7 @@ from tbps.methods.albef.family import AlbefFamily
 from tbps.methods.albef.matching import Further, Online, whole_batch
 from tbps.methods.albef.pending_negatives import Negatives, PendingNegatives
 from tbps.nn.bert import PAD_ID
+from tbps.nn.device_copy import to_device
 from tbps.nn.dual_encoder import DualEncoder
 from tbps.nn.packing import Index, upload
 from tbps.objectives.itc import Features
@@ -36,6 +38,8 @@ from tbps.objectives.prd import relation_loss
 
 MASKED, CORRUPTED = 3, 4
 """Kinds of sequences in the packed call after the three of matching."""
+DRAWN_ROWS = 512
+"""Tokens whose word is drawn at once."""
 
 
 @dataclass(kw_only=True)
@@ -66,8 +70,8 @@ class Matched:
     pending: PendingNegatives
 
     def rows(self, kind: int, caption: Index, position: Index) -> Index:
-        """Packed rows of tokens of captions shown as `kind`: 0-2 matching, 3 masked, 4 corrupted."""
-        return self.crossed.layout.rows(kind * len(self.negatives.image_B) + caption, position)
+        """Rows of the states of tokens of captions shown as `kind`: 0-2 matching, 3 masked, 4 corrupted."""
+        return self.crossed.rows(kind * len(self.negatives.image_B) + caption, position)
 
 
 @dataclass(kw_only=True)
@@ -152,14 +156,14 @@ class RasaStep:
         )
         masked = PackedCaptions(layout=layout, packing=own.packing, token_id_N=mlm_N)
         generator = PackedCaptions(layout=layout, packing=own.packing, token_id_N=mrtd_N)
-        crossed = self.cross_captions(encoder, [masked, generator], momentum_token_BPD)
-        rows_M = crossed.layout.rows(*chosen)
-        rows_N = crossed.layout.rows(batch.num_pairs + place_N[0], place_N[1])
+        crossed = self.cross_captions(encoder, [masked, generator], momentum_token_BPD, read=[chosen, None])
+        rows_M = crossed.rows(*chosen)
+        rows_N = crossed.rows(batch.num_pairs + place_N[0], place_N[1])
         index_M, index_N, real_N = upload(
             [rows_M, rows_N, (place_N[1] < layout.keys_S[place_N[0]]).astype(np.int64)], self.device
         )
-        momentum_logit_MV = encoder.word_logits(crossed.hidden_ND.index_select(0, index_M))
-        word_N = self._words(place_N, crossed.hidden_ND.index_select(0, index_N))
+        momentum_logit_MV = encoder.word_logits(crossed.hidden_RD.index_select(0, index_M))
+        word_N = self._words(place_N, crossed.hidden_RD.index_select(0, index_N))
         corrupted_N = corrupt(
             word_N, position_N=own.packing.position_N, real_N=real_N, start_id=method.cls_id, pad_id=PAD_ID
         )
@@ -173,8 +177,16 @@ class RasaStep:
             corrupted=PackedCaptions(layout=layout, packing=own.packing, token_id_N=corrupted_N),
         )
 
-    def cross_captions(self, encoder: DualEncoder, kinds: Sequence[PackedCaptions], image_BPD: Tensor) -> CrossPass:
-        """Several variants of the captions of the batch, each with its own image, in one packed call."""
+    def cross_captions(
+        self,
+        encoder: DualEncoder,
+        kinds: Sequence[PackedCaptions],
+        image_BPD: Tensor,
+        *,
+        read: Sequence[Tokens | None],
+    ) -> CrossPass:
+        """Several variants of the captions of the batch, each with its own image, in one packed call; read: of which tokens
+        of each variant the states are read (None: of all)."""
         offsets = np.cumsum([0, *(len(kind.token_id_N) for kind in kinds)])[:-1].tolist()
         own = whole_batch(self.batch)
         states = self._text_states(encoder, kinds)
@@ -184,7 +196,10 @@ class RasaStep:
             hidden_ND=None if encoder.text_encoder.full_cross_attention else torch.cat(states),  # type: ignore[arg-type]
             image_IPD=image_BPD,
             shown=CrossSequences.join(
-                [sequences(kind, offset=offset, image=own) for kind, offset in zip(kinds, offsets, strict=True)]
+                [
+                    sequences(kind, offset=offset, image=own, read=tokens)
+                    for kind, offset, tokens in zip(kinds, offsets, read, strict=True)
+                ]
             ),
             group_I=self.batch.group_B,
         )
@@ -198,21 +213,43 @@ class RasaStep:
         """One word of the generator for every token; `draws.recorded` may hold "words" (B, L) in place of drawn ones."""
         if "words" in self.draws.recorded:
             return upload([self.draws.recorded["words"].numpy()[place_N]], self.device)[0]
-        uniform_N = torch.from_numpy(self.draws["words"][:, 0].numpy()[place_N]).to(self.device, non_blocking=True)
-        return draw_words(self.method.momentum_encoder.word_logits(hidden_ND), uniform_N)
+        uniform_N = to_device(torch.from_numpy(self.draws["words"][:, 0].numpy()[place_N]), self.device)
+
+        def draw(logit_RV: Tensor, at: int) -> Tensor:
+            return draw_words(logit_RV, uniform_N[at : at + len(logit_RV)])
+
+        # Logits of all tokens, in float64 too, were most of a step's memory (2.4 GB of 128 pairs).
+        return self.method.momentum_encoder.reduced_logits(hidden_ND, draw, rows=DRAWN_ROWS)
 
     # -- the cross encoder -------------------------------------------------------------------------------------------------
 
-    def match(self, online: Online, words: WordTask | None, pending: PendingNegatives) -> Matched:
-        """The one packed call of the online encoder: positives, hard negatives, masked and corrupted captions."""
-        kinds = [] if words is None else [words.masked, words.corrupted]
+    def match(
+        self,
+        online: Online,
+        words: WordTask | None,
+        pending: PendingNegatives,
+        *,
+        read: Callable[[Negatives], Tokens] | None = None,
+    ) -> Matched:
+        """The one packed call of the online encoder: positives, hard negatives, masked and corrupted captions.
+
+        read: given the negatives, of which tokens of matching rows a loss reads the states, beside [CLS].
+        """
+        kinds: list[PackedCaptions] = []
+        tokens: list[Tokens | None] = []
+        if words is not None:
+            # The official soft term of MLM reads every position, m-RTD does so always.
+            kinds, tokens = [words.masked, words.corrupted], [words.chosen, None]
+            if self.tasks.mlm_soft == "sequence":
+                tokens[0] = None
         own = whole_batch(self.batch)
         further = [
-            Further(captions=kind, hidden_ND=states, image=own)
-            for kind, states in zip(kinds, self._text_states(self.method.online, kinds), strict=True)
+            Further(captions=kind, hidden_ND=states, image=own, read=each)
+            for kind, states, each in zip(kinds, self._text_states(self.method.online, kinds), tokens, strict=True)
         ]
         negatives = pending.wait()  # known by now: all this was queued behind their copy
-        crossed = self.method.matching.cross(self.batch, online, negatives, further=further)
+        also = None if read is None else read(negatives)
+        crossed = self.method.matching.cross(self.batch, online, negatives, further=further, read=also)
         cls_RD = self.method.matching.cls_states(self.batch, crossed)
         return Matched(crossed=crossed, cls_RD=cls_RD, negatives=negatives, pending=pending)
 
@@ -236,7 +273,7 @@ class RasaStep:
         """mlm at the masked positions, mrtd at every token."""
         batch, online = self.batch, self.method.online
         assert self.tasks.mrtd_head is not None
-        hidden_ND, layout = matched.crossed.hidden_ND, words.own.layout
+        hidden_RD, layout = matched.crossed.hidden_RD, words.own.layout
         place_N = (layout.sequence_N, layout.position_N)
         index_M, group_M, index_N, group_N = upload(
             [
@@ -248,7 +285,7 @@ class RasaStep:
             self.device,
         )
         mlm = masked_word_loss(
-            online.word_logits(hidden_ND.index_select(0, index_M)),
+            online.word_logits(hidden_RD.index_select(0, index_M)),
             words.label_M,
             words.momentum_logit_MV,
             alpha=self.method.past.alpha(batch),
@@ -257,7 +294,7 @@ class RasaStep:
             soft_log_MV=self._sequence_log(words, matched) if self.tasks.mlm_soft == "sequence" else None,
         )
         mrtd = replaced_token_loss(
-            self.tasks.mrtd_head(hidden_ND.index_select(0, index_N)),
+            self.tasks.mrtd_head(hidden_RD.index_select(0, index_N)),
             corrupted_N=words.corrupted.token_id_N,
             original_N=words.own.token_id_N,
             special_ids=(PAD_ID, self.method.cls_id),
@@ -271,6 +308,6 @@ class RasaStep:
         layout = words.own.layout
         rows_N = matched.rows(MASKED, layout.sequence_N, layout.position_N)
         index_N, tokens_B, caption_M, position_M = upload([rows_N, layout.tokens_S, *words.chosen], self.device)
-        logit_NV = self.method.online.word_logits(matched.crossed.hidden_ND.index_select(0, index_N))
+        logit_NV = self.method.online.word_logits(matched.crossed.hidden_RD.index_select(0, index_N))
         log_BLV = log_softmax_over_positions(logit_NV, words.own.packing.grid_SL, tokens_B)
         return log_BLV[caption_M, position_M]

@@ -12,7 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tbps.methods.albef.cross_calls import CrossPass, CrossSequences, PackedCaptions, cross_encode, sequences
+from tbps.methods.albef.cross_calls import (
+    CrossPass,
+    CrossSequences,
+    PackedCaptions,
+    Tokens,
+    cross_encode,
+    sequences,
+)
 from tbps.nn.bert import Bert
 from tbps.nn.packing import Index, upload
 
@@ -28,6 +35,8 @@ class ShownPart:
     """Row of the batch whose image each sequence sees."""
     caption_S: Index
     """Which caption it is."""
+    read: Tokens
+    """Of which tokens, by sequence and position, a loss reads the states."""
 
 
 @dataclass(kw_only=True)
@@ -42,12 +51,12 @@ class ShownParts:
     def cls_states(self, name: str) -> Tensor:
         """[CLS] states of a kind's sequences: (S, D)."""
         start = self.first[name]
-        return self.crossed.hidden_ND.index_select(0, self.crossed.packing.first_S[start : start + self.sizes[name]])
+        return self.crossed.cls_states(slice(start, start + self.sizes[name]))
 
     def token_states(self, name: str, sequence_M: Index, position_M: Index) -> Tensor:
         """States of tokens of a kind, given by sequence and place: (M, D)."""
-        rows = self.crossed.layout.rows(self.first[name] + sequence_M, position_M)
-        return self.crossed.hidden_ND.index_select(0, upload([rows], self.crossed.hidden_ND.device)[0])
+        rows = self.crossed.rows(self.first[name] + sequence_M, position_M)
+        return self.crossed.hidden_RD.index_select(0, upload([rows], self.crossed.hidden_RD.device)[0])
 
 
 def show_parts(text: Bert, parts: Mapping[str, ShownPart], *, image_IPD: Tensor, group_I: Index) -> ShownParts:
@@ -61,7 +70,7 @@ def show_parts(text: Bert, parts: Mapping[str, ShownPart], *, image_IPD: Tensor,
         image_IPD=image_IPD,
         shown=CrossSequences.join(
             [
-                sequences(part.captions, offset=offset, image=part.image_S, caption=part.caption_S)
+                sequences(part.captions, offset=offset, image=part.image_S, caption=part.caption_S, read=part.read)
                 for part, offset in zip(parts.values(), offsets, strict=True)
             ]
         ),

@@ -35,7 +35,6 @@ from collections.abc import Mapping
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tbps.config.methods.bamg import LARGEST_TEMPERATURE, LEAST_TEMPERATURE, Bamg
@@ -45,6 +44,7 @@ from tbps.methods.clip.bamg_exhibits import GRAPH_TITLE, NUM_PAIRS, read_maps, s
 from tbps.methods.clip.fusion_building import build_fusion
 from tbps.methods.clip.fusion_matcher import FusionMatcher, MatchHead
 from tbps.methods.clip.fusion_rows import Encoded, Negatives, Shown, WordTask, choose_negatives, choose_words, pair_up
+from tbps.methods.clip.global_matching import unit
 from tbps.methods.clip.masked_graph import GraphTask, MaskedGraph, read_bodies
 from tbps.methods.clip.towers import build_towers
 from tbps.methods.exhibit import Exhibit
@@ -144,7 +144,7 @@ class BamgMethod(Method):
 
     def _rows(self, image_BE: Tensor, caption_BE: Tensor, words: WordTask | None) -> dict[str, Tensor]:
         """What the whole batch must know of each pair: its unit features, and how many of its words are masked."""
-        rows = {"image": _unit(self.image_head(image_BE)), "caption": _unit(self.caption_head(caption_BE))}
+        rows = {"image": unit(self.image_head(image_BE)), "caption": unit(self.caption_head(caption_BE))}
         return rows if words is None else rows | {"masked_words": words.count_B}
 
     def _word_task(self, captions: Captions, draws: Draws) -> WordTask | None:
@@ -271,13 +271,13 @@ class BamgMethod(Method):
     def embed_images(self, image_BCHW: Tensor) -> EmbeddedImages:
         """Unit features and, where there is a matcher, what the fusion computes of an image before it meets a caption."""
         if self.fusion is None:
-            return EmbeddedImages(feature_IE=_unit(self.image_head(self.towers.image(image_BCHW, pooled=True))))
+            return EmbeddedImages(feature_IE=unit(self.image_head(self.towers.image(image_BCHW, pooled=True))))
         image_BPE = self.towers.image(image_BCHW)
         if self.body_graph is not None and self.graph_in_all:
             seen_BPE = self.body_graph.without_graph(image_BPE)
         else:
             seen_BPE = image_BPE
-        feature_IE = _unit(self.image_head(image_BPE[:, 0]))
+        feature_IE = unit(self.image_head(image_BPE[:, 0]))
         return EmbeddedImages(feature_IE=feature_IE, tokens_IPD=self.fusion.begin_image(seen_BPE))
 
     @torch.no_grad()
@@ -285,10 +285,14 @@ class BamgMethod(Method):
         """Unit features and, where there is a matcher, all projected tokens of the captions."""
         packed = self._pack(captions)
         if self.fusion is None:
-            return EmbeddedCaptions(feature_QE=_unit(self.caption_head(self.towers.text(packed, pooled=True))))
+            return EmbeddedCaptions(feature_QE=unit(self.caption_head(self.towers.text(packed, pooled=True))))
         text_NE = self.towers.text(packed)
-        feature_QE = _unit(self.caption_head(text_NE.index_select(0, packed.end_B)))
+        feature_QE = unit(self.caption_head(text_NE.index_select(0, packed.end_B)))
         return EmbeddedCaptions(feature_QE=feature_QE, hidden_ND=text_NE)
+
+    def embed_padded(self, token_id_BL: Tensor, length_B: Tensor) -> Tensor:
+        """See tbps/methods/method.py."""
+        return unit(self.caption_head(self.towers.text.embed_padded(token_id_BL, length_B)))
 
     def matcher(self) -> FusionMatcher | None:
         """The matching head behind the fusion; it reads no parsing map."""
@@ -391,7 +395,3 @@ def _identity(width: int) -> nn.Linear:
     nn.init.eye_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer
-
-
-def _unit(feature_BE: Tensor) -> Tensor:
-    return F.normalize(feature_BE.float(), dim=-1)

@@ -276,6 +276,10 @@ class BilmaMethod(Method):
         text = pack_captions(captions.token_ids_BL, captions.lengths, device=self.device)
         return EmbeddedCaptions(feature_QE=unit(self.towers.text(text, pooled=True)))
 
+    def embed_padded(self, token_id_BL: Tensor, length_B: Tensor) -> Tensor:
+        """See tbps/methods/method.py."""
+        return unit(self.towers.text.embed_padded(token_id_BL, length_B))
+
 
 def build(config: Bilma, *, image_px: tuple[int, int], num_identities: int = 0) -> BilmaMethod:
     """The method with random weights. ValueError: identities are classified, and nobody said how many there are."""

@@ -84,6 +84,10 @@ class ClipMethod(Method):
         """See tbps/methods/method.py."""
         return EmbeddedCaptions(feature_QE=self._caption_features(captions))
 
+    def embed_padded(self, token_id_BL: Tensor, length_B: Tensor) -> Tensor:
+        """See tbps/methods/method.py."""
+        return F.normalize(self.towers.text.embed_padded(token_id_BL, length_B).float(), dim=-1)
+
     def _image_features(self, image_BCHW: Tensor) -> Tensor:
         return F.normalize(self.towers.image(image_BCHW, pooled=True).float(), dim=-1)
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from tbps.methods.method import PairScorer
 from tbps.nn.bottleneck_fusion import BottleneckFusion, CrossFusion, Fused
+from tbps.nn.float32 import float32_layers
 from tbps.nn.packing import Index, upload
 from tbps.text.token_batch import Captions
 
@@ -38,9 +39,10 @@ class MatchHead(nn.Module):
         self.out = nn.Linear(width, 1)
 
     def forward(self, fused: Fused) -> Tensor:
-        """(S,) float32 logits, computed from the first wanted row of each stream."""
+        """(S,) float32 logits, computed in float32 from the first wanted row of each stream."""
         ends_SE = torch.cat([fused.image[:, 0], fused.text[:, 0]], dim=1)
-        return self.out(nn.functional.gelu(self.dense(ends_SE)))[:, 0].float()
+        with float32_layers([self], ends_SE.device):
+            return self.out(nn.functional.gelu(self.dense(ends_SE.float())))[:, 0].float()
 
 
 @dataclass(kw_only=True)

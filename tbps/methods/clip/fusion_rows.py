@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tbps.data.batch import Batch, Draws
+from tbps.nn.device_copy import to_device
 from tbps.nn.packing import upload
 from tbps.objectives.hard_negatives import draw_negatives, hardest_negatives, negative_weights
 from tbps.objectives.irra_masking import mask_words
@@ -118,7 +119,7 @@ def choose_negatives(
         image_B, has_B = hardest_negatives(t2i_Bg, batch.identity_B)
         caption_B, _ = hardest_negatives(i2t_Bg, batch.identity_B)
     else:
-        uniform_B2 = draws["negatives"].to(image_BE.device, non_blocking=True)
+        uniform_B2 = to_device(draws["negatives"], image_BE.device)
         weight_Bg, has_B = negative_weights(t2i_Bg, batch.identity_B)
         image_B = draw_negatives(weight_Bg, uniform_B2[:, 0])
         caption_B = draw_negatives(negative_weights(i2t_Bg, batch.identity_B)[0], uniform_B2[:, 1])

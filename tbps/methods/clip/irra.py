@@ -175,6 +175,10 @@ class IrraMethod(Method):
         """See tbps/methods/method.py."""
         return EmbeddedCaptions(feature_QE=unit(self.towers.text(self._pack(captions), pooled=True)))
 
+    def embed_padded(self, token_id_BL: Tensor, length_B: Tensor) -> Tensor:
+        """See tbps/methods/method.py."""
+        return unit(self.towers.text.embed_padded(token_id_BL, length_B))
+
     def _pack(self, captions: Captions) -> PackedText:
         return pack_captions(captions.token_ids_BL, captions.lengths, device=self.device)
 

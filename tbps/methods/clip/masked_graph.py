@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from tbps.nn.body_graph import Adjacency, BodyGraph
 from tbps.nn.body_parts import PARTS, graph_mean, pool_parts, split_parts, spread_parts
+from tbps.nn.device_copy import to_device
 from tbps.objectives.masked_graph import choose_masked
 from tbps.objectives.patch_labels import label_counts, patches_of
 
@@ -47,7 +48,7 @@ def read_bodies(
     return Bodies(
         share_BNK=count_BNK.float() / part_BNX.shape[-1],
         present_BK=present_BK,
-        masked_BK=choose_masked(present_BK, uniform_B),
+        masked_BK=choose_masked(present_BK, to_device(uniform_B, present_BK.device)),
     )
 
 

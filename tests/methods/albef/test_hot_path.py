@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,6 +10,8 @@ import torch
 from tiny_methods import CONFIGS, MARS, Config, build, make_step, on_gpu, total_loss, with_dropout, with_fixed_choices
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from tbps.methods.albef import rasa_step
 
 # Operators whose result, or whose result's shape, is known on the host only after the device has finished.
 WAITING = {
@@ -98,3 +101,56 @@ def test_gpu_and_cpu_agree() -> None:
     found, _ = build(MARS).cuda()(on_gpu(batch), draws)
     for name, value in on_cpu.items():
         assert found[name].item() == pytest.approx(value.item(), rel=5e-3, abs=1e-3), name
+
+
+class LargestSoftmax(TorchDispatchMode):
+    """Most rows of a table of probabilities."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func.overloadpacket.__name__ == "_softmax" and out.dim() == 2:
+            self.rows = max(self.rows, len(out))
+        return out
+
+
+def test_words_are_drawn_for_some_tokens_at_a_time_and_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch, draws = make_step(MARS)
+    found, rows = [], []
+    for at_once in (1000, 7):
+        monkeypatch.setattr(rasa_step, "DRAWN_ROWS", at_once)
+        method = build(MARS)
+        step = rasa_step.RasaStep(method, method.tasks, batch, draws)
+        _, momentum_token_BPD = method.past.features(batch, step.pack())
+        with LargestSoftmax() as largest:
+            found.append(step.word_task(step.mlm_mask(), momentum_token_BPD).corrupted.token_id_N)
+        rows.append(largest.rows)
+    assert torch.equal(*found)
+    assert rows == [len(found[0]), 7]
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_modules_are_called_alike_whatever_the_captions(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ZeRO-3 gathers a module's weights at each of its calls, on all processes, whose captions have other lengths."""
+    monkeypatch.setattr(rasa_step, "DRAWN_ROWS", 7)
+    assert called_in_a_step(config, longest=12) == called_in_a_step(config, longest=5)
+
+
+def called_in_a_step(config: Config, *, longest: int) -> list[str]:
+    """Names of the modules that hold parameters of their own, one for each call, in order."""
+    method = build(with_dropout(config, 0.1))
+    batch, draws = make_step(with_dropout(config, 0.1), longest=longest)
+    called: list[str] = []
+
+    def tell(name: str) -> Callable[..., None]:
+        return lambda *_: called.append(name)
+
+    for name, module in method.named_modules():
+        if any(True for _ in module.parameters(recurse=False)):
+            module.register_forward_pre_hook(tell(name))
+    total_loss(method, method(batch, draws)[0]).backward()
+    assert called
+    return called

@@ -1,0 +1,1 @@
+"""An index of one's own pictures, and searching it by a sentence or a picture."""

@@ -1,0 +1,1 @@
+"""A page in the browser on an index of pictures: `tbps serve`."""

@@ -1,0 +1,235 @@
+"""Python processes that begin with PyTorch and a run's other modules imported: four seconds of every start of a recipe.
+
+Each is a fork of one process that has imported and done nothing else. From there on it does what `python <words>` does;
+torchrun is the real one, but that its ranks are forks too. What they do not have is a hash seed of their own each, nor an
+import that could fail: Slurm's jobs, a kill of each launcher and README's commands that run are started in the ordinary way.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import multiprocessing
+import os
+import random
+import runpy
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_LAUNCHER = "torch.distributed.run"
+_PRELOADED = [
+    *("tbps.run", "torch._dynamo", "torch.distributed.optim", "tbps.reporting.report"),
+    *("torch.distributed.launcher.api", "torch.distributed.elastic.rendezvous.c10d_rendezvous_backend"),
+]
+"""An optimiser, DDP, the report and the launcher import the others when they are made."""
+_BY_RUNS = ["ftfy", "regex", "tyro", "tyro._cli", "transformers"]
+"""What a run imports when it reads its command line, its captions and its launch settings."""
+_BY_ZERO = ["setuptools", "deepspeed.ops", "deepspeed.runtime.zero.stage3", "deepspeed.runtime.zero.muon.muon_optimizer"]
+"""What a rank under ZeRO imports: the last one brings torch's code generator, used or not."""
+_READ_AT_START = ("LD_PRELOAD", "LD_LIBRARY_PATH", "PYTHONHASHSEED", "PYTHONWARNINGS", "HF_HUB_OFFLINE", "OMP_NUM_THREADS")
+"""What an interpreter, a loader of libraries or an import reads: only a process of its own can be given other values."""
+_READY = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+"""What they have been given."""
+_WHILE_IMPORTING = {**_READY, "DS_ACCELERATOR": "cpu"}
+"""DeepSpeed chooses its device when it is imported; where there is a GPU, every rank imports it by itself."""
+_IMPORTING = threading.Lock()
+
+
+def can_be_ready(words: Sequence[str], variables: Mapping[str, str]) -> bool:
+    """Whether such a command can be one: Python with a script or module, in an environment that asks for nothing early."""
+    changed = (name for name in _READ_AT_START if variables.get(name) != _READY.get(name, os.environ.get(name)))
+    return words[0] == sys.executable and words[1] != "-c" and not any(changed)
+
+
+def run(
+    words: Sequence[str], *, folder: Path, variables: Mapping[str, str], timeout_s: float
+) -> subprocess.CompletedProcess[str]:
+    """`<words>` in `folder` with the environment `variables`, and its output. TimeoutExpired after `timeout_s` seconds."""
+    with tempfile.TemporaryDirectory() as place:
+        output, errors = Path(place) / "output", Path(place) / "errors"
+        process = Ready(words, folder=folder, variables=variables, output=output, errors=errors)
+        try:
+            process.wait(timeout_s)
+        finally:
+            process.kill_all()
+        return subprocess.CompletedProcess(words, process.wait(), output.read_text(), errors.read_text())
+
+
+class Ready:
+    """What subprocess.Popen is of a process. Its output is appended to files."""
+
+    def __init__(
+        self, words: Sequence[str], *, folder: Path, variables: Mapping[str, str], output: Path, errors: Path
+    ) -> None:
+        for file in (output, errors):
+            file.touch()
+        _import_first()
+        self.words, self.files = words, (output, errors)
+        self._process: ForkServerProcess = _CONTEXT.Process(
+            target=_become, args=(list(words[1:]), str(folder), dict(variables), str(output), str(errors))
+        )
+        self._process.start()
+        assert self._process.pid is not None
+        self.pid = self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """None while it lives."""
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        """The same."""
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit status. TimeoutExpired."""
+        self._process.join(timeout)
+        if self.returncode is None:
+            assert timeout is not None
+            raise subprocess.TimeoutExpired(self.words, timeout, *(file.read_bytes() for file in self.files))
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Unless it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.send_signal(signal.SIGKILL)
+
+    def terminate(self) -> None:
+        """SIGTERM."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill_all(self) -> None:
+        """SIGKILL for it and all that write to its output, which is everything that it has started."""
+        self.kill()
+        kill_writers(*self.files)
+
+
+def kill_writers(*files: Path) -> None:
+    """SIGKILL for every process whose output goes there."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if {(process / "fd/1").readlink(), (process / "fd/2").readlink()} & set(files):
+                os.kill(int(process.name), signal.SIGKILL)
+        except OSError:
+            continue  # it has ended, or belongs to somebody else
+
+
+def _import_first() -> None:
+    """Start the process that imports, unless there is one."""
+    with _IMPORTING:
+        before = {name: os.environ.get(name) for name in _WHILE_IMPORTING}
+        os.environ.update(_WHILE_IMPORTING)
+        by_zero = [] if torch.cuda.is_available() else _BY_ZERO
+        try:
+            _CONTEXT.set_forkserver_preload([*_PRELOADED, *_BY_RUNS, *by_zero])
+            forkserver.ensure_running()
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name)
+                os.environ.update({} if value is None else {name: value})
+
+
+def _become(words: list[str], folder: str, variables: dict[str, str], output: str, errors: str) -> NoReturn:
+    os.setsid()  # a group of its own, loader workers included
+    os.chdir(folder)
+    for descriptor, file in ((1, output), (2, errors)):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_APPEND), descriptor)
+    multiprocessing.set_start_method(None, force=True)  # what it is in a shell
+    _execute(words, variables)
+
+
+def _execute(words: Sequence[str], variables: Mapping[str, str]) -> NoReturn:
+    """As an interpreter does, from its command line to its end."""
+    words = [word for number, word in enumerate(words) if number or word != "-u"]
+    os.environ.clear()
+    os.environ.update(variables)
+    random.seed()
+    is_module = words[0] == "-m"
+    installed = [place for place in sys.path if place.startswith((sys.prefix, sys.base_prefix))]
+    asked = [place for place in variables.get("PYTHONPATH", "").split(os.pathsep) if place]
+    sys.path[:] = [os.getcwd() if is_module else str(Path(words[0]).resolve().parent), *asked, *installed]
+    sys.argv = list(words[1:] if is_module else words)
+    status: object = 0
+    try:
+        if is_module:
+            if words[1] == _LAUNCHER:
+                _let_ranks_be_forks()
+            runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(words[0], run_name="__main__")
+    except SystemExit as end:
+        status = end.code or 0
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    if not isinstance(status, int):
+        sys.stderr.write(f"{status}\n")
+        status = 1
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _let_ranks_be_forks() -> None:
+    from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler
+
+    subprocess_handler.Popen = _Fork  # type: ignore[assignment, misc]
+
+
+class _Fork:
+    """A rank, as torchrun starts it: what subprocess.Popen is, but that the new process has torchrun's imports."""
+
+    def __init__(
+        self, args: Sequence[str], env: Mapping[str, str], stdout: None, stderr: None, *, start_new_session: bool
+    ) -> None:
+        assert args[0] == sys.executable and stdout is stderr is None and start_new_session
+        self.args = args
+        self.returncode: int | None = None
+        self.pid = os.fork()
+        if not self.pid:
+            _leave_launcher()
+            _execute(args[1:], env)
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        deadline = time.monotonic() + (float("inf") if timeout is None else timeout)
+        while self.poll() is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired(self.args, timeout or 0)
+            time.sleep(0.02)
+        assert self.returncode is not None
+        return self.returncode
+
+
+def _leave_launcher() -> None:
+    """Keep nothing of it but its output and what it has open, which nobody uses: not who hears signals, nor who logs."""
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_DFL)
+    logging.root.handlers.clear()
+    logging.root.setLevel(logging.WARNING)
