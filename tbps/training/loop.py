@@ -284,14 +284,14 @@ class _Training:
 
 
 def _choose_gemm(folder: RunFolder) -> None:
-    """The first process measures or remembers; the others do as it does."""
+    """The first process looks or remembers; the others do as it does."""
 
     def choose() -> str:
         chosen = choose_gemm(folder.machine_choice("gemm"))
         folder.remember_machine_choice("gemm", chosen)
         return chosen
 
-    torch.set_float32_matmul_precision(on_main(choose, doing="measuring the processor"))
+    torch.set_float32_matmul_precision(on_main(choose, doing="choosing the library of products"))
 
 
 def _best_step(folder: RunFolder) -> int:

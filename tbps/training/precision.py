@@ -1,5 +1,5 @@
-"""How float32 numbers are multiplied, and what oneDNN keeps. On a GPU in full; on the CPU by a library that is measured
-once per run, then kept, because it changes bits.
+"""How float32 numbers are multiplied, and what oneDNN keeps. On a GPU in full; on the CPU by the library that is faster on
+this processor, kept for the whole run, because it changes bits.
 
 `torch.set_float32_matmul_precision("medium")` hands them to oneDNN. Without AMX it still computes in full float32, on some
 processors twice as fast as the default; with AMX it rounds to bfloat16. So one product is compared with float64.
@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-import statistics
-import time
+from pathlib import Path
 
 import torch
 
@@ -18,13 +17,14 @@ logger = logging.getLogger(__name__)
 
 LARGEST_ERROR = 1e-6
 """Largest error, relative to the largest value of the product, that counts as full float32 (default: 3e-7 to 7e-7)."""
-_ROUNDS = 31
-_LEAST_GAIN = 1.3
-"""A clear gain, so that the choice is the same at every first start on one machine: where it pays, it pays about 2."""
+FASTER_ON = {("AuthenticAMD", "26")}
+"""Processors (vendor, family) on which oneDNN was measured to be clearly faster: about 2 times on Zen 5 (1.05 on Zen 4).
 
-
+A list, not a stopwatch: what a run measures on a busy machine differs from one run to the next, and so would their bits.
+"""
+_PROCESSORS = Path("/proc/cpuinfo")
 PRODUCTS = "TBPS_CPU_PRODUCTS"
-"""Environment variable: `default` takes torch's own library without measuring."""
+"""Environment variable: what a new run multiplies with, `default` (torch's own library) or `onednn`, on any processor."""
 
 
 def keep_float32() -> None:
@@ -49,35 +49,39 @@ def keep_few_kernels() -> None:
 def choose_gemm(stored: str | None) -> str:
     """Set and return "medium" (oneDNN) or "highest" (default). `stored`: what the run used before; kept if exact here.
 
-    A new run measures, and where oneDNN's gain is about what counts as clear, the next one may choose otherwise and have
-    other last bits; the environment variable TBPS_CPU_PRODUCTS=default makes all runs take the default. ValueError: it
-    says something else.
+    A new run takes what the environment variable TBPS_CPU_PRODUCTS asks for, else what is faster on this processor, which is
+    known by its name: all runs on one machine have the same bits. ValueError: the variable says something else.
     """
     asked = os.environ.get(PRODUCTS, "")
-    if asked not in ("", "default"):
-        raise ValueError(f"{PRODUCTS} is {asked!r}, expected 'default', or leave it unset to have the processor measured")
-    if stored == "highest" or (stored is None and asked):
-        return _set("highest")
-    a, b = _operands()
-    exact = (a.double() @ b.double()).float()
-    torch.set_float32_matmul_precision("medium")
-    error = float((a @ b - exact).abs().max() / exact.abs().max())
-    if stored == "medium":
-        if error < LARGEST_ERROR:
-            return _set("medium")
-        logger.warning(
-            "this run multiplied matrices with oneDNN so far, which is not exact here (error %.1e): bits will differ", error
+    if asked not in ("", "default", "onednn"):
+        raise ValueError(
+            f"{PRODUCTS} is {asked!r}, expected 'default' or 'onednn', or leave it unset to let the processor decide"
         )
+    if stored is None:
+        wanted = asked == "onednn" if asked else processor(_PROCESSORS) in FASTER_ON
+    else:
+        wanted = stored == "medium"
+    if not wanted:
         return _set("highest")
-    gain = _gain(a, b)
-    chosen = "medium" if error < LARGEST_ERROR and gain > _LEAST_GAIN else "highest"
-    logger.info(
-        "float32 products on the CPU: oneDNN is %.2f times as fast, with error %.1e: %s it",
-        gain,
+    torch.set_float32_matmul_precision("medium")
+    if (error := _error()) < LARGEST_ERROR:
+        return _set("medium")
+    logger.warning(
+        "oneDNN is not exact on this processor (error %.1e): torch's default library multiplies%s",
         error,
-        "using" if chosen == "medium" else "not using",
+        "" if stored is None else " from now on, and bits will differ",
     )
-    return _set(chosen)
+    return _set("highest")
+
+
+def processor(listing: Path) -> tuple[str, str]:
+    """Vendor and family of the first processor that Linux lists (`/proc/cpuinfo`); empty where it does not say."""
+    said: dict[str, str] = {}
+    if listing.is_file():
+        for line in listing.read_text().splitlines():
+            name, _, value = line.partition(":")
+            said.setdefault(name.strip(), value.strip())
+    return said.get("vendor_id", ""), said.get("cpu family", "")
 
 
 def _set(precision: str) -> str:
@@ -85,25 +89,9 @@ def _set(precision: str) -> str:
     return precision
 
 
-def _operands() -> tuple[torch.Tensor, torch.Tensor]:
-    """The shape of a ViT-B's output projection on one image of 384 x 384."""
+def _error() -> float:
+    """Of one product, relative to its largest value: a ViT-B's output projection on one image of 384 x 384."""
     generator = torch.Generator().manual_seed(0)
-    return torch.randn(577, 768, generator=generator), torch.randn(768, 768, generator=generator)
-
-
-def _gain(a: torch.Tensor, b: torch.Tensor) -> float:
-    """How many times as fast oneDNN is: median, over pairs of products, of the ratio of their processor times.
-
-    Not the ratio of the least times: with two threads on a busy machine one lucky product made it anything from 0.5 to 2.4
-    where the median stayed between 1.04 and 1.13.
-    """
-    ratios = []
-    for round_ in range(_ROUNDS):
-        taken = {}
-        for precision in ("highest", "medium") if round_ % 2 else ("medium", "highest"):  # neither is always the first
-            torch.set_float32_matmul_precision(precision)
-            start = time.process_time()  # the processor's time: a busy neighbour must not decide
-            _ = a @ b
-            taken[precision] = time.process_time() - start
-        ratios.append(taken["highest"] / taken["medium"])
-    return statistics.median(ratios)
+    a, b = torch.randn(577, 768, generator=generator), torch.randn(768, 768, generator=generator)
+    exact = (a.double() @ b.double()).float()
+    return float((a @ b - exact).abs().max() / exact.abs().max())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,14 +22,6 @@ HALF_EMPTY = ["--method.empty-queue", "ignored", "--method.queue-pairs", "368"]
 VALUE_PARTS = {"qkv.bias": (3, (0, 2)), "key_value.bias": (2, (1,))}
 """Biases that hold a key part: of how many parts those that are not keys. One number added to all keys changes no softmax,
 so a key bias has no gradient but rounding, which Adam divides by its own size. Nothing else may differ."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_library() -> Iterator[None]:
-    """Two runs that measure a busy machine may choose different libraries, which alone changes bits."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TBPS_CPU_PRODUCTS", "default")
-        yield
 
 
 def _arguments(world: World, runs: Path) -> list[str]:

@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-import logging
 import os
 import platform
-import random
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,54 +22,60 @@ def default_precision() -> Iterator[None]:
     torch.set_float32_matmul_precision("highest")
 
 
-def test_the_choice_is_set_and_full_float32(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO):
-        chosen = choose_gemm(None)
+def _processors(folder: Path, vendor: str, family: str) -> Path:
+    """Written as Linux writes it: a block for each processor."""
+    block = f"processor\t: {{}}\nvendor_id\t: {vendor}\ncpu family\t: {family}\nmodel name\t: AMD EPYC\n\n"
+    (folder / "cpuinfo").write_text("".join(block.format(i) for i in range(2)))
+    return folder / "cpuinfo"
+
+
+@pytest.mark.parametrize(("family", "chosen"), [("25", "highest"), ("26", "medium")], ids=["AMD Zen 4", "AMD Zen 5"])
+def test_the_processor_chooses_and_no_stopwatch(
+    family: str, chosen: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "LARGEST_ERROR", 1.0)  # on any processor
+    monkeypatch.setattr(precision, "_PROCESSORS", _processors(tmp_path, "AuthenticAMD", family))
+    assert {choose_gemm(None) for _ in range(5)} == {chosen}
     assert torch.get_float32_matmul_precision() == chosen
-    assert "float32 products on the CPU: oneDNN is " in caplog.text
+
+
+def test_a_machine_that_does_not_name_its_processor_takes_the_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "_PROCESSORS", tmp_path / "absent")
+    assert choose_gemm(None) == "highest"
+
+
+@pytest.mark.parametrize("asked", ["", "onednn"])
+def test_the_choice_is_full_float32(asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TBPS_CPU_PRODUCTS", asked)
+    chosen = choose_gemm(None)
+    assert torch.get_float32_matmul_precision() == chosen
     generator = torch.Generator().manual_seed(1)
     a, b = torch.randn(64, 256, generator=generator), torch.randn(256, 64, generator=generator)
     exact = a.double() @ b.double()
     assert float((a @ b - exact).abs().max() / exact.abs().max()) < 1e-6
 
 
-def test_a_run_keeps_its_choice() -> None:
-    assert choose_gemm("highest") == "highest"
-    assert torch.get_float32_matmul_precision() == "highest"
-
-
-def test_the_environment_spares_the_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "LARGEST_ERROR", 1.0)  # on any processor
-    monkeypatch.setattr(precision, "_gain", lambda a, b: 9.0)  # a busy machine, on which oneDNN seems faster
-    assert choose_gemm(None) == "medium"
-    monkeypatch.setenv("TBPS_CPU_PRODUCTS", "default")
-    assert choose_gemm(None) == "highest"
-    assert choose_gemm("medium") == "medium"  # a run that has begun keeps its bits
+def test_a_run_keeps_its_choice_and_the_environment_chooses_for_new_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "LARGEST_ERROR", 1.0)
+    for asked, chosen in (("onednn", "medium"), ("default", "highest")):
+        monkeypatch.setenv("TBPS_CPU_PRODUCTS", asked)
+        assert choose_gemm(None) == chosen
+        assert [choose_gemm(stored) for stored in ("medium", "highest")] == ["medium", "highest"]
     monkeypatch.setenv("TBPS_CPU_PRODUCTS", "mkl")
-    with pytest.raises(ValueError, match="TBPS_CPU_PRODUCTS is 'mkl', expected 'default', or leave it unset"):
+    with pytest.raises(ValueError, match="TBPS_CPU_PRODUCTS is 'mkl', expected 'default' or 'onednn', or leave it unset"):
         choose_gemm(None)
 
 
-def test_lucky_moments_do_not_choose(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One product in ten, of either library, seems ten times as fast as it is."""
-    now, luck = [0.0], random.Random(0)
-
-    def clock() -> float:
-        """Seen before and after each product."""
-        now[0] += 0.001 if luck.random() < 0.1 else 0.01
-        return now[0]
-
-    monkeypatch.setattr(precision.time, "process_time", clock)
-    gains = [precision._gain(torch.ones(2, 2), torch.ones(2, 2)) for _ in range(20)]
-    assert max(gains) < precision._LEAST_GAIN
-
-
-def test_a_stored_choice_that_is_inexact_here_is_left_with_a_word(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(("stored", "said"), [("medium", "from now on, and bits will differ"), (None, "library multiplies")])
+def test_a_library_that_is_inexact_here_is_left_with_a_word(
+    stored: str | None, said: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(precision, "LARGEST_ERROR", 0.0)  # as on a processor whose oneDNN rounds to bfloat16
-    assert choose_gemm("medium") == "highest"
-    assert "with oneDNN so far, which is not exact here" in caplog.text
+    monkeypatch.setenv("TBPS_CPU_PRODUCTS", "onednn")
+    assert choose_gemm(stored) == "highest"
+    assert "oneDNN is not exact on this processor" in caplog.text and said in caplog.text
     assert torch.get_float32_matmul_precision() == "highest"
 
 
