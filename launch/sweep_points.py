@@ -52,6 +52,10 @@ class Point:
     also_on: Mapping[str, str] = field(default_factory=dict)
     """Benchmarks and their folders that the finished run is scored on without training there."""
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.seed, int):
+            raise ValueError(f"row {self.row!r} has seed {self.seed!r}, expected a whole number")
+
 
 def grid(
     recipe: str,
@@ -107,7 +111,8 @@ def read_sweep(file: str, overrides: Sequence[str] = (), *, accelerate: str = ""
         raise ValueError(f"{file} has no POINTS; expected a list of launch.sweep_points.Point, such as grid(...) makes")
     title = str(getattr(module, "TITLE", Path(file).stem))
     rows = list(dict.fromkeys(point.row for point in points))
-    planned = tuple(_plan(point, overrides, accelerate, title=title, place=rows.index(point.row)) for point in points)
+    reader = _Reader(overrides, accelerate)
+    planned = tuple(_plan(point, reader, title=title, place=rows.index(point.row)) for point in points)
     _check_distinct(planned)
     return Sweep(name=Path(file).stem, title=title, points=planned)
 
@@ -121,16 +126,41 @@ def _load(path: Path) -> Any:
     return module
 
 
-def _plan(point: Point, overrides: Sequence[str], accelerate: str, *, title: str, place: int) -> PlannedPoint:
-    words = (*point.overrides, *overrides, "--loop.seed", str(point.seed))
-    if any(word.split("=")[0] == "--name" for word in words):
-        raise ValueError(f"row {point.row!r} sets --name; a sweep names its runs itself, by what they compute")
-    try:
-        unnamed = plan_run(point.recipe, point.variant, words, accelerate=accelerate)
-    except ValueError as error:
-        raise ValueError(f"row {point.row!r}: {error}") from error
-    name = name_of(unnamed.run, read_variants(point.recipe)[point.variant](), variant=point.variant)
-    planned = replace(unnamed, overrides=(*words, "--name", name), run=replace(unnamed.run, name=name))
+class _Reader:
+    """Reads each row and each variant once: the seeds of a row differ in nothing else, and to read words is slow."""
+
+    def __init__(self, overrides: Sequence[str], accelerate: str) -> None:
+        self._overrides = tuple(overrides)
+        self._accelerate = accelerate
+        self._rows: dict[tuple[str, str, tuple[str, ...]], PlannedRun] = {}
+        self._variants: dict[tuple[str, str], Run] = {}
+
+    def plan(self, point: Point) -> PlannedRun:
+        """The point's run, not yet named."""
+        words = (*point.overrides, *self._overrides, "--loop.seed", str(point.seed))
+        if any(word.split("=")[0] == "--name" for word in words):
+            raise ValueError(f"row {point.row!r} sets --name; a sweep names its runs itself, by what they compute")
+        key = (point.recipe, point.variant, point.overrides)
+        try:
+            if key not in self._rows:
+                self._rows[key] = plan_run(point.recipe, point.variant, words, accelerate=self._accelerate)
+            run = self._rows[key].run
+            return replace(self._rows[key], overrides=words, run=replace(run, loop=replace(run.loop, seed=point.seed)))
+        except ValueError as error:
+            raise ValueError(f"row {point.row!r}: {error}") from error
+
+    def default(self, point: Point) -> Run:
+        """The variant without overrides."""
+        key = (point.recipe, point.variant)
+        if key not in self._variants:
+            self._variants[key] = read_variants(point.recipe)[point.variant]()
+        return self._variants[key]
+
+
+def _plan(point: Point, reader: _Reader, *, title: str, place: int) -> PlannedPoint:
+    unnamed = reader.plan(point)
+    name = name_of(unnamed.run, reader.default(point), variant=point.variant)
+    planned = replace(unnamed, overrides=(*unnamed.overrides, "--name", name), run=replace(unnamed.run, name=name))
     benchmark = next(iter(point.also_on), planned.run.data.benchmark)
     table_row = TableRow(table=title, row=point.row, place=place, benchmark=benchmark, published=point.published)
     return PlannedPoint(point=point, planned=planned, table_row=table_row)

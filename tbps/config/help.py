@@ -26,7 +26,7 @@ def help_text(run: Any, *, program: str) -> str:
 
 def _section(part: Any, path: str, about: str) -> Iterator[str]:
     yield f"\n{path.rstrip('.') or 'run'}: {about.splitlines()[0]}"
-    docs, ranges, hints = field_docs(type(part)), ranges_of(type(part)), get_type_hints(type(part))
+    docs, ranges, hints = field_docs(type(part)), ranges_of(type(part)), get_type_hints(type(part))  # type: ignore[arg-type]
     nested = []
     for field in fields(part):
         value = getattr(part, field.name)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import Annotated, Any, get_type_hints
 
 
@@ -62,6 +63,7 @@ PositiveShare = Annotated[float, Range(above=0, high=1)]
 """A probability or a share of which 0 would leave nothing to learn from."""
 
 
+@cache  # every config that is made asks, and looking up the types of annotations is slow
 def ranges_of(kind: type) -> Mapping[str, Range]:
     """The range of each field of a config class that has one."""
     hints = get_type_hints(kind, include_extras=True)
@@ -75,7 +77,7 @@ def ranges_of(kind: type) -> Mapping[str, Range]:
 
 def check_ranges(config: Any, path: str) -> None:
     """ValueError names the first field that is out of its range. `path`: where the config stands in a run, as `data`."""
-    for name, allowed in ranges_of(type(config)).items():
+    for name, allowed in ranges_of(type(config)).items():  # type: ignore[arg-type]
         value = getattr(config, name)
         values = () if value is None else value if isinstance(value, tuple) else (value,)
         if not all(allowed.holds(one) for one in values):

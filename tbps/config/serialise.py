@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -19,7 +20,7 @@ def to_json(value: Any, *, place: bool = True) -> Json:
 
     place: False leaves out fields marked `place`: where a run happens, not what it computes.
     """
-    hints = get_type_hints(type(value))
+    hints = _hints(type(value))  # type: ignore[arg-type]
     out: Json = {}
     for field in fields(value):
         if place or not field.metadata.get("place"):
@@ -32,6 +33,11 @@ def run_from_json(data: Mapping[str, Any]) -> Run:
     run = _decode(Run, data, "run")
     assert isinstance(run, Run)
     return run
+
+
+@cache
+def _hints(kind: type) -> Json:
+    return get_type_hints(kind)
 
 
 def _encode(value: Any, hint: Any, place: bool) -> Any:
@@ -80,7 +86,7 @@ def _decode_dataclass(cls: type, value: Any, path: str) -> Any:
             f"{path} has unknown fields {unknown} and lacks {missing}: it was written by another version;"
             " use that version, or start a new run"
         )
-    hints = get_type_hints(cls)
+    hints = _hints(cls)
     return cls(**{name: _decode(hints[name], given[name], f"{path}.{name}") for name in names})
 
 

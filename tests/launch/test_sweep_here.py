@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -50,6 +52,7 @@ NO_PAPER = ("lora", "bilma_grid")
 GRID = [f"alpha {alpha}, beta {beta}" for alpha in (0.5, 1.0, 1.5, 2.0) for beta in (0.5, 1.0, 1.5, 2.0)]
 DRAWN = set(GRID) - {"alpha 1.5, beta 1.0"}
 """Points of BAMG's Fig. 3, of which the paper prints no figures but those of its own setting."""
+Shipped = Callable[[str], Sweep]
 HEAD = "from launch.sweep_points import Row, grid\n"
 
 
@@ -57,6 +60,12 @@ HEAD = "from launch.sweep_points import Row, grid\n"
 def in_repository(monkeypatch: pytest.MonkeyPatch) -> None:
     """Recipes are named as in the README."""
     monkeypatch.chdir(REPOSITORY)
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Shipped:
+    """Reads a shipped sweep by its name, each once."""
+    return cache(lambda name: read_sweep(f"launch/sweeps/{name}.py"))
 
 
 def write_sweep(folder: Path, rows: str, *, seeds: str = "(1,)", more: str = "") -> str:
@@ -70,8 +79,8 @@ def write_sweep(folder: Path, rows: str, *, seeds: str = "(1,)", more: str = "")
 
 
 @pytest.mark.parametrize("file", SWEEPS, ids=lambda file: file.stem)
-def test_every_shipped_sweep_is_read(file: Path) -> None:
-    sweep = read_sweep(str(file))
+def test_every_shipped_sweep_is_read(file: Path, shipped: Shipped) -> None:
+    sweep = shipped(file.stem)
     assert {one.point.seed for one in sweep.points} == {42, 43, 44}
     for one in sweep.points:
         figures = one.table_row.published
@@ -82,27 +91,30 @@ def test_every_shipped_sweep_is_read(file: Path) -> None:
     assert len({one.point.row for one in sweep.points}) == NUM_ROWS[file.stem]
 
 
-def runs_of(name: str) -> dict[str, set[str]]:
-    """Row -> run folders of a shipped sweep."""
+def folders_of(sweep: Sweep) -> dict[str, set[str]]:
+    """Row -> run folders."""
     found: dict[str, set[str]] = {}
-    for one in read_sweep(f"launch/sweeps/{name}.py").points:
+    for one in sweep.points:
         found.setdefault(one.point.row, set()).add(str(one.planned.folder.path))
     return found
 
 
-def test_a_row_of_a_table_bears_no_figure_of_another_system() -> None:
+def test_a_row_of_a_table_bears_no_figure_of_another_system(shipped: Shipped) -> None:
     """AGA's Table I prints RaSa's published figures, of another augmentation, as its own row "Random"."""
     rasa = next(figure for figure in PUBLISHED if (figure.system, figure.benchmark) == ("RaSa", "cuhk-pedes"))
     shown = {
         (one.point.recipe, one.table_row.row)
         for file in SWEEPS
-        for one in read_sweep(str(file)).points
+        for one in shipped(file.stem).points
         if one.table_row.published.get("rank_1") == rasa.rank_1 and one.table_row.published.get("mAP") == rasa.mAP
     }
     assert shown == {("recipes/rasa.py", "Baseline (RaSa)")}
 
 
-def test_a_configuration_in_several_tables_is_trained_once() -> None:
+def test_a_configuration_in_several_tables_is_trained_once(shipped: Shipped) -> None:
+    def runs_of(name: str) -> dict[str, set[str]]:
+        return folders_of(shipped(name))
+
     two, three, four = runs_of("mars_table2"), runs_of("mars_table3"), runs_of("mars_table4")
     for row in ("A4: MAE, AL", "A5: MAE, Full CA", "A6: AL, Full CA"):
         assert two[row] == three[row]
@@ -155,6 +167,21 @@ def test_a_wrong_sweep_is_one_sentence(rows: str, sentence: str, tmp_path: Path,
     except SystemExit as end:
         exit_status = end.code
     assert exit_status == 2
+    assert_one_sentence(capsys.readouterr().err, sentence)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("seeds", "sentence"),
+    [
+        ("(1, -1)", "row 'a': loop.seed is -1, expected"),
+        ('(1, "x")', "row 'a' has seed 'x', expected a whole number"),
+    ],
+)
+def test_a_wrong_seed_beside_a_good_one_is_one_sentence(
+    seeds: str, sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([write_sweep(tmp_path, '{"a": Row()}', seeds=seeds), "--eager", "--runs", str(tmp_path / "runs")]) == 2
     assert_one_sentence(capsys.readouterr().err, sentence)
     assert not (tmp_path / "runs").exists()
 
