@@ -199,9 +199,9 @@ def _lock(runs: Path) -> Finding:
     if first:  # a process never hinders itself: another one has to try
         attempt = multiprocessing.get_context("spawn").Pool(1)
         with attempt:
-            found = attempt.apply(_try_lock, (file,))
+            found = attempt.apply(file_lock.who_has_it, (file,))
     else:
-        found = _try_lock(file)
+        found = file_lock.who_has_it(file)
     everywhere = gather_objects((platform.node(), found))
     if held is not None:
         held.close()
@@ -213,14 +213,6 @@ def _lock(runs: Path) -> Finding:
         return Finding(good=True, text=f"locks in {runs} keep a second copy of a run out")
     text = f"locks in {runs} are not seen on {', '.join(bad)}: a second copy of a run would not be kept out;"
     return Finding(good=False, text=f"{text} mount the file system with locks (NFS: without nolock, Lustre: with flock)")
-
-
-def _try_lock(file: Path) -> str:
-    """`not there`, where rank 0 has made it in another folder of that name; `taken`, or `held` by rank 0."""
-    if not file.exists():
-        return "not there"
-    with file.open("a+", encoding="utf-8") as opened:
-        return "taken" if file_lock.take(opened) else "held"
 
 
 def _space(runs: Path, run_folder: Path | None) -> list[Finding]:

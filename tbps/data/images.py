@@ -11,22 +11,26 @@ grey level against rows first (what torch does).
 Pixels are PIL's `convert("RGB")`, as in the official code: transparency is dropped, CMYK converted without a colour profile,
 a rotation written in EXIF not applied. One thing differs: grey pictures of 16 bits keep their upper 8, as coloured ones do;
 PIL clips them to white. `tbps data doctor --decode` tells of all such pictures (`what_changes`).
+
+PyTorch is imported by what resizes alone: the commands that only look at images start without it.
 """
 
 from __future__ import annotations
 
 import io
 import warnings
+from typing import TYPE_CHECKING
 
 import numpy as np
 import simplejpeg
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
-from torch import Tensor
 
 from tbps.config.data import Interpolation
 from tbps.data.impostor import impostor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MAX_PIXELS = 89_478_485
 """A header that claims more is damaged, or an attack: PIL's own limit (a quarter of a GiB at 3 bytes a pixel)."""
@@ -113,6 +117,8 @@ def _changes(image: ImageFile.ImageFile) -> tuple[str, ...]:
 
 def resize(image_HWC: NDArray[np.uint8], *, image_px: tuple[int, int], interpolation: Interpolation) -> Tensor:
     """Squash to `image_px` (height, width) with antialias; returns (3, height, width) uint8. For training."""
+    import torch
+
     # Planar first: torch is slower on interleaved channels, and numpy is the faster one at parting them.
     image_CHW = torch.from_numpy(np.ascontiguousarray(image_HWC.transpose(2, 0, 1)))
     if image_CHW.shape[1:] == image_px:
@@ -122,5 +128,7 @@ def resize(image_HWC: NDArray[np.uint8], *, image_px: tuple[int, int], interpola
 
 def resize_exactly(image_HWC: NDArray[np.uint8], *, image_px: tuple[int, int], interpolation: Interpolation) -> Tensor:
     """As `resize`, by PIL: (3, height, width) uint8. For evaluation."""
+    import torch
+
     resized = Image.fromarray(image_HWC).resize(image_px[::-1], RESAMPLING[interpolation])
     return torch.from_numpy(np.ascontiguousarray(np.asarray(resized).transpose(2, 0, 1)))

@@ -3,6 +3,8 @@
 The parsing map of an image lies below the data set's folder in `parsing/<label set>`, at the image's own path as annotated
 but for the ending: `parsing/atr/cam_a/0001.png` of `cam_a/0001.jpg`. It is a PNG of mode P or L, as large as the image,
 whose pixel is the label. Maps that we write say in a text chunk of which image file they are, by its sha256.
+
+PyTorch is imported by what hands tensors on alone: processes that draw a synthetic world, or check maps, do without.
 """
 
 from __future__ import annotations
@@ -12,17 +14,19 @@ import io
 import warnings
 from functools import cache
 from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from torch import Tensor
 
 from tbps.config.data import LabelSetName
 from tbps.data.images import decode
 from tbps.data.label_sets import LABEL_SETS, LabelSet
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PARSING = "parsing"
 """Folder of all parsing maps of a data set, below its own."""
@@ -61,7 +65,7 @@ def _palette(num_labels: int) -> bytes:
 
 def check_map(file_bytes: bytes, label_set: LabelSet, *, image_bytes: bytes) -> None:
     """ValueError: the file is no map of the set as `decode_map` reads it, or not of this image file, by size or digest."""
-    labels_HW = decode_map(file_bytes, label_set)
+    labels_HW = _labels(file_bytes, label_set)
     try:
         rows, columns, _ = decode(image_bytes, key="").shape
     except ValueError:  # of the image, which whoever uses it says
@@ -76,7 +80,7 @@ def check_map(file_bytes: bytes, label_set: LabelSet, *, image_bytes: bytes) -> 
         )
 
 
-def check_size(labels_HW: Tensor, image_size: tuple[int, int]) -> None:
+def check_size(labels_HW: Tensor | NDArray[np.uint8], image_size: tuple[int, int]) -> None:
     """ValueError: the map is not as large as its image, (height, width)."""
     if labels_HW.shape != image_size:
         raise ValueError(
@@ -87,6 +91,12 @@ def check_size(labels_HW: Tensor, image_size: tuple[int, int]) -> None:
 
 def decode_map(file_bytes: bytes, label_set: LabelSet) -> Tensor:
     """(height, width) uint8 labels. ValueError: no image, one of colours, or a label that is not of the set."""
+    import torch
+
+    return torch.from_numpy(_labels(file_bytes, label_set))
+
+
+def _labels(file_bytes: bytes, label_set: LabelSet) -> NDArray[np.uint8]:
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(file_bytes)) as image:
             mode, labels_HW = image.mode, np.array(image)
@@ -99,17 +109,21 @@ def decode_map(file_bytes: bytes, label_set: LabelSet) -> Tensor:
             f"its label map holds label {highest}, expected 0 to {len(label_set) - 1} of {label_set.title}; write it again,"
             " or choose the label set that it is of"
         )
-    return torch.from_numpy(labels_HW)
+    return labels_HW
 
 
 def resize_map(labels_HW: Tensor, *, image_px: tuple[int, int], box: tuple[int, int, int, int] | None = None) -> Tensor:
     """Squash to `image_px` (height, width), each pixel with the nearest label; of `box` (left, top, right, bottom) alone."""
+    import torch
+
     resized = Image.fromarray(labels_HW.numpy()).crop(box).resize(image_px[::-1], Image.Resampling.NEAREST)
     return torch.from_numpy(np.array(resized))
 
 
 def swap_sides(labels_HW: Tensor, sides: tuple[tuple[int, int], ...]) -> Tensor:
     """The map with the labels of each pair exchanged, as goes with mirroring."""
+    import torch
+
     table = torch.arange(256, dtype=torch.uint8)
     for left, right in sides:
         table[left], table[right] = right, left
