@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import socket
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from ready_python import Ready
+from small_world import LAUNCH_TWO, call, environment
 
 from recipes.mars import VARIANTS
 from tbps.command import main
@@ -118,9 +118,7 @@ def test_batches_and_shared_memory(
 
 @pytest.mark.slow
 def test_two_processes_are_listed(tmp_path: Path) -> None:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    words = [*launcher, "-m", "tbps.command", "doctor", "--runs", str(tmp_path)]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+    done = call(*LAUNCH_TWO, "-m", "tbps.command", "doctor", "--runs", str(tmp_path))
     ranks = [line.split()[0] for line in done.stdout.splitlines() if line.strip()[:2] in ("0 ", "1 ")]
     assert ranks == ["0", "1"], done.stdout + done.stderr
     assert f"locks in {tmp_path} keep a second copy of a run out" in done.stdout
@@ -133,16 +131,15 @@ def _two_processes(folder: Path) -> tuple[str, list[int]]:
     processes = []
     for rank in (0, 1):
         place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", **{name: str(value) for name, value in place.items()}}
-        words = [sys.executable, "-m", "tbps.command", "doctor"]
+        variables = environment(**{name: str(value) for name, value in place.items()})
         cwd = folder / str(rank)
         cwd.mkdir(exist_ok=True)
-        processes.append(
-            subprocess.Popen(words, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        )
-    said = [process.communicate(timeout=120) for process in processes]
-    assert "Traceback" not in said[0][1] + said[1][1]
-    return said[0][0], [process.returncode for process in processes]
+        words, said = [sys.executable, "-m", "tbps.command", "doctor"], {"output": cwd / "said", "errors": cwd / "errors"}
+        (cwd / "said").unlink(missing_ok=True)
+        processes.append(Ready(words, folder=cwd, variables=variables, **said))
+    statuses = [process.wait(120) for process in processes]
+    assert not any("Traceback" in (folder / str(rank) / "errors").read_text() for rank in (0, 1))
+    return (folder / "0" / "said").read_text(), statuses
 
 
 @pytest.mark.slow
