@@ -7,7 +7,7 @@ memory, with or without a GPU.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,12 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from tbps.planning.backward import Backward
-from tbps.planning.tally import Tally
+from tbps.planning.fake_outputs import key_of, remember, remembered_on
+from tbps.planning.tally import Tally, flops_of
 from tbps.planning.waits import Waits, place_here
 
 aten = torch.ops.aten
@@ -57,6 +57,9 @@ class FakeDevice:
         """Collectives."""
         self.gradients: list[tuple[torch.Size, torch.dtype]] = []
         """Shapes and types of parameters' gradients, in the order in which those were ready."""
+        self.remembered = remembered_on(device)
+        self.attributes = dict(vars(self.to_device(torch.empty(0))))
+        """Of a fake tensor in Python."""
         self.operations = 0
         """Operations on the device that are no views."""
         self.waits = Waits()
@@ -68,16 +71,23 @@ class FakeDevice:
     def active(self) -> Iterator[None]:
         """The context."""
         with ExitStack() as stack:
-            stack.enter_context(_card_stands_in(self.waits))
+            stack.enter_context(_in_place_of_torchs(self._answers()))
             stack.enter_context(self.backward.saving())
             stack.enter_context(self.fake_mode)
             stack.enter_context(_Dispatch(self))
-            stack.enter_context(_Functions(self))
             yield
 
     def to_device(self, tensor: Tensor) -> Tensor:
         """A fake tensor on the device, like a real one."""
         return self.fake_mode.fake_tensor_converter.from_meta_and_device(self.fake_mode, tensor.to("meta"), self.device)
+
+    def note(self, tensors: Iterable[Tensor], *, is_view: bool, flops: int | None) -> None:
+        """What an operation gave. flops: None where it is not one of those that are counted."""
+        self.operations += not is_view
+        for tensor in tensors:
+            self.tally.hold(tensor)
+        if flops is not None:
+            self.tally.count(flops)
 
     def read(self, shape: torch.Size, kind: torch.dtype) -> Tensor:
         """What stands for numbers of the device where the host reads them."""
@@ -88,6 +98,49 @@ class FakeDevice:
         """What follows is computed by that part, and its backward pass too."""
         self.tally.part = part
         self.parts.append((torch._C._autograd._get_sequence_nr(), part))
+
+    def _answers(self) -> tuple[tuple[Any, str, Any], ...]:
+        """What torch asks the driver for, which may not be there: a generator, events, waiting, free memory, whether
+        autocast is possible; one way of changing parameters; and calls that a GPU answers in a way of its own.
+        """
+        waits = self.waits
+        attend, to_numpy, deep_copy = F.scaled_dot_product_attention, Tensor.numpy, Tensor.__deepcopy__
+
+        class Event:
+            def record(self) -> None:
+                pass
+
+            def synchronize(self) -> None:
+                waits.note("waits for a copy that it began before", late=True)
+
+        def grad(output: Tensor, of: Tensor | Sequence[Tensor], *, retain_graph: bool = False) -> tuple[Tensor, ...]:
+            return self.backward.grad(output, [of] if isinstance(of, Tensor) else of, keep=retain_graph)
+
+        def copy(tensor: Tensor, memo: dict[int, Any]) -> Tensor:
+            return _copy(tensor, memo) if isinstance(tensor, FakeTensor) else deep_copy(tensor, memo)
+
+        def numpy(tensor: Tensor, **force: bool) -> Any:
+            if not isinstance(tensor, FakeTensor):
+                return to_numpy(tensor, **force)
+            if self.device.type != "cpu":
+                raise TypeError("can't convert a tensor of the device to numpy: copy it to the host first (HostCopy)")
+            return to_numpy(self.read(tensor.shape, tensor.dtype))
+
+        return (
+            (torch.cuda, "default_generators", (torch.Generator(),)),
+            (torch.cuda, "Event", Event),
+            (torch.cuda, "synchronize", lambda *_: waits.note("waits for all that the device was given")),
+            (torch.cuda, "mem_get_info", lambda *_: (FREE_BYTES, FREE_BYTES)),
+            (torch.cuda, "is_bf16_supported", lambda *_, **__: True),
+            (torch.cuda.amp.common, "amp_definitely_not_available", lambda: False),
+            (torch.utils, "swap_tensors", _take_data),
+            (Tensor, "backward", lambda loss: self.backward.run(loss)),
+            (torch.autograd, "grad", grad),
+            (Tensor, "__deepcopy__", copy),
+            (Tensor, "pin_memory", lambda tensor: waits.pin(tensor)),
+            (Tensor, "numpy", numpy),
+            (F, "scaled_dot_product_attention", attend if self.device.type == "cpu" else _fused),
+        )
 
     def _arrived(self, gradient: Tensor) -> None:
         self.tally.mark(gradient, "gradient")
@@ -114,6 +167,10 @@ class _Dispatch(TorchDispatchMode):
         super().__init__()
         self.owner = owner
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled: torch would put two calls around each of ours
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
@@ -124,32 +181,44 @@ class _Dispatch(TorchDispatchMode):
 
     def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         owner = self.owner
-        fakes = any(isinstance(one, FakeTensor) for one in tree_iter((args, kwargs)))
+        given: list[FakeTensor] = []
+        key = key_of(func, args, kwargs, given)
+        if key is not None and (remembered := owner.remembered.get(key)) is not None:
+            out, tensors = remembered.make(given, owner.attributes)
+            owner.note(tensors, is_view=remembered.is_view, flops=remembered.flops)
+            return out
+        fakes = bool(given) or any(isinstance(one, FakeTensor) for one in tree_iter((args, kwargs)))
         target = kwargs.get("device")
         on_device = target is not None and torch.device(target).type == owner.device.type != "cpu"
         if not fakes and not on_device:
             with unset_fake_temporarily():
+                if kwargs.get("pin_memory"):
+                    return owner.waits.pin(func(*args, **{**kwargs, "pin_memory": False}))
                 out = func(*args, **kwargs)
             if owner.device.type == "cpu":
                 self._note(func, args, kwargs, out)
             return out
+        waits = len(owner.waits.found)
         if owner.device.type != "cpu":
             owner.waits.operation(func, args, kwargs)
         if fakes and (read := self._read(func, args, kwargs)) is not None:
             return read
         out = func(*args, **kwargs)
-        self._note(func, args, kwargs, out)
+        flops = self._note(func, args, kwargs, out)
+        if key is not None and waits == len(owner.waits.found):
+            made = remember(func, out, given, attributes=owner.attributes, flops=flops)
+            if made is not None:
+                owner.remembered[key] = made
         return out
 
-    def _note(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    def _note(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> int | None:
+        """Its FLOPs, of those that are counted."""
         if func.namespace == "c10d":
             self.owner.sent.append(_sent(func.overloadpacket.__name__, args, after=bool(self.owner.gradients)))
-            return
-        self.owner.operations += not func.is_view
-        for one in tree_iter(out):
-            if isinstance(one, Tensor):
-                self.owner.tally.hold(one)
-        self.owner.tally.count(func, args, kwargs, out)
+            return None
+        flops = flops_of(func, args, kwargs, out)
+        self.owner.note((one for one in tree_iter(out) if isinstance(one, Tensor)), is_view=func.is_view, flops=flops)
+        return flops
 
     def _read(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What the host reads from the device; None where this operation reads nothing."""
@@ -162,39 +231,6 @@ class _Dispatch(TorchDispatchMode):
         if to_host and self.owner.device.type != "cpu":
             return self.owner.read(args[0].shape, kwargs.get("dtype") or args[0].dtype)
         return None
-
-
-class _Functions(TorchFunctionMode):
-    """Sees calls above autograd: those that a GPU answers in another way than the operations they are made of."""
-
-    def __init__(self, owner: FakeDevice) -> None:
-        super().__init__()
-        self.owner = owner
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func is torch.Tensor.backward:
-            with self:  # switched off while it answers, and blocks that are computed again need it
-                return self.owner.backward.run(args[0])
-        if func is torch.autograd.grad:
-            (output,), inputs = args
-            with self:
-                return self.owner.backward.grad(output, inputs, keep=bool(kwargs.get("retain_graph")))
-        if func is torch.Tensor.__deepcopy__ and isinstance(args[0], FakeTensor):
-            return _copy(*args)
-        if func is torch.Tensor.pin_memory:
-            return self.owner.waits.pin(args[0])
-        if func is torch.Tensor.numpy and isinstance(args[0], FakeTensor):
-            if self.owner.device.type != "cpu":
-                raise TypeError("can't convert a tensor of the device to numpy: copy it to the host first (HostCopy)")
-            return self.owner.read(args[0].shape, args[0].dtype).numpy()
-        if kwargs.get("pin_memory"):
-            return self.owner.waits.pin(func(*args, **{**kwargs, "pin_memory": False}))
-        if func is F.scaled_dot_product_attention and self.owner.device.type != "cpu":
-            return _fused(*args, **kwargs)
-        return func(*args, **kwargs)
 
 
 def _sent(operation: str, args: Any, *, after: bool) -> Sent:
@@ -252,36 +288,17 @@ FREE_BYTES = 64 << 30
 """Memory of a device that is not there."""
 
 
-def _stands_in(waits: Waits) -> tuple[tuple[Any, str, Any], ...]:
-    """What torch asks the driver for, which may not be there, and what stands for it: a generator, events, waiting, free
-    memory, whether autocast is possible; and one way of changing parameters."""
-
-    class Event:
-        def record(self) -> None:
-            pass
-
-        def synchronize(self) -> None:
-            waits.note("waits for a copy that it began before", late=True)
-
-    return (
-        (torch.cuda, "default_generators", (torch.Generator(),)),
-        (torch.cuda, "Event", Event),
-        (torch.cuda, "synchronize", lambda *_: waits.note("waits for all that the device was given")),
-        (torch.cuda, "mem_get_info", lambda *_: (FREE_BYTES, FREE_BYTES)),
-        (torch.cuda, "is_bf16_supported", lambda *_, **__: True),
-        (torch.cuda.amp.common, "amp_definitely_not_available", lambda: False),
-        (torch.utils, "swap_tensors", _take_data),
-    )
-
-
 @contextmanager
-def _card_stands_in(waits: Waits) -> Iterator[None]:
-    stand_in = _stands_in(waits)
-    before = [getattr(owner, name) for owner, name, _ in stand_in]
-    for owner, name, value in stand_in:
+def _in_place_of_torchs(answers: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
+    """Owner, name and what the name means meanwhile."""
+    before = [vars(owner).get(name) for owner, name, _ in answers]
+    for owner, name, value in answers:
         setattr(owner, name, value)
     try:
         yield
     finally:
-        for (owner, name, _), value in zip(stand_in, before, strict=True):
-            setattr(owner, name, value)
+        for (owner, name, _), value in zip(answers, before, strict=True):
+            if value is None:  # a base class has it
+                delattr(owner, name)
+            else:
+                setattr(owner, name, value)

@@ -7,13 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import cast
 
-import torch
-
 from tbps.config.data import Benchmark
 from tbps.config.lora import Lora
 from tbps.config.run import Run
 from tbps.data.official_split import OFFICIAL
-from tbps.data.worker_pool import worker_pool
 from tbps.planning.gpus import Gpu
 from tbps.planning.rehearsal import StepCost, rehearse
 from tbps.training.schedule import total_steps
@@ -239,7 +236,7 @@ def make_plan(
     pairs_per_s: float | None = None,
     batch_given: bool = False,
 ) -> Plan:
-    """Rehearse a run's steps in two processes and plan it. ValueError: it cannot be shared out so, or not be planned.
+    """Rehearse a run's steps and plan it. ValueError: it cannot be shared out so, or not be planned.
 
     batch_given: the user named the batch; otherwise one that cannot be shared out becomes a group on each GPU.
     """
@@ -298,11 +295,8 @@ def _rehearse_all(run: Run, gpus: int) -> tuple[Variant, ...]:
     ways = [(run.loop.activation_checkpointing, run.lora.on), (not run.loop.activation_checkpointing, run.lora.on)]
     if not run.lora.on and _has_encoders(run):
         ways += [(False, True), (True, True)]
-    # No copies of this process: where its threads have computed, a copy waits for them for ever.
-    with worker_pool(2, start="spawn") as pool:
-        asked = [pool.submit(_rehearse, run, way, pairs, gpus) for way in ways]
-        twice = pool.submit(_rehearse, run, ways[0], 2 * pairs, gpus)
-        costs, larger = [one.result() for one in asked], twice.result()
+    costs = [_rehearse(run, way, pairs, gpus) for way in ways]
+    larger = _rehearse(run, ways[0], 2 * pairs, gpus)
     fixed = max(0.0, 2 * costs[0].activations - larger.activations)
     return tuple(
         Variant(checkpointing=way[0], lora=way[1], cost=cost, activations_fixed=min(fixed, 0.9 * cost.activations))
@@ -317,7 +311,6 @@ def _has_encoders(run: Run) -> bool:
 
 
 def _rehearse(run: Run, way: tuple[bool, bool], pairs: int, gpus: int) -> StepCost:
-    torch.set_num_threads(1)  # it computes nothing to speak of, beside another one
     checkpointing, lora = way
     changed = replace(run, loop=replace(run.loop, activation_checkpointing=checkpointing))
     changed = replace(changed, lora=LORA) if lora and not run.lora.on else changed

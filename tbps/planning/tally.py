@@ -39,6 +39,12 @@ _FLOPS: dict[Any, Any] = {
 }
 
 
+def flops_of(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> int | None:
+    """FLOPs of an operation that gave `out`; None where it is not one of those that are counted."""
+    formula = _FLOPS.get(func.overloadpacket)
+    return None if formula is None else int(formula(*args, **kwargs, out_val=out))
+
+
 class Tally:
     """Live bytes, their peak, and FLOPs by part."""
 
@@ -67,10 +73,9 @@ class Tally:
         """Bytes that are alive."""
         return sum(self.live.values())
 
-    def count(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    def count(self, flops: int) -> None:
         """Note the FLOPs of an operation."""
-        if (formula := _FLOPS.get(func.overloadpacket)) is not None:
-            self.flops[self.part] += int(formula(*args, **kwargs, out_val=out))
+        self.flops[self.part] += flops
 
     def hold(self, tensor: Tensor) -> None:
         """Note a tensor that an operation gave, unless its storage is known."""

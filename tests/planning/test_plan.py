@@ -6,7 +6,6 @@ import re
 from dataclasses import replace
 
 import pytest
-import torch
 from small_runs import run_of
 
 from tbps.command import main
@@ -19,11 +18,7 @@ from tbps.planning.tables import plan_text
 
 @pytest.fixture(scope="module")
 def small() -> Plan:
-    """RaSa's small twin on two V100, planned by a process whose threads have computed: a fork of it would hang."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    _ = torch.ones(1_000_000).sum(), torch.ones(600, 600) @ torch.ones(600, 600)
-    torch.set_num_threads(threads)
+    """RaSa's small twin on two V100."""
     return make_plan(run_of("rasa"), gpu_of("v100"), gpus=2)
 
 
