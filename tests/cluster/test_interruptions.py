@@ -18,7 +18,7 @@ from small_world import AS_RECIPES_TRAIN, LAUNCH_TWO, World, call, metrics
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 signals, losses = pytest.mark.xdist_group("slurm signals"), pytest.mark.xdist_group("slurm losses")
 
-STEPS = 120
+STEPS = 60
 """With `paced`, so many that everything below happens while it trains."""
 SMALL = ("--data.batch-pairs", "8", "--data.group-pairs", "4")
 """A step costs a quarter: what happens to a job does not depend on how much it computes."""

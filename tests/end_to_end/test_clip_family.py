@@ -29,7 +29,8 @@ from tbps.command import main
 from tbps.config.clip_sizes import ClipSizes
 from tbps.runs.checkpoint import read_tensors
 
-STEPS = 20
+STEPS = 8
+"""Into the second epoch."""
 TOLERANCE = 1e-5
 LARGE_EPS = 1e-4
 """Adam divides by the size of a gradient. That of a single number of a rare word's vector can be 4e-10, no more than the
