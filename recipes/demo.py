@@ -24,10 +24,11 @@ PRETRAINED = Path("runs/pretrain_mals/tiny")
 FROM_SCRATCH, FINE_TUNED = Path("runs/mars/tiny-scratch"), Path("runs/mars/tiny-pretrained")
 # What the demo has otherwise than `tiny`, which is as small as tests need it. Two layers of text bind a colour to its
 # garment, which one cannot: [CLS] reads words there that have not yet seen their neighbours. Processes fill the cores, so
-# loader workers would only take turns with them. The queue has more to contrast with than a small group.
+# loader workers would only take turns with them. The queue has more to contrast with than a small group. The momentum
+# encoder that fills it follows slowly, as in papers: `tiny`'s is for runs of a few steps.
 SHAPE = (
     *("--method.bert.fusion-layer", "2"),
-    *("--method.queue-pairs", "256", "--method.empty-queue", "ignored"),
+    *("--method.queue-pairs", "256", "--method.empty-queue", "ignored", "--method.momentum", "0.99"),
     *("--data.keep-sides", "True", "--data.workers", "0"),
 )
 # First contrast alone, a quarter of the price of a whole step: it teaches what is in an image. Then matching too, which
