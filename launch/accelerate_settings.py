@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
-from tbps.training.devices import hides_gpus
+from tbps.training.launch_settings import hides_gpus
 
 FOLDER = Path(__file__).parent / "accelerate"
 _PREFIXES = ("ACCELERATE_", "FSDP_")

@@ -15,7 +15,7 @@ from tbps.data import file_lock
 from tbps.data.sample_order import BatchOrder, PairOrder
 from tbps.recipe_command import read_overrides, read_variants
 from tbps.runs.run_folder import RunFolder
-from tbps.training.distributed import as_launched
+from tbps.training.launch_settings import as_launched
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

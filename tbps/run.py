@@ -39,7 +39,8 @@ from tbps.runs.run_folder import RunFolder
 from tbps.scoring import score_method
 from tbps.text.tokeniser import Tokeniser, open_tokeniser
 from tbps.training.device_errors import verdict_of
-from tbps.training.distributed import Team, announce_devices, as_launched, leave_processes, on_main, start_processes
+from tbps.training.distributed import Team, announce_devices, leave_processes, on_main, start_processes
+from tbps.training.launch_settings import as_launched
 from tbps.training.loop import train
 from tbps.training.parts import Evaluate, Parts
 from tbps.training.stop_signals import LOST_EXIT, StopSignals

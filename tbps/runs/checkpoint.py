@@ -13,13 +13,14 @@ import re
 import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
 
 from tbps.runs.atomic_file import fsync_path, read_json, words_of, write_json
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 logger = logging.getLogger(__name__)
 
@@ -208,6 +209,8 @@ def _unread_copies(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], 
 def _write_files(
     folder: Path, step: int, model: Mapping[str, Tensor], optimiser: Mapping[str, Tensor], progress: dict[str, Any]
 ) -> None:
+    from safetensors.torch import save_file  # PyTorch, which those who only look at checkpoints do without
+
     for name, tensors in ((MODEL_FILE, model), (OPTIMISER_FILE, optimiser)):
         save_file({key: tensor.detach().contiguous() for key, tensor in tensors.items()}, folder / name)
         fsync_path(folder / name)

@@ -16,6 +16,8 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import Store
 from torch.distributed.rendezvous import rendezvous
 
+from tbps.training.launch_settings import asks_for_cpu
+
 _COUNTS = ("SLURM_GPUS", "SLURM_GPUS_PER_NODE", "SLURM_GPUS_PER_TASK", "SLURM_GPUS_PER_SOCKET", "SLURM_GPUS_ON_NODE")
 _LISTS = ("SLURM_JOB_GPUS", "SLURM_STEP_GPUS")
 _FAREWELL_S = 10.0
@@ -37,17 +39,6 @@ class Device:
 
     def __str__(self) -> str:
         return f"rank {self.rank} on {self.host}: {self.name}" + (f" ({self.card})" if self.card else "")
-
-
-def asks_for_cpu(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether the user has said so: ACCELERATE_USE_CPU, or every GPU hidden by CUDA_VISIBLE_DEVICES."""
-    said = environment.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes", "on")
-    return said or hides_gpus(environment.get("CUDA_VISIBLE_DEVICES", "none was hidden"))
-
-
-def hides_gpus(visible: str) -> bool:
-    """Of a value of CUDA_VISIBLE_DEVICES: CUDA reads it up to the first entry that is no GPU."""
-    return not visible.strip() or visible.strip().startswith(("-", ","))
 
 
 def why_gpus(environment: Mapping[str, str] = os.environ) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
 
@@ -22,9 +22,9 @@ from accelerate.utils import (
 )
 
 from tbps.config.loop import Loop
-from tbps.config.run import Run
 from tbps.data.worker_processes import WorkerLost
-from tbps.training.devices import asks_for_cpu, choose_device, meet
+from tbps.training.devices import choose_device, meet
+from tbps.training.launch_settings import asks_for_cpu, uses_zero, zero_stage
 from tbps.training.precision import keep_few_kernels, keep_float32
 from tbps.training.waiting import shown_work, wait_for_work
 
@@ -49,7 +49,7 @@ def start_processes(loop: Loop) -> Accelerator:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # for every library, and for loader workers
     keep_float32()
     keep_few_kernels()
-    zero = _uses_zero()
+    zero = uses_zero()
     if zero:
         os.environ.pop("ACCELERATE_USE_CPU", None)  # would switch DeepSpeed off
         _prepare_deepspeed(cpu=cpu)
@@ -72,33 +72,9 @@ def start_processes(loop: Loop) -> Accelerator:
 def announce_devices() -> None:
     """Log every process with its device, what they talk over, and the stage of ZeRO if there is one."""
     backend = dist.get_backend() if _are_several() else "one process"
-    zero = f", ZeRO-{_zero_stage()}" if _uses_zero() else ""
+    zero = f", ZeRO-{zero_stage()}" if uses_zero() else ""
     for device in gather_objects(choose_device()):
         logger.info("%s, %s%s", device, backend, zero)
-
-
-def as_launched(run: Run, environment: Mapping[str, str] = os.environ) -> Run:
-    """The run as it is trained in an environment that Accelerate's settings have made: in their precision, if they name one.
-
-    Whoever asks what a run is (training, and whatever plans, names or compares runs) asks here. ValueError: a precision that
-    does not exist here, or a stage of ZeRO under which the run cannot train.
-    """
-    if _uses_zero(environment):
-        run.check_zero_stage(_zero_stage(environment))
-    asked = environment.get("ACCELERATE_MIXED_PRECISION", "no")
-    if asked == "no":
-        return run
-    if asked != "bf16":
-        raise ValueError(f"the launch settings ask for mixed precision {asked!r}, expected no or bf16: change them")
-    return replace(run, loop=replace(run.loop, precision="bf16"))
-
-
-def _uses_zero(environment: Mapping[str, str] = os.environ) -> bool:
-    return environment.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
-
-
-def _zero_stage(environment: Mapping[str, str] = os.environ) -> int:
-    return int(environment.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2"))
 
 
 def _prepare_deepspeed(*, cpu: bool) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from launch.accelerate_settings import FOLDER, settings_environment, settings_file
-from tbps.training.devices import asks_for_cpu
+from tbps.training.launch_settings import asks_for_cpu
 
 _DUMP = """\
 import json, os

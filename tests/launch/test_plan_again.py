@@ -19,7 +19,7 @@ from launch.sweep import plan_points
 from launch.sweep_points import read_sweep
 from tbps.recipe_command import read_overrides, read_variants
 from tbps.runs.run_folder import OpenRunFolder, RunFolder
-from tbps.training.distributed import as_launched
+from tbps.training.launch_settings import as_launched
 
 REAL = ["--data.workers", "1", "--method.bert.dropout", "0.1", "--loop.log-steps", "1"]
 UNSCORED = ["--evaluation.selection", "last", "--evaluation.test", "False", "--evaluation.every-epochs", "0"]

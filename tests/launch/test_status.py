@@ -6,11 +6,12 @@ import json
 import os
 import re
 import shutil
+import sys
 import time
 from pathlib import Path
 
 import pytest
-from small_world import World, run_recipe
+from small_world import World, call_anew, run_recipe
 
 from launch.follow import line_of
 from launch.job_record import JobRecord, write_record
@@ -98,6 +99,16 @@ def test_the_table_has_every_run(trained: RunFolder, tmp_path: Path, capsys: pyt
     assert "jobs are not looked up: there is no squeue on this machine" in told
     assert main([str(tmp_path)]) == 2
     assert "holds no runs; give the folder that holds <recipe>/<name>" in capsys.readouterr().err
+
+
+def test_who_looks_at_runs_and_submits_them_does_not_wait_for_pytorch(trained: RunFolder) -> None:
+    """A second and a half of every command, or half a minute on a network's file system."""
+    listing = f"main([{str(trained.path.parents[1])!r}])"
+    script = (
+        f"import sys, launch.submit, launch.sweep; from launch.status import main; {listing}; print('torch' in sys.modules)"
+    )
+    done = call_anew(sys.executable, "-c", script)
+    assert "mars/tiny" in done.stdout and done.stdout.endswith("\nFalse\n"), done.stdout + done.stderr
 
 
 HALF = b'{"job": "4", "restart": 1, "cau'

@@ -12,7 +12,8 @@ import ready_python
 import torch
 
 from tbps.training.device_errors import verdict_of
-from tbps.training.devices import Device, asks_for_cpu, choose_device, why_gpus, why_unfit
+from tbps.training.devices import Device, choose_device, why_gpus, why_unfit
+from tbps.training.launch_settings import asks_for_cpu
 
 
 @pytest.mark.parametrize(
