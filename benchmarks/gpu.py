@@ -37,7 +37,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gpu_measure import FIRST, PARTS, Order
+from gpu_order import FIRST, PARTS, Order
 from gpu_rows import Rows, key
 from gpu_table import Row
 from real_methods import NAMES

@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ import torch
 from cards import tflop_peak
 from gpu_evaluation import evaluation_speeds
 from gpu_loop import wait_share
+from gpu_order import Order
 from gpu_rows import key
 from plain import PlainStep, plain_momentum
 from real_methods import build, run_of
@@ -39,25 +40,6 @@ How = bool | Literal["graphs"]
 """Eager, compiled, or compiled and recorded as CUDA graphs (`loop.cuda_graphs`)."""
 FEWEST = 2
 """Pairs of the smallest batch that is tried where memory is too little."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Order:
-    """What is to be measured; it travels as JSON."""
-
-    name: str
-    quick: bool
-    """`tiny` of the recipe, few steps."""
-    device: str
-    pairs: tuple[int, ...]
-    """Batch sizes; the middle one is measured in all precisions and beside the plain baseline."""
-    parts: tuple[str, ...]
-    """Of PARTS."""
-    precisions: tuple[str, ...]
-    known: tuple[tuple[str, ...], ...]
-    """Keys (gpu_rows.py) of rows that an earlier run has measured."""
-    trace: str
-    """Where the Chrome trace of a step goes; empty = none is made."""
 
 
 class Bench:
@@ -292,12 +274,6 @@ class Bench:
 
 class TimeOver(Exception):
     """Nothing more is to be begun."""
-
-
-FIRST = ("cost", "eager", "evaluation", "loop", "plain")
-"""What is measured of all methods before the rest of any."""
-PARTS = (*FIRST, "same", "compiled", "trace", "rest")
-"""In the order in which they are measured."""
 
 
 def too_large(error: Exception) -> bool:

@@ -24,7 +24,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision import transforms
 
 from tbps.config.data import Captioning, Data, Pixels
 from tbps.config.methods.mars import Mars
@@ -56,6 +55,8 @@ def make_sources(folder: Path, num_images: int, source_px: tuple[int, int]) -> N
 
 def official(image_px: tuple[int, int], flip_probability: float) -> Callable[[bytes], tuple[Tensor, Tensor]]:
     """Two float views of an image, each through its own random pipeline."""
+    from torchvision import transforms  # with it comes torch's compiler: seconds that only this pipeline needs
+
     pipeline = transforms.Compose(
         [
             transforms.Resize(image_px, interpolation=transforms.InterpolationMode.BICUBIC),

@@ -16,7 +16,8 @@ import gpu
 import gpu_measure
 import pytest
 import torch
-from gpu_measure import PARTS, Bench, Order, TimeOver
+from gpu_measure import Bench, TimeOver
+from gpu_order import PARTS, Order
 from gpu_table import goals
 from real_methods import build, run_of
 from real_step import RealStep
