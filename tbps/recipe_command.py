@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, NoReturn
 
 from tbps.config.run import Run
+from tbps.training.importing import importing
 
 Variants = Mapping[str, Callable[[], Run]]
 
@@ -31,8 +32,8 @@ def recipe_command(variants: Variants, *, about: str, arguments: list[str] | Non
         sys.stdout.write(help_text(variants[given[0]](), program=f"{program} {given[0]}"))
         raise SystemExit(0)
     run = read_overrides(variants[given[0]], given[1:], program=f"{program} {given[0]}")
-    from tbps.run import train_run
-
+    with importing(first=arguments is None):
+        from tbps.run import train_run
     if arguments is not None:  # whoever calls this goes on
         raise SystemExit(train_run(run))
     from tbps.training.process_end import end_process

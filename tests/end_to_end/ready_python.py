@@ -20,31 +20,24 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import NoReturn
 
-import torch
-
 _CONTEXT = multiprocessing.get_context("forkserver")
 _LAUNCHER = "torch.distributed.run"
-_PRELOADED = [
-    *("tbps.run", "torch._dynamo", "torch.distributed.optim", "tbps.reporting.report"),
-    *("torch.distributed.launcher.api", "torch.distributed.elastic.rendezvous.c10d_rendezvous_backend"),
-]
-"""An optimiser, DDP, the report and the launcher import the others when they are made."""
-_BY_RUNS = ["ftfy", "regex", "tyro", "tyro._cli", "transformers"]
-"""What a run imports when it reads its command line, its captions and its launch settings."""
-_BY_ZERO = ["setuptools", "deepspeed.ops", "deepspeed.runtime.zero.stage3", "deepspeed.runtime.zero.muon.muon_optimizer"]
-"""What a rank under ZeRO imports: the last one brings torch's code generator, used or not."""
 _READ_AT_START = ("LD_PRELOAD", "LD_LIBRARY_PATH", "PYTHONHASHSEED", "PYTHONWARNINGS", "HF_HUB_OFFLINE", "OMP_NUM_THREADS")
 """What an interpreter, a loader of libraries or an import reads: only a process of its own can be given other values."""
 _READY = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 """What they have been given."""
-_WHILE_IMPORTING = {**_READY, "DS_ACCELERATOR": "cpu"}
-"""DeepSpeed chooses its device when it is imported; where there is a GPU, every rank imports it by itself."""
+_WHILE_IMPORTING = {
+    **_READY,
+    "DS_ACCELERATOR": "cpu",
+    "PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parent)]),
+}
+"""Where it finds `ready_imports`; DeepSpeed chooses its device when it is imported."""
 _IMPORTING = threading.Lock()
 
 
@@ -76,10 +69,9 @@ class Ready:
     ) -> None:
         for file in (output, errors):
             file.touch()
-        _import_first()
         self.words, self.files = words, (output, errors)
-        self._process: ForkServerProcess = _CONTEXT.Process(
-            target=_become, args=(list(words[1:]), str(folder), dict(variables), str(output), str(errors))
+        self._process: ForkServerProcess = fork_of_imports(
+            _become, list(words[1:]), str(folder), dict(variables), str(output), str(errors)
         )
         self._process.start()
         assert self._process.pid is not None
@@ -131,14 +123,19 @@ def kill_writers(*files: Path) -> None:
             continue  # it has ended, or belongs to somebody else
 
 
+def fork_of_imports(target: Callable[..., object], *args: object) -> ForkServerProcess:
+    """A process that has them and will call `target`; not started yet."""
+    _import_first()
+    return _CONTEXT.Process(target=target, args=args)
+
+
 def _import_first() -> None:
     """Start the process that imports, unless there is one."""
     with _IMPORTING:
         before = {name: os.environ.get(name) for name in _WHILE_IMPORTING}
         os.environ.update(_WHILE_IMPORTING)
-        by_zero = [] if torch.cuda.is_available() else _BY_ZERO
         try:
-            _CONTEXT.set_forkserver_preload([*_PRELOADED, *_BY_RUNS, *by_zero])
+            _CONTEXT.set_forkserver_preload(["ready_imports"])
             forkserver.ensure_running()
         finally:
             for name, value in before.items():

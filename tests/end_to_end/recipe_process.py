@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import resource
 import runpy
@@ -12,11 +11,8 @@ import sys
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
+from ready_python import fork_of_imports
 from small_world import REPOSITORY
-
-_CONTEXT = multiprocessing.get_context("forkserver")
-# Seconds of imports, once for all processes; an optimiser imports the second one when it is made.
-_CONTEXT.set_forkserver_preload(["tbps.run", "torch._dynamo"])
 
 
 def _run(recipe: str, arguments: list[str], log: str, largest_file: int) -> None:
@@ -33,7 +29,7 @@ def _run(recipe: str, arguments: list[str], log: str, largest_file: int) -> None
 
 def start(arguments: list[str], log: Path, *, recipe: str = "mars", largest_file: int = 0) -> ForkServerProcess:
     """`python recipes/<recipe>.py <arguments>`; prints are appended to `log`. largest_file: bytes, as on a full disk."""
-    process = _CONTEXT.Process(target=_run, args=(recipe, arguments, str(log), largest_file))
+    process = fork_of_imports(_run, recipe, arguments, str(log), largest_file)
     process.start()
     return process
 

@@ -13,8 +13,7 @@ import time
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["tbps.run", "torch._dynamo", "launch.rank"])
+from ready_python import fork_of_imports
 
 _SCONTROL = """#!/bin/sh
 echo "$*" >> '{asked}'
@@ -51,7 +50,7 @@ class Tasks:
                 "ACCELERATE_USE_CPU": "true",
                 **changes,
             }
-            process = _CONTEXT.Process(target=_run, args=(variables, arguments, accelerate, str(self.log)))
+            process = fork_of_imports(_run, variables, arguments, accelerate, str(self.log))
             process.start()
             self.processes.append(process)
 

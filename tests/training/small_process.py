@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import multiprocessing
 import os
 import sys
 import time
@@ -21,10 +20,6 @@ from tbps.runs.metrics_log import TIMES
 from tbps.runs.run_folder import RunFolder
 from tbps.training.loop import train
 from tbps.training.process_end import end_process
-
-_CONTEXT = multiprocessing.get_context("forkserver")
-# Seconds of imports, once for all processes; an optimiser imports the second one when it is made.
-_CONTEXT.set_forkserver_preload(["tbps.run", "torch._dynamo"])
 
 
 def run_small(runs: str, changes: dict[str, Any], parts_changes: dict[str, Any], slow_evaluation: str = "") -> None:
@@ -67,7 +62,9 @@ def start(
     """Start the run in `runs`; `changes` go to `small_run`."""
     runs.mkdir(exist_ok=True)
     parts_changes = {"dropout": dropout, "nan_step": nan_step}
-    process = _CONTEXT.Process(target=run_small, args=(str(runs), changes, parts_changes, slow_evaluation))
+    from ready_python import fork_of_imports  # this file is a script of launchers, too
+
+    process = fork_of_imports(run_small, str(runs), changes, parts_changes, slow_evaluation)
     process.start()
     return process
 
