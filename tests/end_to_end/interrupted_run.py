@@ -39,6 +39,8 @@ TARGETS = {"everything": 4, "a rank": 2, "a worker": 1, "the launcher": 1}
 """What a signal is sent to, and how often. Nothing ends ranks whose launcher was killed but the cluster: then all are."""
 EARLY = 0.25
 """Share of interruptions before training begins."""
+LATE = 0.5
+"""From this moment of the training on, a step is waited for."""
 
 
 def arguments(world: World, runs: Path, *, recipe: str = "mars") -> list[str]:
@@ -125,6 +127,13 @@ class Launch:
         deadline = time.monotonic() + END_S
         while not self.has_begun():
             assert time.monotonic() < deadline, f"does not begin to train:\n{self.log.read_text()}"
+            time.sleep(0.02)
+
+    def wait_for_step(self) -> None:
+        """Until it has told of one, or has ended, as where only the test was left. AssertionError after a long time."""
+        deadline = time.monotonic() + END_S
+        while self.launcher.poll() is None and not self.step():
+            assert time.monotonic() < deadline, f"makes no step:\n{self.log.read_text()}"
             time.sleep(0.02)
 
     def step(self) -> int:
@@ -233,10 +242,14 @@ class Chaos:
         began, disturbed, must_end = time.monotonic(), False, False
         try:
             while not must_end and sum(self.made.values()) < goal and time.monotonic() < until:
-                what = self._draw()
+                what, wait_s = self._draw(), self.starting_s
                 if not what.early:
                     launch.wait_for_begin()
-                if launch.ended_within(what.moment * (self.starting_s if what.early else self.training_s)):
+                    wait_s = self.training_s
+                    if what.moment > LATE:  # a machine that has become busier might make no step in the time
+                        launch.wait_for_step()
+                        wait_s *= 1 - LATE
+                if launch.ended_within(what.moment * wait_s):
                     break
                 must_end, disturbed = what.do(launch, self.draws), True
                 self.made[what.number] += 1

@@ -40,11 +40,15 @@ def _assert_same(runs: Path, undisturbed: Path) -> None:
 
 
 def _kill_at_random_moments(runs: Path, duration_s: float, *, kills: int, seed: int) -> None:
-    moments = random.Random(seed)
+    """Every other kill waits for a checkpoint: on a machine that has become busier none might be reached in the time."""
+    moments, checkpoints = random.Random(seed), runs / "small" / "test" / "checkpoints"
     for number in range(kills):
         process = start(runs, **LONG)
         wait_for_start(runs, times=number + 1)
-        time.sleep(moments.uniform(0, duration_s / 2))
+        saved = set(checkpoints.glob("step-*"))
+        while number % 2 and process.is_alive() and not set(checkpoints.glob("step-*")) - saved:
+            time.sleep(0.002)
+        time.sleep(moments.uniform(0, duration_s / (8 if number % 2 else 2)))
         process.kill()
         process.join()
     assert finish(runs, **LONG) == 0, log_of(runs)
