@@ -1,4 +1,4 @@
-# make demo   a small MARS++ from pretraining to report, on this machine, about six minutes after installation
+# make demo   a small MARS++ from pretraining to report, on this machine, six or seven minutes after installation
 # make test   style, types and all tests
 # Both set up .venv first. PYTHON chooses the interpreter (3.11 to 3.13), PROCESSES the training processes of the demo.
 
