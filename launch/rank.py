@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from launch.accelerate_settings import launch_environment
 from launch.slurm_job import SlurmJob, address_of_first_node
 from tbps.recipe_command import read_overrides, recipe_command
+from tbps.training.importing import importing
 from tbps.training.process_end import end_process
 from tbps.training.stop_signals import LOST_EXIT, TERMINATE_EXIT, StopSignals
 
@@ -54,7 +55,8 @@ def run_task(arguments: list[str], accelerate: str = "") -> int:
         def work() -> int:
             nonlocal folder
             with signals.at_once():  # until training asks for signals itself: the imports alone take seconds
-                os.environ.update(rank_environment(os.environ, accelerate))
+                with importing(first=True):  # a task has done nothing else; Accelerate's settings import PyTorch
+                    os.environ.update(rank_environment(os.environ, accelerate))
                 folder = _announce(arguments)
                 _run_recipe(arguments)
             return 1  # a recipe ends by SystemExit

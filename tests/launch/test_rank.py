@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
+from small_world import call_anew
 
 from launch.rank import local_rank, rank_environment, tasks_per_node
 
@@ -20,3 +23,10 @@ def test_outside_of_srun() -> None:
 @pytest.mark.parametrize(("visible", "expected"), [("3", "0"), ("0,1,2,3", "2"), ("", "2")])
 def test_a_task_that_sees_its_own_gpu_only_takes_the_first_it_sees(visible: str, expected: str) -> None:
     assert local_rank({"SLURM_LOCALID": "2", "CUDA_VISIBLE_DEVICES": visible}) == expected
+
+
+def test_a_task_looks_for_no_garbage_among_what_it_begins_with() -> None:
+    """See tbps/training/importing.py. Outside of srun it ends at once."""
+    script = "import gc; from launch.rank import run_task; print(run_task(['recipe.py']), gc.get_freeze_count() > 0)"
+    done = call_anew(sys.executable, "-c", script)
+    assert done.stdout == "2 True\n", done.stdout + done.stderr
