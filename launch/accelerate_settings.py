@@ -6,10 +6,15 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
+import yaml
+
 from tbps.training.launch_settings import hides_gpus
 
 FOLDER = Path(__file__).parent / "accelerate"
 _PREFIXES = ("ACCELERATE_", "FSDP_")
+_OF_MACHINES = {"num_machines", "num_processes", "main_process_port", "rdzv_backend", "same_network", "gpu_ids", "use_cpu"}
+_OF_ZERO = {"offload_optimizer_device", "offload_param_device", "deepspeed_multinode_launcher"}
+"""Of the keys of such a file, those that say nothing about how a run is trained."""
 
 
 def settings_file(name: str) -> Path:
@@ -26,6 +31,34 @@ def settings_file(name: str) -> Path:
 def launch_environment(before: Mapping[str, str], name: str, *, num_processes: int = 1) -> dict[str, str]:
     """`before` with what the settings `name` set on top; unchanged where there is no name."""
     return {**before, **(settings_environment(settings_file(name), num_processes=num_processes) if name else {})}
+
+
+def planned_environment(before: Mapping[str, str], name: str) -> dict[str, str]:
+    """Of `launch_environment`, what says how a run is trained: see `as_launched`.
+
+    Settings that say nothing but what the shipped ones do are read here. Accelerate's own code imports PyTorch: seconds of
+    every submission.
+    """
+    told = _read_plain(settings_file(name)) if name else {}
+    return launch_environment(before, name) if told is None else {**before, **told}
+
+
+def _read_plain(file: Path) -> dict[str, str] | None:
+    """None where only Accelerate knows what a file means."""
+    told = {}
+    match yaml.safe_load(file.read_text(encoding="utf-8")):
+        case {"distributed_type": "NO" | "MULTI_GPU", **other}:
+            pass
+        case {"distributed_type": "DEEPSPEED", "deepspeed_config": {"zero_stage": int(stage), **zero}, **other}:
+            if not zero.keys() <= _OF_ZERO:
+                return None
+            told = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": str(stage)}
+        case _:
+            return None
+    precision = other.pop("mixed_precision", "no")
+    if not isinstance(precision, str) or not other.keys() <= _OF_MACHINES:
+        return None
+    return {**told, "ACCELERATE_MIXED_PRECISION": precision}
 
 
 def settings_environment(file: Path, *, num_processes: int) -> dict[str, str]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from launch.accelerate_settings import launch_environment
+from launch.accelerate_settings import planned_environment
 from tbps.config.data import Data
 from tbps.config.names import check_slurm_path
 from tbps.config.run import Run
@@ -49,7 +49,7 @@ def plan_run(recipe: str, variant: str, overrides: Sequence[str], *, accelerate:
         raise ValueError(f"{recipe} has no variant {variant!r}, expected one of {', '.join(variants)}")
     run = read_overrides(variants[variant], list(overrides), program=f"{recipe} {variant}")
     check_slurm_path("the folder of runs", str(Path(run.runs).expanduser().absolute()))
-    run = as_launched(run, launch_environment(os.environ, accelerate))
+    run = as_launched(run, planned_environment(os.environ, accelerate))
     return PlannedRun(recipe=recipe, variant=variant, overrides=tuple(overrides), run=run)
 
 
