@@ -28,7 +28,7 @@ from tbps.data.pairs import EvaluationSet, PairSource, open_pairs
 from tbps.data.remote import shown
 from tbps.data.worker_processes import WorkerLost
 from tbps.evaluation.evaluate import announce_ranking, evaluate
-from tbps.evaluation.metrics import METRICS
+from tbps.evaluation.metric_names import METRICS
 from tbps.finished import finished_at
 from tbps.methods.method import Method
 from tbps.methods.registry import build_method, fields_for, module_of

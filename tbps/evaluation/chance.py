@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tbps.evaluation.metrics import RANKS, Metrics
+from tbps.evaluation.metric_names import RANKS
+from tbps.evaluation.metrics import Metrics
 
 
 def chance(num_relevant_Q: Sequence[int] | Tensor, num_gallery: int) -> Metrics:

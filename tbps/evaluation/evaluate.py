@@ -24,7 +24,8 @@ from tbps.data.pairs import EvaluationSet
 from tbps.evaluation.candidates import candidate_scores
 from tbps.evaluation.direction import Direction, rank_direction
 from tbps.evaluation.embedding import Gallery, embed_gallery, embed_queries
-from tbps.evaluation.metrics import METRICS, Metrics
+from tbps.evaluation.metric_names import METRICS
+from tbps.evaluation.metrics import Metrics
 from tbps.evaluation.ranking_order import Rule
 from tbps.evaluation.ranks import Ranks
 from tbps.methods.method import EmbeddedCaptions, Matcher, Method

@@ -23,11 +23,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tbps.evaluation.metric_names import RANKS
 from tbps.evaluation.ranking_order import similarity_order
-
-RANKS = (1, 5, 10)
-METRICS = ("rank_1", "rank_5", "rank_10", "mAP", "mINP")
-"""By name, in the order in which tables show them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from tbps.config.run import Run
-from tbps.evaluation.metrics import METRICS
+from tbps.evaluation.metric_names import METRICS
 from tbps.reporting.published import PUBLISHED_METRICS
 from tbps.reporting.results import final_metrics, notes, rule_in_words
 

@@ -15,7 +15,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from tbps.data.remote import shown
-from tbps.evaluation.metrics import METRICS
+from tbps.evaluation.metric_names import METRICS
 from tbps.reporting.chart import Chart, make_chart
 from tbps.reporting.curves import Curves, read_curves
 from tbps.reporting.exhibits import FILE as EXHIBITS

@@ -10,17 +10,19 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-
-from tbps.evaluation.direction import Direction
-from tbps.evaluation.evaluate import Evaluated
-from tbps.evaluation.metrics import METRICS
-from tbps.evaluation.ranking_order import Rule
+from tbps.evaluation.metric_names import METRICS
 from tbps.reporting.published import published_for
 from tbps.runs.atomic_file import write_json
 from tbps.runs.versions import versions_of
+
+if TYPE_CHECKING:
+    import torch
+
+    from tbps.evaluation.direction import Direction
+    from tbps.evaluation.evaluate import Evaluated
+    from tbps.evaluation.ranking_order import Rule
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +63,8 @@ class Provenance:
 
 def device_name(device: torch.device) -> str:
     """For example "NVIDIA H100" or "cpu (x86_64, 1 thread)"."""
+    import torch
+
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
     threads = torch.get_num_threads()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tbps.config.run import Run
-from tbps.evaluation.metrics import METRICS
+from tbps.evaluation.metric_names import METRICS
 from tbps.reporting.published import PUBLISHED_METRICS
 from tbps.reporting.results import PURPOSES, final_metrics, read_file, result_files, rule_in_words
 from tbps.reporting.table_rows import TableRow, read_rows

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tbps.evaluation.metrics import METRICS
+from tbps.evaluation.metric_names import METRICS
 from tbps.reporting.published import PUBLISHED_METRICS
 from tbps.reporting.summary import Line
 

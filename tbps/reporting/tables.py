@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from tbps.evaluation.metrics import METRICS
+from tbps.evaluation.metric_names import METRICS
 from tbps.reporting.results import metric_rows, notes
 
 

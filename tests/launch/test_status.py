@@ -103,12 +103,18 @@ def test_the_table_has_every_run(trained: RunFolder, tmp_path: Path, capsys: pyt
 
 def test_who_looks_at_runs_and_submits_them_does_not_wait_for_pytorch(trained: RunFolder) -> None:
     """A second and a half of every command, or half a minute on a network's file system."""
-    listing = f"main([{str(trained.path.parents[1])!r}])"
-    script = (
-        f"import sys, launch.submit, launch.sweep; from launch.status import main; {listing}; print('torch' in sys.modules)"
-    )
-    done = call_anew(sys.executable, "-c", script)
-    assert "mars/tiny" in done.stdout and done.stdout.endswith("\nFalse\n"), done.stdout + done.stderr
+    script = """
+import sys, launch.submit, launch.sweep
+from launch.planned_run import plan_run
+from launch.status import main as status
+from tbps.command import main as tbps
+
+plan_run("recipes/mars.py", "tiny", [], accelerate="zero2")
+assert status([sys.argv[1]]) == tbps(["results", sys.argv[1]]) == 0
+print("torch" in sys.modules)
+"""
+    done = call_anew(sys.executable, "-c", script, str(trained.path.parents[1]))
+    assert done.stdout.count("mars/tiny") == 2 and done.stdout.endswith("\nFalse\n"), done.stdout + done.stderr
 
 
 HALF = b'{"job": "4", "restart": 1, "cau'

@@ -12,7 +12,7 @@ from recordings import recording
 from torch import Tensor
 
 from tbps.evaluation.direction import rank_direction
-from tbps.evaluation.metrics import METRICS
+from tbps.evaluation.metric_names import METRICS
 from tbps.evaluation.ranking_order import Rule, Span, least_of_each_share, similarity_order, sums_of_processes
 from tbps.evaluation.ranks import Ranks
 from tbps.evaluation.rerank import rerank_scores
