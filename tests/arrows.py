@@ -69,7 +69,9 @@ def inside(name: str, allowed: str) -> bool:
 def imports(tree: ast.AST, module: str, *, at_import_only: bool = False) -> Iterator[tuple[int, str]]:
     """Line and full name of what is imported; `at_import_only` leaves out functions and TYPE_CHECKING blocks."""
     for node in ast.iter_child_nodes(tree):
-        lazy = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) or _is_type_checking(node)
+        if isinstance(node, ast.expr):  # holds no statement
+            continue
+        lazy = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or _is_type_checking(node)
         if at_import_only and lazy:
             continue
         if isinstance(node, ast.Import):
