@@ -27,7 +27,8 @@ from pathlib import Path
 from typing import NoReturn
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_LAUNCHER = "torch.distributed.run"
+_LAUNCHERS = ("torch.distributed.run", "accelerate.commands.launch")
+"""The second calls the first, unless it starts one process only."""
 _READ_AT_START = ("LD_PRELOAD", "LD_LIBRARY_PATH", "PYTHONHASHSEED", "PYTHONWARNINGS", "HF_HUB_OFFLINE", "OMP_NUM_THREADS")
 """What an interpreter, a loader of libraries or an import reads: only a process of its own can be given other values."""
 _READY = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -166,7 +167,7 @@ def _execute(words: Sequence[str], variables: Mapping[str, str]) -> NoReturn:
     status: object = 0
     try:
         if is_module:
-            if words[1] == _LAUNCHER:
+            if words[1] in _LAUNCHERS:
                 _let_ranks_be_forks()
             runpy.run_module(words[1], run_name="__main__", alter_sys=True)
         else:

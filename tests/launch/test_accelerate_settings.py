@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import ready_python
 
 from launch.accelerate_settings import FOLDER, launch_environment, planned_environment, settings_environment, settings_file
 from tbps.training.launch_settings import asks_for_cpu
@@ -31,7 +31,7 @@ def test_as_accelerate_launch_sets_it(name: str, tmp_path: Path) -> None:
     options = ("--config_file", str(file), "--num_machines", "1", "--num_processes", "2", "--main_process_port", "0")
     words = (sys.executable, "-m", "accelerate.commands.launch", *options, "dump.py")
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("ACCELERATE_", "FSDP_", "CUDA_"))}
-    done = subprocess.run(words, cwd=tmp_path, env=clean, capture_output=True, text=True, timeout=120, check=False)
+    done = ready_python.run(words, folder=tmp_path, variables=clean, timeout_s=120)
     assert done.returncode == 0, done.stderr
     expected = json.loads((tmp_path / "environment.json").read_text())
     assert "ACCELERATE_MIXED_PRECISION" in expected
