@@ -181,6 +181,8 @@ def _write_split(
     split: Split, shards: Sequence[_Shard], out: Path, *, workers: int, parsing: Sequence[LabelSetName]
 ) -> ShardSplit:
     if workers > 1:
+        import webdataset  # noqa: F401  # once, for all of them: it imports PyTorch
+
         with worker_pool(workers) as pool:
             written = list(pool.map(_write_shard, shards))
     else:
