@@ -78,7 +78,7 @@ def make(command: str, trial: Trial) -> None:
 
 def chaos(command: str, trial: Trial) -> None:
     """What it does is tested in test_recipe_kill.py; here, that the command is there."""
-    done = call_anew(sys.executable, *command.split()[1:], "--help")
+    done = call_ready(sys.executable, *command.split()[1:], "--help")
     assert done.returncode == 0 and "--times TIMES" in done.stdout
 
 
@@ -246,7 +246,7 @@ def doctor(command: str, trial: Trial) -> None:
     """Good or bad is this machine's affair; that it says so, and of what, is ours."""
     words = trial.words(command)
     shutil.copytree(trial.runs / "mars/tiny", trial.tmp_path / "runs/mars/tiny")
-    done = call_anew(*_script(words), "--runs", str(trial.tmp_path / "runs"))
+    done = call_ready(*_script(words), "--runs", str(trial.tmp_path / "runs"))
     assert done.returncode in (0, 1) and "locks in " in done.stdout and "GiB free" in done.stdout, done.stdout + done.stderr
 
 

@@ -74,14 +74,14 @@ def test_killed_and_started_again_it_writes_the_same_files(world: Path, model: P
     expected = maps_of(undisturbed)
     kills, counts = 0, []
     while kills < 3:
-        process = start_parse(command_of(world, model))
+        process = start_parse(command_of(world, model), said=tmp_path)
         before = len(list(world.rglob("parsing/atr/**/*.png")))
         while process.poll() is None and len(list(world.rglob("parsing/atr/**/*.png"))) < before + 10:
             time.sleep(0.002)
         if process.poll() is not None:
             break
-        process.kill()
-        process.communicate()
+        process.kill_all()
+        process.wait()
         kills += 1
         counts.append(len(list(world.rglob("parsing/atr/**/*.png"))))
     assert kills >= 2 and counts == sorted(counts) and counts[0] < len(expected) - 2, (kills, counts)
@@ -94,11 +94,15 @@ def test_two_processes_write_the_files_of_one(world: Path, model: Path, tmp_path
     alone = Path(shutil.copytree(world, tmp_path / "alone"))
     assert main(command_of(alone, model)) == 0
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-    process = start_parse(command_of(world, model), *launcher)
-    told, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
+    process = start_parse(command_of(world, model), *launcher, said=tmp_path)
+    try:
+        status = process.wait(300)
+    finally:
+        process.kill_all()
+    assert status == 0, (tmp_path / "errors").read_text()
     assert maps_of(world) == maps_of(alone)
-    written = [int(line.split(": ")[1].split()[0]) for line in told.splitlines() if "maps of ATR written by process" in line]
+    told = (tmp_path / "output").read_text().splitlines()
+    written = [int(line.split(": ")[1].split()[0]) for line in told if "maps of ATR written by process" in line]
     assert len(written) == 2 and sum(written) == len(images_to_parse(world, "rstpreid")) and min(written) > 0, told
 
 

@@ -1,7 +1,6 @@
 """Real tiny segmentation models of random weights, and `tbps parse` over a small world."""
 
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from ready_python import Ready
 from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerImageProcessor
 
 from tbps.config.data import LabelSetName
@@ -55,13 +55,11 @@ def command_of(root: Path, parser: Path | str, *more: str) -> list[str]:
     return ["parse", str(root), "--benchmark", "rstpreid", "--parser", str(parser), "--batch-images", "3", *more]
 
 
-def start_parse(words: Sequence[str], *launcher: str, **environment: str) -> subprocess.Popen[str]:
-    """The command in a process of its own, or in those of a launcher."""
+def start_parse(words: Sequence[str], *launcher: str, said: Path) -> Ready:
+    """The command in a process of its own, or in those of a launcher; `said`: a folder for what it prints."""
     started = [sys.executable, *(launcher or ("-m",)), *(("-m",) if launcher else ()), "tbps.command", *words]
-    surroundings = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **environment}
-    return subprocess.Popen(
-        started, cwd=REPOSITORY, env=surroundings, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    surroundings = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    return Ready(started, folder=REPOSITORY, variables=surroundings, output=said / "output", errors=said / "errors")
 
 
 def palette_of_schp(num_labels: int) -> list[int]:

@@ -193,6 +193,6 @@ def test_accelerate_on_the_cpu_says_that_it_started_one_of_two(tmp_path: Path) -
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
     words = [*launch, str(SCRIPT), str(tmp_path), "{}", "{}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HOME": str(tmp_path)}
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = ready_python.run(words, folder=tmp_path, variables=environment, timeout_s=120)
     assert done.returncode != 0
     assert "accelerate launch was asked for several processes and started only one" in log_of(tmp_path), done.stderr
