@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from ready_python import fork_of_imports
 from small_retrieval import IMAGE_PX, small_encoder, small_method, write_split
 from torch import Tensor
-from torch.multiprocessing.spawn import spawn
 
 from tbps.config.data import Pixels
 from tbps.config.evaluation import Evaluation
@@ -200,6 +200,11 @@ def _both(root: Path, kind: type[Albef] | type[Mars]) -> list[object]:
 def test_any_number_of_processes_gives_the_same_bits(tmp_path: Path, kind: type[Albef] | type[Mars], size: int) -> None:
     write_split(tmp_path)
     alone = _both(tmp_path, kind)
-    spawn(_one_of, args=(size, tmp_path, kind), nprocs=size)
+    processes = [fork_of_imports(_one_of, rank, size, tmp_path, kind) for rank in range(size)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(300)
+    assert [process.exitcode for process in processes] == [0] * size
     for rank in range(size):
         assert torch.load(tmp_path / f"result-{rank}.pt") == alone, f"rank {rank}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import platform
 import re
@@ -17,7 +16,7 @@ from typing import Any
 
 import pytest
 from rank_processes import disturbed, rank_processes
-from ready_python import Ready
+from ready_python import Ready, fork_of_imports
 from small_process import log_of, wait_for_log
 
 from tbps.config.loop import Loop
@@ -105,16 +104,16 @@ def _stop_everybody(processes: list[Ready], *, stop_s: float) -> list[int]:
 @pytest.mark.slow
 def test_everybody_stopped_and_continued_goes_on(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
-    with _started(runs, steps=600, save_steps=0, every_epochs=0.0, timeout_s=TIMEOUT_S) as processes:
-        wait_for_log(runs, "step 20/600")
+    with _started(runs, steps=200, save_steps=0, every_epochs=0.0, timeout_s=TIMEOUT_S) as processes:
+        wait_for_log(runs, "step 20/200")
         assert _stop_everybody(processes, stop_s=TIMEOUT_S + 3) == [0, 0], log_of(runs)
 
 
 @pytest.mark.slow
 def test_everybody_stopped_for_longer_than_collectives_wait_goes_on_or_is_started_again(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
-    with _started(runs, steps=600, save_steps=0, every_epochs=0.0, timeout_s=TIMEOUT_S) as processes:
-        wait_for_log(runs, "step 20/600")
+    with _started(runs, steps=200, save_steps=0, every_epochs=0.0, timeout_s=TIMEOUT_S) as processes:
+        wait_for_log(runs, "step 20/200")
         statuses = _stop_everybody(processes, stop_s=2 * TIMEOUT_S + 3)
         # Whether a collective was under way when they were stopped is chance.
         assert statuses in ([0, 0], [LOST_EXIT, LOST_EXIT]), log_of(runs)
@@ -125,7 +124,7 @@ def test_everybody_stopped_for_longer_than_collectives_wait_goes_on_or_is_starte
 @pytest.mark.slow
 def test_a_failure_of_one_process_is_told_by_the_other(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
-    with _started(runs, steps=100_000, save_steps=1_000, every_epochs=0.0) as processes:
+    with _started(runs, steps=100_000, save_steps=100, every_epochs=0.0) as processes:
         wait_for_log(runs, "step 20/100000")
         (runs / "small" / "test" / "checkpoints").rename(runs / "gone")
         (runs / "small" / "test" / "checkpoints").write_text("no folder")
@@ -149,8 +148,7 @@ def _with_a_forked_child(rank: int, port: int, folder: str) -> None:
 def test_a_child_does_not_keep_the_connections_of_a_lost_process_open(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_with_a_forked_child, args=(rank, port, str(tmp_path))) for rank in (0, 1)]
+    processes = [fork_of_imports(_with_a_forked_child, rank, port, str(tmp_path)) for rank in (0, 1)]
     for process in processes:
         process.start()
     try:
