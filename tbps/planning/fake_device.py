@@ -182,7 +182,8 @@ class _Dispatch(TorchDispatchMode):
     def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         owner = self.owner
         given: list[FakeTensor] = []
-        key = key_of(func, args, kwargs, given)
+        real = owner.device.type == "cpu" and not func._schema.is_mutable
+        key = key_of(func, args, kwargs, given, real=real)
         if key is not None and (remembered := owner.remembered.get(key)) is not None:
             out, tensors = remembered.make(given, owner.attributes)
             owner.note(tensors, is_view=remembered.is_view, flops=remembered.flops)

@@ -11,23 +11,28 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 _PLAIN = {int, float, bool, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format}
 """Types of arguments that are their value and nothing else."""
+_REAL = object()
+"""In a key, before what is known of a real tensor."""
 Key = tuple[Any, ...]
 """An operation and its arguments: what is known of tensors; of others type and value, since 1, 1.0 and True are equal."""
 
 
-def key_of(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], given: list[FakeTensor]) -> Key | None:
-    """None where an argument is anything else: a tensor of the host, a generator. Fake tensors are put into `given`."""
+def key_of(
+    func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], given: list[FakeTensor], *, real: bool = False
+) -> Key | None:
+    """None where an argument is anything else: a generator, or a tensor of the host, if not beside a fake one where `real`
+    says that both are of one device and the operation changes neither. Fake tensors are put into `given`."""
     key: list[Any] = [func, torch.is_inference_mode_enabled(), *kwargs]
-    known = _describe(args, key, given) and (not kwargs or _describe(kwargs.values(), key, given))
-    return tuple(key) if known else None
+    known = _describe(args, key, given, real) and (not kwargs or _describe(kwargs.values(), key, given, real))
+    return tuple(key) if known and (given or _REAL not in key) else None
 
 
-def _describe(values: Iterable[Any], key: list[Any], given: list[FakeTensor]) -> bool:
+def _describe(values: Iterable[Any], key: list[Any], given: list[FakeTensor], real: bool) -> bool:
     for value in values:
         kind = type(value)
         if kind is FakeTensor and value.constant is None:
@@ -37,8 +42,10 @@ def _describe(values: Iterable[Any], key: list[Any], given: list[FakeTensor]) ->
             key += (kind, value)
         elif kind is list or kind is tuple:
             key += (kind, len(value))
-            if not _describe(value, key, given):
+            if not _describe(value, key, given, real):
                 return False
+        elif real and (kind is Tensor or kind is nn.Parameter) and value.dim():  # of no dimensions, it may be a number
+            key += (_REAL, value.shape, value.stride(), value.storage_offset(), value.dtype, value.requires_grad)
         else:
             return False
     return True

@@ -97,9 +97,10 @@ def rehearse(run: Run, *, pairs: int, device: str = "cuda", processes: int = 1, 
 def stage(run: Run, *, pairs: int, device: str = "cuda", processes: int = 1, rank: int = 0) -> Iterator[FakeDevice]:
     """A device on which nothing is computed, and other processes that are not there, for steps of `pairs` pairs."""
     where = torch.device(device, 0) if device != "cpu" else torch.device("cpu")
-    fake = FakeDevice(where, guess=Reading(run, pairs), tally=Tally(alignment=1 if device == "cpu" else ALIGNMENT))
-    with _quiet(), _several(processes, rank), fake.active():
-        yield fake
+    with _quiet():  # the first fake tensor imports torch's compiler
+        fake = FakeDevice(where, guess=Reading(run, pairs), tally=Tally(alignment=1 if device == "cpu" else ALIGNMENT))
+        with _several(processes, rank), fake.active():
+            yield fake
 
 
 class Rehearsal:

@@ -9,14 +9,19 @@ import torch
 from torch import Tensor
 
 from tbps.planning.fake_device import FakeDevice
-from tbps.planning.fake_outputs import remembered_on
 from tbps.planning.tally import Tally
+
+
+def forgetful(device: torch.device) -> FakeDevice:
+    """It remembers nothing of other tests."""
+    fake = FakeDevice(device, guess=torch.zeros, tally=Tally())
+    fake.remembered = {}
+    return fake
 
 
 @pytest.fixture
 def fake() -> FakeDevice:
-    remembered_on.cache_clear()
-    return FakeDevice(torch.device("cuda", 0), guess=torch.zeros, tally=Tally())
+    return forgetful(torch.device("cuda", 0))
 
 
 def told(tensor: Tensor) -> tuple[object, ...]:
@@ -92,3 +97,17 @@ def test_what_changes_its_arguments_shape_or_reads_is_asked_each_time(fake: Fake
             given.t_()
             assert given.shape == (3, 2) and not given.sum().item()
         assert len(fake.waits.found) == 2
+
+
+def test_on_the_host_real_tensors_beside_fake_ones_are_told_apart_by_what_is_known_of_them() -> None:
+    fake = forgetful(torch.device("cpu"))
+    weights = [torch.ones(3, 5), torch.ones(3, 5), torch.ones(3, 6), torch.ones(5, 3).t(), torch.ones(3, 5).double()]
+    given = fake.to_device(torch.zeros(4, 3))
+    with fake.active():
+        shapes = [(given @ weight).shape for weight in weights[:4]]
+        held = len(fake.remembered)
+        assert shapes == [(4, 5), (4, 5), (4, 6), (4, 5)] and held == 3
+        assert (given[:, 1:] * weights[4][1, :2]).dtype == torch.float64 != (given[:, 1:] * weights[0][1, :2]).dtype
+        assert [(given + torch.tensor(one)).dtype for one in (1, 1.0)] == [torch.float32, torch.float32]
+        weights[0].mul_(2)
+        assert weights[0][0, 0] == 2 and (weights[0] @ weights[1].t()).sum() == 90, "what is real is computed"
