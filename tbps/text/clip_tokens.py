@@ -183,10 +183,10 @@ def _origins(word: str, clean: str) -> Iterator[tuple[int, int]]:
 
 @functools.cache
 def _open_clip() -> Any:
-    """open_clip's tokeniser, one for each process: some megabytes of tables.
+    """open_clip's tokeniser, one for each process: some megabytes of tables, which its file makes when it is read.
 
-    Its file alone is read: the package would import torchvision, transformers and torch's compiler into every process: 3.3 s
-    and 220 MiB of each, or 1.7 s and 80 MiB where that compiler is there already.
+    That file alone is read: the package would import torchvision, transformers and torch's compiler into every process:
+    3.3 s and 220 MiB of each, or 1.7 s and 80 MiB where that compiler is there already.
     """
     package = importlib.util.find_spec("open_clip")
     if package is None or not package.submodule_search_locations:
@@ -198,4 +198,4 @@ def _open_clip() -> Any:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.SimpleTokenizer()
+    return module._tokenizer
