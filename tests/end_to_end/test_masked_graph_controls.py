@@ -1,4 +1,4 @@
-"""Masked graph modelling in 120 steps of `tiny`: its target does not collapse, and the masked part must be hidden.
+"""Masked graph modelling in 90 steps of `tiny`: its target does not collapse, and the masked part must be hidden.
 
 Each with a control that shows that the test can fail: a target that follows the loss, and a masked part that can be seen.
 The curves are printed: `pytest -s -m slow tests/end_to_end/test_masked_graph_controls.py`.
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from small_world import World, metrics, run_recipe
 
-STEPS, EVERY = 120, 10
+STEPS, EVERY = 90, 10
 """Steps of a run, and those whose mean is one number of a curve."""
 SIZES = ("--data.batch-pairs", "8", "--data.group-pairs", "8", "--method.weights.mlm", "0", "--data.augmentations", "flip")
 QUIET = ("--schedule.epochs", "99", "--evaluation.every-epochs", "0", "--evaluation.test", "False")

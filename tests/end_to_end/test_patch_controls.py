@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from small_world import World, assert_one_sentence, metrics, run_recipe
 
-STEPS, LAST = 80, 20
+STEPS, LAST = 60, 20
 
 
 def told(world: World, runs: Path, *, positions: bool) -> tuple[float, float, float]:
