@@ -133,26 +133,35 @@ def test_tiny_trains_evaluates_and_reports(
     assert _files(run_folder) == before
 
 
+TRAIN_ALONE = ("--evaluation.test", "False", "--evaluation.every-epochs", "0")
+
+
+@pytest.fixture(scope="module", params=["aga", "laip"])
+def plain(world: World, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> tuple[str, Path]:
+    """A recipe and the folder of its run of three steps in float32."""
+    recipe, runs = str(request.param), tmp_path_factory.mktemp("plain")
+    assert run_recipe(recipe, "tiny", *world.overrides(runs, recipe=recipe), *TRAIN_ALONE) == 0
+    return recipe, runs / recipe / "tiny"
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", ["aga", "laip"])
-def test_activation_checkpointing_changes_no_loss(recipe: str, world: World, tmp_path: Path) -> None:
-    words = ["tiny", *world.overrides(tmp_path, recipe=recipe), "--evaluation.test", "False"]
-    assert run_recipe(recipe, *words, "--name", "plain") == 0
-    assert run_recipe(recipe, *words, "--name", "less-memory", "--loop.activation-checkpointing", "True") == 0
-    plain, found = (metrics(tmp_path / recipe / name) for name in ("plain", "less-memory"))
-    assert [line["step"] for line in plain[:3]] == [1, 2, 3]
-    for line, other in zip(found[:3], plain[:3], strict=True):
+def test_activation_checkpointing_changes_no_loss(plain: tuple[str, Path], world: World, tmp_path: Path) -> None:
+    recipe, folder = plain
+    words = ["tiny", *world.overrides(tmp_path, recipe=recipe), *TRAIN_ALONE, "--loop.activation-checkpointing", "True"]
+    assert run_recipe(recipe, *words) == 0
+    lines = metrics(folder)[:3]
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    for line, other in zip(metrics(tmp_path / recipe / "tiny")[:3], lines, strict=True):
         assert line == pytest.approx(other, rel=1e-5)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", ["aga", "laip"])
-def test_bfloat16_trains_float32_weights_to_the_report(recipe: str, world: World, tmp_path: Path) -> None:
-    words = ["tiny", *world.overrides(tmp_path, recipe=recipe)]
-    assert run_recipe(recipe, *words, "--name", "fp32", "--evaluation.test", "False") == 0
-    done = call(sys.executable, f"recipes/{recipe}.py", *words, "--name", "bf16", "--loop.precision", "bf16")
+def test_bfloat16_trains_float32_weights_to_the_report(plain: tuple[str, Path], world: World, tmp_path: Path) -> None:
+    recipe, folder = plain
+    words = ["tiny", *world.overrides(tmp_path, recipe=recipe), "--name", "bf16", "--loop.precision", "bf16"]
+    done = call(sys.executable, f"recipes/{recipe}.py", *words)
     assert done.returncode == 0, done.stderr
-    half, full = ([line["loss"] for line in metrics(tmp_path / recipe / name)[:3]] for name in ("bf16", "fp32"))
+    half, full = ([line["loss"] for line in metrics(run)[:3]] for run in (tmp_path / recipe / "bf16", folder))
     assert half[0] != full[0] and half == pytest.approx(full, rel=0.03)
     weights = read_tensors(tmp_path / recipe / "bf16/checkpoints/step-00000003/model.safetensors")
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32, torch.int64}
