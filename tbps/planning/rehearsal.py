@@ -249,7 +249,7 @@ class _Process:
         """The run's precision."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
-    def prepare_model(self, method: Method) -> Any:
+    def prepare_model(self, method: Method, *, device_placement: bool) -> Any:
         """The method in the run's precision."""
 
         def forward(*args: Any) -> Any:

@@ -20,6 +20,7 @@ from tbps.methods.method import LossesAndNumbers, Method
 from tbps.training.agreement import Agreement
 from tbps.training.contrast import rows_of
 from tbps.training.optimiser import load_state_tensors, make_optimiser, state_tensors
+from tbps.training.uncompiled import uncompiled, uncompiled_ddp
 
 
 class Parallel(Protocol):
@@ -69,10 +70,12 @@ class DataParallel:
 
     def __init__(self, accelerator: Accelerator, method: Method, optim: Optimiser) -> None:
         self.accelerator, self.method, self.optim = accelerator, method, optim
-        self.optimiser = make_optimiser(method, optim)
+        self.optimiser = make_optimiser(method, optim, uncompiled)
         self.groups: list[dict[str, Any]] = self.optimiser.param_groups
         self.parameters = [parameter for group in self.groups for parameter in group["params"]]
-        self.model = accelerator.prepare_model(method)
+        with uncompiled_ddp():
+            # It is on its device already; Accelerate would import DTensor, and sympy with it, to see whether it must stay.
+            self.model = accelerator.prepare_model(method, device_placement=False)
 
     def __call__(self, batch: Batch, draws: Draws) -> LossesAndNumbers:
         """The method's losses and numbers."""

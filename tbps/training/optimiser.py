@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -76,9 +76,16 @@ def _check_rules(rules: Sequence[Rule], names: Sequence[str]) -> None:
         raise ValueError(f"{found} ({hint}): correct it, leave the rule out, or set its optional = True")
 
 
-def make_optimiser(method: nn.Module, optim: Optimiser) -> torch.optim.Adam:
-    """Fused Adam: one pass over all tensors (CPU too), and it skips the update on the device where `found_inf` is 1."""
-    kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[optim.kind]
+def make_optimiser(
+    method: nn.Module,
+    optim: Optimiser,
+    changed: Callable[[type[torch.optim.Adam]], type[torch.optim.Adam]] = lambda kind: kind,
+) -> torch.optim.Adam:
+    """Fused Adam: one pass over all tensors (CPU too), and it skips the update on the device where `found_inf` is 1.
+
+    changed: what becomes of PyTorch's class.
+    """
+    kind = changed({"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[optim.kind])
     return kind(parameter_groups(method, optim), betas=optim.betas, eps=optim.eps, fused=True)
 
 

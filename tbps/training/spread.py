@@ -16,7 +16,7 @@ def spread(
     method: Method, run: Run, accelerator: Accelerator, *, micro_batches: int, build: Callable[[], Method]
 ) -> Parallel:
     """Wrap a method whose weights are loaded. `build` makes another one with the same members."""
-    with importing():  # an optimiser of PyTorch imports its compiler, used or not
+    with importing():  # DeepSpeed brings PyTorch's compiler, used or not
         if accelerator.deepspeed_plugin is None:
             return DataParallel(accelerator, method, run.optim)
         from tbps.training.zero import Zero
