@@ -1,7 +1,7 @@
 """Adam and DDP without PyTorch's compiler: they import it, used or not, to tell it what it must not compile.
 
 That is a quarter of a start's time (benchmarks/cpu.md). Nothing else changes, and where the compiler is wanted it is what it
-always was. A PyTorch that tells it in other ways than 2.11 to 2.14 do imports it again.
+always was. A PyTorch that tells it in other ways than 2.14 does imports it again.
 """
 
 from __future__ import annotations
@@ -24,14 +24,15 @@ def uncompiled(kind: type[torch.optim.Adam]) -> type[torch.optim.Adam]:
     """The same optimiser under the same name."""
     for method in (kind.add_param_group, kind.zero_grad):
         _leave_as_it_is(method)
-    # Below PyTorch's own step is one that only breaks graphs and switches gradients off.
+    # PyTorch's own step is wrapped in one that imports the compiler to break graphs, and switches gradients off.
     return type(kind.__name__, (kind,), {"step": torch.no_grad()(inspect.unwrap(kind.step))})
 
 
 @contextmanager
 def uncompiled_ddp() -> Iterator[None]:
     """For what wraps a model in DDP: it asks the compiler how far it may divide the gradients' buckets."""
-    _leave_as_it_is(DistributedDataParallel._inside_ddp_forward)
+    if around_forward := getattr(DistributedDataParallel, "_inside_ddp_forward", None):
+        _leave_as_it_is(around_forward)
     if _COMPILER in sys.modules:
         yield
         return

@@ -22,6 +22,8 @@ REPOSITORY = Path(__file__).parents[2]
 WAIT_S = 300.0
 ASK_S = 0.4
 """Between two questions to Slurm: each takes five milliseconds of a core, and more of its daemons."""
+_TASKS = {b"launch.rank", b"submitit.core._submit"}
+"""Modules that they run, without and with launch.submit."""
 _ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY")
 
 
@@ -67,19 +69,19 @@ class Cluster:
         return self.facts(job)["JobState"]
 
     def ranks(self, job: str) -> list[int]:
-        """Living processes of launch.rank in a job, without their loader workers."""
+        """Living tasks of a job that train, without their loader workers."""
         found: dict[int, int] = {}
         for process in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 environment = (process / "environ").read_bytes().split(b"\0")
                 ours = {f"SLURM_CONF={self.testbed.conf}".encode(), f"SLURM_JOB_ID={job}".encode()} <= set(environment)
-                if ours and (process / "cmdline").read_bytes().split(b"\0")[1:3] == [b"-m", b"launch.rank"]:
+                if ours and _TASKS & set((process / "cmdline").read_bytes().split(b"\0")[1:4]):
                     found[int(process.name)] = int((process / "stat").read_text().rpartition(")")[2].split()[1])
         return [process for process, parent in found.items() if parent not in found]
 
     @contextmanager
     def paced(self, job: str, run_folder: Path) -> Iterator[None]:
-        """Hold the ranks that live now to four steps in five seconds, so that a run lasts longer than Slurm's timers."""
+        """Hold the ranks that live now to a step in two seconds, so that a run lasts longer than Slurm's timers."""
         pids, ended = self.ranks(job), threading.Event()
         assert pids, f"job {job} has no ranks"
         began, first = time.monotonic(), steps_done(run_folder)
@@ -87,7 +89,7 @@ class Cluster:
         def pace() -> None:
             held = False
             while not ended.wait(0.05):
-                is_early = steps_done(run_folder) - first > 0.8 * (time.monotonic() - began)
+                is_early = steps_done(run_folder) - first > 0.5 * (time.monotonic() - began)
                 if is_early != held:
                     held = is_early
                     _send(pids, signal.SIGSTOP if held else signal.SIGCONT)

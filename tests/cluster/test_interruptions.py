@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 from cluster_jobs import ASK_S, Cluster, restarts, steps_done, weights_sha256
-from small_world import AS_RECIPES_TRAIN, LAUNCH_TWO, World, call, metrics
+from small_world import AS_RECIPES_TRAIN, LAUNCH_TWO, World, call, metrics, shared_folder
 
 # Tests on a Slurm mostly wait for its timers: two more groups beside the others of this folder, each on a Slurm of its own.
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 signals, losses = pytest.mark.xdist_group("slurm signals"), pytest.mark.xdist_group("slurm losses")
 
-STEPS = 60
+STEPS = 40
 """With `paced`, so many that everything below happens while it trains."""
 SMALL = ("--data.batch-pairs", "8", "--data.group-pairs", "4")
 """A step costs a quarter: what happens to a job does not depend on how much it computes."""
@@ -33,12 +33,14 @@ def arguments(world: World, runs: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run folder of two local processes."""
-    runs = tmp_path_factory.mktemp("undisturbed")
-    done = call(*LAUNCH_TWO, "recipes/pretrain_mals.py", *arguments(world, runs), timeout_s=600)
-    assert done.returncode == 0, done.stderr
-    return runs / "pretrain_mals/tiny"
+def undisturbed(world: World) -> Path:
+    """The run folder of two local processes; both groups share it."""
+
+    def run(runs: Path) -> None:
+        done = call(*LAUNCH_TWO, "recipes/pretrain_mals.py", *arguments(world, runs), timeout_s=600)
+        assert done.returncode == 0, done.stderr
+
+    return shared_folder(world.folder / "undisturbed", run) / "pretrain_mals/tiny"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,8 +98,9 @@ def test_requeued_three_times(submit: Submit) -> None:
     job = submit(*TWO_NODES)
     for number in (1, 2, 3):
         done = job.make_steps(3)
-        job.cluster.call("scontrol", "requeue", job.id)
-        job.restart(number)
+        with job.cluster.paced(job.id, job.run_folder):
+            job.cluster.call("scontrol", "requeue", job.id)
+            job.restart(number)
         assert restarts(job.run_folder)[number]["step"] >= done
     job.assert_ends_as_undisturbed(causes=["requeued"] * 3)
     assert f"Slurm job {job.id}, restart 3 (requeued), from step " in job.log.read_text()
@@ -163,11 +166,12 @@ def test_slurmd_killed_under_a_run_that_lives_on(submit: Submit) -> None:
 def test_slurmctld_restarted_while_the_job_trains_and_stops(submit: Submit) -> None:
     job = submit(*TWO_NODES)
     done = job.make_steps(3)
-    job.cluster.testbed.stop_daemon("slurmctld")
-    job.make_steps(3)
-    job.cluster.testbed.start_daemon("slurmctld")
-    job.cluster.call("scancel", "--signal=USR2", job.id)
-    job.cluster.wait_for("a save", lambda: any(job.run_folder.glob("checkpoints/step-*")))
+    with job.cluster.paced(job.id, job.run_folder):
+        job.cluster.testbed.stop_daemon("slurmctld")
+        job.make_steps(3)
+        job.cluster.testbed.start_daemon("slurmctld")
+        job.cluster.call("scancel", "--signal=USR2", job.id)
+        job.cluster.wait_for("a save", lambda: any(job.run_folder.glob("checkpoints/step-*")))
     job.cluster.testbed.stop_daemon("slurmctld")
     time.sleep(3)
     job.cluster.testbed.start_daemon("slurmctld")
@@ -235,8 +239,9 @@ def test_a_rank_that_is_lost_is_named_and_the_job_goes_on(submit: Submit, number
 def test_cancelled_by_the_user_stays_cancelled(submit: Submit) -> None:
     job = submit(*TWO_NODES)
     done = job.make_steps(3)
-    job.cluster.call("scancel", job.id)
-    assert job.cluster.state_at_end(job.id) == "CANCELLED"
+    with job.cluster.paced(job.id, job.run_folder):
+        job.cluster.call("scancel", job.id)
+        assert job.cluster.state_at_end(job.id) == "CANCELLED"
     assert any(job.run_folder.glob("checkpoints/step-*")) and steps_done(job.run_folder) >= done
 
 

@@ -50,7 +50,7 @@ def test_two_ranks_on_two_nodes_are_followed_to_the_end(
 
 @pytest.mark.parametrize("number", [signal.SIGUSR2, None], ids=["as at the time limit", "scontrol requeue"])
 def test_a_job_goes_on_after_a_restart(cluster: Cluster, world: World, tmp_path: Path, number: int | None) -> None:
-    steps = 40
+    steps = 20
     overrides = [
         *world.overrides(tmp_path, max_steps=steps),
         "--loop.log-steps",
@@ -66,8 +66,9 @@ def test_a_job_goes_on_after_a_restart(cluster: Cluster, world: World, tmp_path:
     job = job_of(run_folder)
     cluster.wait_for("some steps", lambda: steps_done(run_folder) >= 3)
     stop = ("scontrol", "requeue", job) if number is None else ("scancel", f"--signal={number}", job)
-    assert cluster.call(*stop).returncode == 0
-    cluster.wait_for("it starts again", lambda: len(restarts(run_folder)) == 2)
+    with cluster.paced(job, run_folder):
+        assert cluster.call(*stop).returncode == 0
+        cluster.wait_for("it starts again", lambda: len(restarts(run_folder)) == 2)
     assert cluster.state_at_end(job) == "COMPLETED"
     first, second = restarts(run_folder)
     assert (first["restart"], second["restart"]) == (0, 1) and second["step"] >= 3

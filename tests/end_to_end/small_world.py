@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,7 +106,8 @@ class World:
         return [
             *("--runs", str(runs)),
             *("--data.root", str(self.root(recipe))),
-            *("--data.cache", str(self.folder / "cache" / _worker() / "shards")),
+            # One for each process of pytest-xdist; the attribute chunks beside them are found once for all.
+            *("--data.cache", str(self.folder / "cache" / f"shards{_worker()}")),
             *("--data.workers", "0"),
             *("--schedule.max-steps", str(max_steps)),
             *("--loop.tensorboard", "False"),
@@ -141,13 +142,17 @@ def make_world(folder: Path) -> World:
 def shared_world(places: pytest.TempPathFactory) -> World:
     """The world of all tests, written by the process of pytest-xdist that first needs it. Do not write into it."""
     base = places.getbasetemp()
-    folder = (base.parent if _worker() else base) / "small-world"
+    return World(folder=shared_folder((base.parent if _worker() else base) / "small-world", make_world))
+
+
+def shared_folder(folder: Path, make: Callable[[Path], object]) -> Path:
+    """The folder with what `make` puts there, in the process that first needs it. Do not write into it."""
     folder.mkdir(exist_ok=True)
     with _alone_with(folder):
         if not (folder / "is-whole").exists():
-            make_world(folder)
+            make(folder)
             (folder / "is-whole").touch()
-    return World(folder=folder)
+    return folder
 
 
 def trained(world: World, recipe: str) -> Path:
