@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tbps.nn.dropout import Groups, Site, drop
 
 # On a CPU the fused kernel loses to two matrix products when keys are few (its blocks are mostly empty).
 FEW_KEYS = 96
 _NOTHING_DROPPED = Site(probability=0.0)
+_WITHOUT_PLANS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 def attention(
@@ -22,12 +26,14 @@ def attention(
     causal: bool = False,
     site: Site = _NOTHING_DROPPED,
     group: int = 0,
+    ragged: bool = False,
 ) -> Tensor:
     """softmax(q k' / sqrt(d) + bias) v.
 
     query_SHQd (S, H, Q, d), key_SHKd and value_SHKd (S, H, K, d); bias broadcastable to (S, H, Q, K), 0 or a large
     negative number; `causal`, instead of a bias: query i sees the keys 0 to i; dropout on the probabilities at `site`,
-    where all sequences are of `group`. Returns (S, H, Q, d).
+    where all sequences are of `group`. ragged: such shapes hardly ever come again, so no kernel may be taken that is
+    planned for one shape (cuDNN's: tens of milliseconds of the host for each). Returns (S, H, Q, d).
     """
     assert bias is None or not causal, "a causal mask and a bias exclude each other in torch's fused kernel"
     if causal and not site.probability and query_SHQd.device.type != "cpu":
@@ -35,7 +41,8 @@ def attention(
     if causal:
         bias = _later_keys(query_SHQd, key_SHKd)
     if _fused(query_SHQd, num_keys=key_SHKd.shape[2], dropout=site.probability):
-        return fused_attention(query_SHQd, key_SHKd, value_SHKd, bias=bias, site=site, group=group)
+        with sdpa_kernel(_WITHOUT_PLANS) if ragged and query_SHQd.device.type == "cuda" else nullcontext():
+            return fused_attention(query_SHQd, key_SHKd, value_SHKd, bias=bias, site=site, group=group)
     logit_SHQK = (query_SHQd * query_SHQd.shape[-1] ** -0.5) @ key_SHKd.transpose(2, 3)
     if bias is not None:
         logit_SHQK = logit_SHQK + bias

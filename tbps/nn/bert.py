@@ -51,20 +51,20 @@ class SelfAttention(nn.Module):
         site = Site.next(self.dropout, self.training)
         padded = self._padded(qkv_ND, rows)
         parts = [self._attend(*parts, bucket, site) for parts, bucket in zip(padded, rows.buckets, strict=True)]
-        context_RD = (parts[0] if len(parts) == 1 else torch.cat(parts)).index_select(0, rows.flat_R)
+        context_RD = rows.queries.collect(_joined(parts))
         out_RD = drop(self.out(context_RD), Site.next(self.dropout, self.training), rows.groups)
         return self.norm(out_RD + rows.pick(x_ND))
 
     def _padded(self, qkv_ND: Tensor, rows: Rows) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Queries (S, Q, D), keys and values (S, L, D) of each bucket."""
         keys = [bucket.keys for bucket in rows.buckets]
-        if rows.query_T is rows.key_T:
-            wholes = [part.chunk(3, dim=-1) for part in _gathered(qkv_ND, rows.key_T, keys)]
+        if rows.row_R is None:
+            wholes = [part.chunk(3, dim=-1) for part in _cut(rows.queries.lay(qkv_ND), keys)]
             return [(query, key, value) for query, key, value in wholes]
         width = qkv_ND.shape[1] // 3
         query_ND, key_value_ND = qkv_ND.split([width, 2 * width], dim=1)
-        queries = _gathered(query_ND, rows.query_T, [bucket.queries for bucket in rows.buckets])
-        halves = [part.chunk(2, dim=-1) for part in _gathered(key_value_ND, rows.key_T, keys)]
+        queries = _cut(rows.queries.lay(rows.pick(query_ND)), [bucket.queries for bucket in rows.buckets])
+        halves = [part.chunk(2, dim=-1) for part in _cut(key_value_ND.index_select(0, rows.key_T), keys)]
         return [(query, key, value) for query, (key, value) in zip(queries, halves, strict=True)]
 
     def _attend(self, query_SQD: Tensor, key_SLD: Tensor, value_SLD: Tensor, bucket: Bucket, site: Site) -> Tensor:
@@ -72,7 +72,8 @@ class SelfAttention(nn.Module):
         query, key, value = (split_heads(part, self.heads) for part in (query_SQD, key_SLD, value_SLD))
         bias = None if bucket.key_bias_SL is None else bucket.key_bias_SL.to(query.dtype)
         site = site.of_part(bucket.number)
-        return join_heads(attention(query, key, value, bias=bias, site=site, group=bucket.group)).flatten(0, 1)
+        context = attention(query, key, value, bias=bias, site=site, group=bucket.group, ragged=True)
+        return join_heads(context).flatten(0, 1)
 
     def _class_rows(self, qkv_ND: Tensor, packing: Packing) -> Tensor:
         """What [CLS] attends to, mean over heads: (S, L)."""
@@ -83,12 +84,15 @@ class SelfAttention(nn.Module):
         return mean_attention(split_heads(query_S1D, self.heads), split_heads(key_SLD, self.heads), bias=bias)[:, 0]
 
 
-def _gathered(x_ND: Tensor, row_T: Tensor, shapes: Sequence[tuple[int, int]]) -> list[Tensor]:
-    """The rows `row_T`, cut into parts of these shapes: (S, L, D) each. One gather for all: in backward the parts are laid
-    side by side and brought back once."""
-    x_TD = x_ND.index_select(0, row_T)
+def _cut(x_TD: Tensor, shapes: Sequence[tuple[int, int]]) -> list[Tensor]:
+    """Parts of these shapes, (S, L, D) each. They were gathered at once: in backward they are laid side by side, and brought
+    back once."""
     parts = (x_TD,) if len(shapes) == 1 else x_TD.split([first * second for first, second in shapes])
-    return [part.view(*shape, x_ND.shape[-1]) for part, shape in zip(parts, shapes, strict=True)]
+    return [part.view(*shape, x_TD.shape[-1]) for part, shape in zip(parts, shapes, strict=True)]
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 Memory = tuple[Tensor, Tensor]
@@ -128,11 +132,11 @@ class CrossAttention(nn.Module):
     ) -> Tensor:
         """(R, D) to (R, D); image: its tokens (I, P, D), or `memory` of them. What was held on the way is appended to
         `records` where that is given."""
-        assert rows.image_T is not None and rows.image_flat_R is not None
+        assert rows.by_image is not None
         query_RD = self.query(x_RD)
         key, value = self.memory(image) if isinstance(image, Tensor) else image
         shapes = [view.queries for view in rows.images]
-        queries = _gathered(query_RD, rows.image_T, shapes)
+        queries = _cut(rows.by_image.lay(query_RD), shapes)
         keys, values = (part.split([images for images, _ in shapes]) for part in (key, value))
         site = Site.next(self.dropout, self.training)
         parts = [
@@ -140,7 +144,7 @@ class CrossAttention(nn.Module):
             for query, *memory, view in zip(queries, keys, values, rows.images, strict=True)
             if view.queries[1]  # else nothing looks at this group
         ]
-        context_RD = (parts[0] if len(parts) == 1 else torch.cat(parts)).index_select(0, rows.image_flat_R)
+        context_RD = rows.by_image.collect(_joined(parts))
         if records is not None:
             records.append(
                 CrossRecord(first_S=rows.first_S, query_RD=query_RD, key_IHPd=key, value_IHPd=value, context_RD=context_RD)

@@ -59,16 +59,17 @@ class ClipAttention(nn.Module):
 
     def _packed(self, x_ND: Tensor, packing: Packing, *, causal: bool, rows_S: Tensor | None) -> Tensor:
         """Dense layers see no padding; attention is computed on one padded view: nothing is dropped, so groups may mix."""
-        grid_SL = packing.grid_SL
+        shape = packing.grid_SL.shape
         query, key, value = (
-            split_heads(layer(x_ND).index_select(0, grid_SL.flatten()).unflatten(0, grid_SL.shape), self.heads)
+            split_heads(packing.view.lay(layer(x_ND)).unflatten(0, shape), self.heads)
             for layer in (self.query, self.key, self.value)
         )
         # Behind a causal mask no token sees the padding, which comes last.
         bias = None if causal or packing.key_bias_SL is None else packing.key_bias_SL.to(query.dtype)
-        context_SLD = join_heads(attention(query, key, value, bias=bias, causal=causal))
-        flat_N = packing.flat_N if rows_S is None else packing.flat_N.index_select(0, rows_S)
-        return context_SLD.flatten(0, 1).index_select(0, flat_N)
+        context_TD = join_heads(attention(query, key, value, bias=bias, causal=causal)).flatten(0, 1)
+        if rows_S is None:
+            return packing.view.collect(context_TD)
+        return context_TD.index_select(0, packing.view.place_N.index_select(0, rows_S))
 
 
 class ClipBlock(nn.Module):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tbps.nn.clip_block import ClipBlocks
+from tbps.nn.patches import embed_patches
 from tbps.nn.vit import PositionResize
 
 
@@ -51,7 +52,7 @@ class ClipImageTower(nn.Module):
 
         pooled: [CLS] alone, (B, E): the image's feature before it is normalised. The last block then computes no other row.
         """
-        patch_BND = self.patch_embed(image_BCHW).flatten(2).transpose(1, 2)
+        patch_BND = embed_patches(self.patch_embed, image_BCHW).flatten(1, 2)
         cls_B1D = self.cls_token.to(patch_BND.dtype).expand(patch_BND.shape[0], 1, -1)
         x_BPD = self.norm_pre(torch.cat([cls_B1D, patch_BND], dim=1) + self.positions)
         token_BPE = self.projection(self.norm_post(self.blocks(x_BPD, first_only=pooled)))

@@ -32,13 +32,12 @@ class CrossAttention(nn.Module):
 
     def forward(self, text_ND: Tensor, packing: Packing, image_BPD: Tensor) -> Tensor:
         """(N, D). Caption b of the packing looks at image b."""
-        grid_BL = packing.grid_SL
-        query_BLD = self.query(text_ND).index_select(0, grid_BL.flatten()).unflatten(0, grid_BL.shape)
+        query_BLD = packing.view.lay(self.query(text_ND)).unflatten(0, packing.grid_SL.shape)
         query, key, value = (
             split_heads(part, self.heads) for part in (query_BLD, self.key(image_BPD), self.value(image_BPD))
         )
         context_BLD = join_heads(attention(query, key, value))
-        return self.out(context_BLD.flatten(0, 1).index_select(0, packing.flat_N))
+        return self.out(packing.view.collect(context_BLD.flatten(0, 1)))
 
 
 class CrossFormer(nn.Module):

@@ -140,6 +140,6 @@ def _looks(attention: ClipAttention, x_JD: Tensor, packing: Packing, rows_M: Ten
     grid_SL = packing.grid_SL
     key_SHLd = split_heads(attention.key(x_JD)[grid_SL], attention.heads)
     query_JHd = attention.query(x_JD).unflatten(-1, (attention.heads, -1))
-    sequence_M = packing.flat_N.index_select(0, rows_M) // grid_SL.shape[1]
+    sequence_M = packing.view.place_N.index_select(0, rows_M) // grid_SL.shape[1]
     bias = None if packing.key_bias_SL is None else packing.key_bias_SL[sequence_M]
     return mean_attention(query_JHd.index_select(0, rows_M)[:, :, None], key_SHLd[sequence_M], bias=bias)[:, 0]

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from tbps.nn.buckets import buckets
 from tbps.nn.dropout import Groups
+from tbps.nn.padded_view import PaddedView
 
 Index = NDArray[np.int64]
 
@@ -52,8 +53,7 @@ class ImageView:
 
 @dataclass(kw_only=True)
 class Rows:
-    """The R rows that a layer computes, and how its attention finds them. Padding points at row 0: what it reads is masked
-    or thrown away."""
+    """The R rows that a layer computes, and how its attention finds them."""
 
     row_R: Tensor | None
     """Their packed rows, ascending; None: all rows are computed."""
@@ -61,17 +61,13 @@ class Rows:
     """Place of each sequence's [CLS] among them, in the order the sequences were given. Of a sequence whose [CLS] is not
     among them it says nothing."""
     buckets: list[Bucket]
+    queries: PaddedView
+    """The computed rows as queries of all buckets: their (S, Q) places, laid one after another."""
     key_T: Tensor
-    """Packed row of each key of all buckets: their (S, L) rows, laid one after another."""
-    query_T: Tensor
-    """Packed row of each query of all buckets, (S, Q); the same tensor as key_T where all rows are computed."""
-    flat_R: Tensor
-    """Place of each row in query_T: the way back."""
+    """Packed row of each key of all buckets, (S, L); where all rows are computed, keys lie as queries do."""
     images: list[ImageView]
-    image_T: Tensor | None
-    """Place among the computed rows of each query of all images, (I, Q) by group; None where nothing looks at images."""
-    image_flat_R: Tensor | None
-    """Place of each row in image_T."""
+    by_image: PaddedView | None
+    """The computed rows as queries of all images, (I, Q) by group; None where nothing looks at images."""
     groups: Groups
 
     def pick(self, x_ND: Tensor) -> Tensor:
@@ -91,8 +87,8 @@ class Packing:
     """Packed row of token l of sequence s: all sequences, in the order they were given."""
     key_bias_SL: Tensor | None
     """As a bucket's, for all sequences."""
-    flat_N: Tensor
-    """Place of each packed token in grid_SL's rows, laid one after another: the way back."""
+    view: PaddedView
+    """The same: grid_SL's rows, laid one after another, and the way back."""
     all: Rows
     read: Rows
     """What is read behind the last layer; `all` unless it was told."""
@@ -141,7 +137,7 @@ class Layout:
             first_S=sent[first],
             grid_SL=sent[whole],
             key_bias_SL=None if bool((self.keys_S == length).all()) else _key_bias(sent[keys], length),
-            flat_N=sent[flat],
+            view=PaddedView.of(sent[whole].flatten(), sent[flat]),
             all=all_rows,
             read=all_rows if some is None else some.rows(sent),
         )
@@ -151,7 +147,7 @@ class _RowPlan:
     """Puts what `Rows` holds into a parcel, and takes it out again."""
 
     def __init__(self, layout: Layout, row_R: Index | None, parcel: Parcel, device_type: str) -> None:
-        self.layout, self.parcel = layout, parcel
+        self.layout, self.parcel, self.device_type = layout, parcel, device_type
         self.sequence_R = layout.sequence_N if row_R is None else layout.sequence_N[row_R]
         self.row = None if row_R is None else parcel.add(row_R)
         num_rows = len(self.sequence_R)
@@ -169,7 +165,7 @@ class _RowPlan:
             for number, part in enumerate(cut):
                 chosen = members[part]
                 keys.append(_grid(layout.start_S[chosen], layout.tokens_S[chosen]))
-                query = keys[-1] if row_R is None else row_R[_grid(self.start_S[chosen], self.queries_S[chosen])]
+                query = keys[-1] if row_R is None else _grid(self.start_S[chosen], self.queries_S[chosen])
                 query_T.append(query)
                 flat_S[chosen] = place + np.arange(len(chosen)) * query.shape[1]
                 place += query.size
@@ -193,7 +189,8 @@ class _RowPlan:
         start_I = np.cumsum(queries_I) - queries_I
         grids, flat_I, place = [], np.zeros_like(start_I), 0
         for group, part in _images_by_group(layout):
-            grid_IQ = _grid(start_I[part], queries_I[part])
+            width = _one_of_few(int(queries_I[part].max())) if self.device_type == "cuda" else None
+            grid_IQ = _grid(start_I[part], queries_I[part], width)
             flat_I[part] = place + np.arange(len(grid_IQ)) * grid_IQ.shape[1]
             place += grid_IQ.size
             grids.append(grid_IQ)
@@ -213,12 +210,10 @@ class _RowPlan:
             row_R=None if self.row is None else sent[self.row],
             first_S=sent[self.first],
             buckets=found,
+            queries=PaddedView.of(sent[self.query], sent[self.flat]),
             key_T=sent[self.key],
-            query_T=sent[self.query],
-            flat_R=sent[self.flat],
             images=self.images,
-            image_T=None if self.image_flat is None else sent[self.image],
-            image_flat_R=None if self.image_flat is None else sent[self.image_flat],
+            by_image=None if self.image_flat is None else PaddedView.of(sent[self.image], sent[self.image_flat]),
             groups=self.groups,
         )
 
@@ -301,12 +296,10 @@ def padded_packing(length_B: Tensor, shape: Sequence[int]) -> Packing:
         row_R=None,
         first_S=first_B,
         buckets=[Bucket(group=0, number=0, queries=size, keys=size, key_bias_SL=bias_B11L)],
+        queries=PaddedView.of(flat_N, flat_N),
         key_T=flat_N,
-        query_T=flat_N,
-        flat_R=flat_N,
         images=[],
-        image_T=None,
-        image_flat_R=None,
+        by_image=None,
         groups=Groups(numbers=(0,), rows=(captions * tokens,)),
     )
     return Packing(
@@ -314,7 +307,7 @@ def padded_packing(length_B: Tensor, shape: Sequence[int]) -> Packing:
         first_S=first_B,
         grid_SL=grid_BL,
         key_bias_SL=bias_B11L,
-        flat_N=flat_N,
+        view=rows.queries,
         all=rows,
         read=rows,
     )
@@ -338,10 +331,19 @@ def _images_by_group(layout: Layout) -> list[tuple[int, slice]]:
     return [(number, slice(start, end)) for (number, _), (start, end) in zip(groups, pairwise(edges), strict=True)]
 
 
-def _grid(start_R: Index, tokens_R: Index) -> Index:
-    """(R, W): so many numbers from each start, one row below the other, 0 behind them."""
-    place_W = np.arange(int(tokens_R.max()))
+def _grid(start_R: Index, tokens_R: Index, width: int | None = None) -> Index:
+    """(R, W): so many numbers from each start, one row below the other, 0 behind them. width: W (default: the most)."""
+    place_W = np.arange(int(tokens_R.max()) if width is None else width)
     return np.where(place_W < tokens_R[:, None], start_R[:, None] + place_W, 0)
+
+
+def _one_of_few(width: int) -> int:
+    """`width`, or a little more above 32: one of four in each octave. On a GPU, cuDNN plans attention anew, for tens of
+    milliseconds, for each shape that it has not met yet; and how many queries an image has differs in every step."""
+    if width <= 32:
+        return width
+    part = 1 << (width.bit_length() - 3)
+    return -(-width // part) * part
 
 
 def _shape(grid: Index) -> tuple[int, int]:

@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from tbps.nn.attention import attention
 from tbps.nn.dropout import Groups, Site, drop_rows
+from tbps.nn.patches import embed_patches
 
 FAR = -100.0
 """Added to the logit of two tokens of a shifted window that are no neighbours in the image (Swin's own number)."""
@@ -165,7 +166,7 @@ class SwinTransformer(nn.Module):
         groups: which images belong to which group of pairs (default: all to group 0), for `drop_path`.
         """
         groups = groups or Groups(numbers=(0,), rows=(image_BCHW.shape[0],))
-        x_BRCD = self.patch_norm(self.patch_embed(image_BCHW).permute(0, 2, 3, 1))
+        x_BRCD = self.patch_norm(embed_patches(self.patch_embed, image_BCHW))
         for stage in self.stages:
             for block in stage.blocks:  # type: ignore[union-attr]
                 if self.checkpointing and torch.is_grad_enabled():

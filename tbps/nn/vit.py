@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from tbps.nn.attention import attention, join_heads, split_heads
+from tbps.nn.patches import embed_patches
 
 PositionResize = Literal["bicubic", "bilinear", "open-clip"]
 
@@ -66,7 +67,7 @@ class VisionTransformer(nn.Module):
 
     def patches(self, image_BCHW: Tensor) -> Tensor:
         """(B, 3, H, W) normalised pixels to (B, N, D) embedded patches with positions, [CLS] not yet among them."""
-        return self.patch_embed(image_BCHW).flatten(2).transpose(1, 2) + self.positions[:, 1:]
+        return embed_patches(self.patch_embed, image_BCHW).flatten(1, 2) + self.positions[:, 1:]
 
     def encode(self, patch_BND: Tensor, *, keep_BK: Tensor | None = None, first_only: bool = False) -> Tensor:
         """Embedded patches, or only those at `keep_BK`, to (B, 1 + N or K, D); with first_only to [CLS] alone, (B, 1, D)."""

@@ -86,6 +86,8 @@ def compile_method(method: nn.Module, device: torch.device, *, cuda_graphs: bool
         logger.warning("loop.compile is left out, training goes on without it: %s", reasons[0])
         return None
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_GRAPHS)
+    # What the compiler stumbles over (as torch 2.11's does over BAMG's fusion) runs as it is, with torch's warning.
+    torch._dynamo.config.suppress_errors = True
     # LAIP takes a gradient in its forward pass and keeps the graph, whose backward may then not write over what it reads.
     torch._functorch.config.donated_buffer = False
     # Our floats are constants. Else torch takes them for inputs, traces all, finds that it cannot, and starts over.

@@ -6,34 +6,36 @@ import numpy as np
 import pytest
 import torch
 
-from tbps.nn.packing import Layout, Packing, Rows, lay_out, upload
+from tbps.nn.packing import Layout, Packing, Parcel, Rows, _RowPlan, lay_out, upload
 
 CPU = torch.device("cpu")
 
 
 def in_buckets(rows: Rows, x_N: torch.Tensor) -> torch.Tensor:
     """What self-attention makes of packed numbers if nothing attends to anything: into the buckets' views and back."""
-    return x_N[rows.query_T][rows.flat_R]
+    return rows.pick(x_N)[rows.queries.row_T][rows.queries.place_N]
 
 
 def by_image(rows: Rows, x_R: torch.Tensor) -> torch.Tensor:
-    assert rows.image_T is not None and rows.image_flat_R is not None
-    return x_R[rows.image_T][rows.image_flat_R]
+    assert rows.by_image is not None
+    return x_R[rows.by_image.row_T][rows.by_image.place_N]
 
 
-def grids(shapes: list[tuple[int, int]], x_T: torch.Tensor | None) -> list[torch.Tensor]:
+def grids(shapes: list[tuple[int, int]], x_T: torch.Tensor) -> list[torch.Tensor]:
     """The numbers of all views, view by view."""
-    assert x_T is not None and len(x_T) == sum(first * second for first, second in shapes)
+    assert len(x_T) == sum(first * second for first, second in shapes)
     parts = x_T.split([first * second for first, second in shapes])
     return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
 def image_grids(rows: Rows) -> list[torch.Tensor]:
-    return grids([view.queries for view in rows.images], rows.image_T)
+    assert rows.by_image is not None
+    return grids([view.queries for view in rows.images], rows.by_image.row_T)
 
 
 def query_grids(rows: Rows) -> list[torch.Tensor]:
-    return grids([bucket.queries for bucket in rows.buckets], rows.query_T)
+    row_T = rows.queries.row_T
+    return grids([bucket.queries for bucket in rows.buckets], row_T if rows.row_R is None else rows.row_R[row_T])
 
 
 def key_grids(rows: Rows) -> list[torch.Tensor]:
@@ -57,7 +59,7 @@ def test_padded_view_and_back(seed: int, images: int | None) -> None:
     again = packed[packing.grid_SL]
     for sequence, length in enumerate(tokens):
         assert torch.equal(again[sequence, :length], padded[sequence, :length])
-    assert torch.equal(again.flatten()[packing.flat_N], packed)
+    assert torch.equal(packing.view.collect(packing.view.lay(packed[:, None]))[:, 0], packed)
     assert torch.equal(in_buckets(packing.all, packed), packed)
     assert torch.equal(packed[packing.first_S], padded[:, 0])
     assert torch.equal(packing.position_N, torch.from_numpy(layout.position_N))
@@ -183,3 +185,43 @@ def test_upload_keeps_arrays_apart() -> None:
     parts = upload([np.array([[1, 2], [3, 4]]), np.zeros(0, np.int64), np.array([True, False])], CPU)
     assert [part.tolist() for part in parts] == [[1, 2, 3, 4], [], [1, 0]]
     assert all(part.dtype == torch.int64 for part in parts)
+
+
+@pytest.mark.parametrize("share", [None, 0.3])
+@pytest.mark.parametrize("seed", range(3))
+def test_gathers_have_the_gradients_of_torchs_own(seed: int, share: float | None) -> None:
+    layout, tokens, _ = random_groups(seed)
+    read = None if share is None else np.random.default_rng(seed).choice(tokens.sum(), int(share * tokens.sum()))
+    rows = layout.to(CPU, read=read).read
+    assert rows.by_image is not None
+    for view in (rows.queries, rows.by_image, layout.to(CPU).view):
+        x_ND = torch.randn(len(view.place_N), 3, dtype=torch.float64, requires_grad=True)
+        weight_TD = torch.randn(len(view.row_T), 3, dtype=torch.float64)
+        assert view.padding_T1 is not None and int(view.padding_T1.sum()) == len(view.row_T) - len(view.place_N)
+        kept_TD = weight_TD.masked_fill(view.padding_T1, 0)  # nothing that is read depends on padding
+        ours, torchs = view.lay(x_ND), x_ND.index_select(0, view.row_T)
+        assert torch.equal(ours, torchs)
+        for power in (1, 2):  # 2: its gradient depends on x, and is differentiated again
+            totals = [(laid**power * kept_TD).sum() for laid in (ours, torchs)]
+            found, expected = (torch.autograd.grad(total, x_ND, create_graph=True)[0] for total in totals)
+            assert torch.allclose(found, expected, rtol=1e-12)
+        again, expected = (torch.autograd.grad(each.square().sum(), x_ND)[0] for each in (found, expected))
+        assert torch.allclose(again, expected, rtol=1e-12)
+        laid_TD = torch.randn(len(view.row_T), 3, dtype=torch.float64, requires_grad=True)
+        ours, torchs = view.collect(laid_TD), laid_TD.index_select(0, view.place_N)
+        assert torch.equal(ours, torchs)
+        found, expected = (torch.autograd.grad((each**2).sum(), laid_TD)[0] for each in (ours, torchs))
+        assert torch.equal(found, expected)
+
+
+def test_a_view_without_padding_masks_nothing() -> None:
+    assert lay_out([3, 3]).to(CPU).view.padding_T1 is None
+
+
+@pytest.mark.parametrize(("most", "width"), [(32, 32), (33, 40), (40, 40), (50, 56), (65, 80), (100, 112), (200, 224)])
+def test_on_a_gpu_queries_of_images_have_one_of_few_widths(most: int, width: int) -> None:
+    """cuDNN plans attention anew for each."""
+    layout = lay_out([most, 1], image=[0, 1], num_images=2)
+    parcel = Parcel()
+    assert [view.queries for view in _RowPlan(layout, None, parcel, "cuda").images] == [(2, width)]
+    assert [view.queries for view in _RowPlan(layout, None, parcel, "cpu").images] == [(2, most)]

@@ -6,7 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tiny_encoders import tiny_vit
+from torch import nn
 
+from tbps.nn.patches import as_product, embed_patches
 from tbps.nn.vit import VisionTransformer, resize_positions
 
 
@@ -21,6 +23,19 @@ def test_patches_are_embedded_in_raster_order() -> None:
             pixels = image[:, :, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4]
             expected = F.linear(pixels.flatten(1), vit.patch_embed.weight.flatten(1), vit.patch_embed.bias)
             assert torch.allclose(found[:, number], expected + vit.positions[0, 1 + number], atol=1e-5)
+
+
+@pytest.mark.parametrize("image_px", [(16, 8), (19, 10)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_patches_as_one_product_are_those_of_the_convolution(image_px: tuple[int, int], bias: bool) -> None:
+    layer = nn.Conv2d(3, 12, kernel_size=4, stride=4, bias=bias)
+    image = torch.randn(2, 3, *image_px)
+    expected = embed_patches(layer, image)
+    found = as_product(layer, image)
+    assert found.shape == (2, 4, 2, 12)
+    assert torch.allclose(found, expected, atol=1e-5)
+    weight_of = [torch.autograd.grad(x.square().sum(), layer.weight)[0] for x in (found, expected)]
+    assert torch.allclose(*weight_of, rtol=1e-4, atol=1e-3)
 
 
 def test_kept_patches_are_encoded_as_if_the_others_did_not_exist() -> None:

@@ -164,12 +164,12 @@ class LaipMethod(AlbefFamily):
         attentions: dict[str, Attention] = {"forward": "forward"}
         if self.attention != "forward":
             attentions |= {"backward": "backward", "weights": self.attention}
-        flat_M = phrases.per_image.all.image_flat_R
-        assert flat_M is not None
+        by_image = phrases.per_image.all.by_image
+        assert by_image is not None
         return PhraseMaps(
             table=phrases.table,
             maps_MN={
-                name: self._patch_weights(looks, attention).flatten(0, 1).index_select(0, flat_M)
+                name: self._patch_weights(looks, attention).flatten(0, 1).index_select(0, by_image.place_N)
                 for name, attention in attentions.items()
             },
         )
@@ -230,8 +230,8 @@ class LaipMethod(AlbefFamily):
     def _by_image(self, x_MD: Tensor, phrases: Phrases, record: CrossRecord) -> Tensor:
         """(M, D) to (I, H, Q, d); places without a phrase repeat the first one, and are never read."""
         images = phrases.per_image.all
-        assert images.image_T is not None
-        x_IQD = x_MD.index_select(0, images.image_T).view(*images.images[0].queries, -1)
+        assert images.by_image is not None
+        x_IQD = images.by_image.lay(x_MD).view(*images.images[0].queries, -1)
         return split_heads(x_IQD, record.key_IHPd.shape[1])
 
     def _patch_weights(self, looks: Looks, attention: Attention) -> Tensor:
@@ -243,8 +243,8 @@ class LaipMethod(AlbefFamily):
         """The image as each phrase sees it: (M, E) unit rows (Eq. 8)."""
         weight_IQN = self._patch_weights(looks, self.attention)
         guided_IQD = weight_IQN.to(token_BPD.dtype) @ token_BPD[:, 1:]
-        assert phrases.per_image.all.image_flat_R is not None
-        guided_MD = guided_IQD.flatten(0, 1).index_select(0, phrases.per_image.all.image_flat_R)
+        assert phrases.per_image.all.by_image is not None
+        guided_MD = phrases.per_image.all.by_image.collect(guided_IQD.flatten(0, 1))
         return self.online.image_feature(guided_MD[:, None])
 
     # -- losses ------------------------------------------------------------------------------------------------------------

@@ -98,8 +98,8 @@ def looks_of(method: Any, batch: Batch, draws: Draws, layer: int) -> tuple[Any, 
         record_layer=layer,
     )
     looks = method.look(phrases, crossed)
-    flat = phrases.per_image.all.image_flat_R
-    return tuple(x.flatten(0, 1).index_select(0, flat) for x in (looks.forward_IQP, looks.backward_IQP))
+    by_image = phrases.per_image.all.by_image
+    return tuple(x.flatten(0, 1).index_select(0, by_image.place_N) for x in (looks.forward_IQP, looks.backward_IQP))
 
 
 def naive_local_losses(method: Any, batch: Batch, draws: Draws, config: Laip) -> dict[str, Tensor]:
