@@ -11,11 +11,12 @@ Everything is computed on the host from lengths it knows, and travels to the dev
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -24,6 +25,8 @@ from tbps.nn.dropout import Groups
 from tbps.nn.padded_view import PaddedView
 
 Index = NDArray[np.int64]
+_MASKED = -10_000.0
+"""Added to the logits of keys that are not attended (BERT's own number)."""
 
 
 @dataclass(kw_only=True)
@@ -39,7 +42,7 @@ class Bucket:
     keys: tuple[int, int]
     """S and L."""
     key_bias_SL: Tensor | None
-    """(S, 1, 1, L) float: 0 for attended keys, -10000 for others (BERT's own number); None when all are attended."""
+    """(S, 1, 1, L) float: 0 for attended keys, -10000 for others; None when all are attended."""
 
 
 @dataclass(kw_only=True)
@@ -290,7 +293,7 @@ def padded_packing(length_B: Tensor, shape: Sequence[int]) -> Packing:
     place_L = torch.arange(tokens, device=length_B.device)
     first_B = torch.arange(captions, device=length_B.device) * tokens
     grid_BL = first_B[:, None] + place_L
-    bias_B11L = ((place_L >= length_B[:, None]) * -10_000.0)[:, None, None, :]
+    bias_B11L = ((place_L >= length_B[:, None]) * _MASKED)[:, None, None, :]
     flat_N, size = grid_BL.flatten(), (captions, tokens)
     rows = Rows(
         row_R=None,
@@ -310,6 +313,29 @@ def padded_packing(length_B: Tensor, shape: Sequence[int]) -> Packing:
         view=rows.queries,
         all=rows,
         read=rows,
+    )
+
+
+def widened(packing: Packing, *, rows: int, multiple: int) -> Packing:
+    """The view of all sequences with so many more packed rows behind the others, and a width that is a multiple: made on the
+    device, where shapes must be few. What `all` and `read` say stays as it was.
+
+    An added row lies in padding, of which every sequence has some then: nothing attends to it, and no gradient comes back.
+    """
+    sequences, length = packing.grid_SL.shape
+    width = (length // multiple + 1) * multiple
+    grid_SL = F.pad(packing.grid_SL, (0, width - length))
+    place_N = packing.view.place_N
+    place_N = place_N.div(length, rounding_mode="floor") * width + place_N.remainder(length)
+    padding_T1 = torch.ones(sequences * width, 1, dtype=torch.bool, device=place_N.device).index_fill_(0, place_N, 0)
+    bias_SL = packing.key_bias_SL
+    if bias_SL is None:
+        bias_SL = torch.zeros(sequences, 1, 1, length, device=place_N.device)
+    return replace(
+        packing,
+        grid_SL=grid_SL,
+        key_bias_SL=F.pad(bias_SL, (0, width - length), value=_MASKED),
+        view=PaddedView(row_T=grid_SL.flatten(), place_N=F.pad(place_N, (0, rows), value=width - 1), padding_T1=padding_T1),
     )
 
 
@@ -357,4 +383,4 @@ def _joined(grids: list[Index]) -> Index:
 
 def _key_bias(keys_S: Tensor, length: int) -> Tensor:
     masked_SL = torch.arange(length, device=keys_S.device) >= keys_S[:, None]
-    return (masked_SL * -10_000.0)[:, None, None, :]
+    return (masked_SL * _MASKED)[:, None, None, :]

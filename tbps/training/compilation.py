@@ -4,8 +4,8 @@ What is compiled are methods of modules, in place: names of parameters, and so c
 graph, since each call of a compiled part costs the host about as much as several operations. Where units are dropped the
 host draws their random numbers (tbps/nn/dropout.py), which no graph can hold: of BERT's and Swin's layers what lies between
 two such places is compiled. Packed captions have another length in every step; their graphs take any length, and nothing is
-padded but where CUDA graphs are recorded, one for each length. Evaluations run without graphs: their batches would ask for
-many more.
+padded but where CUDA graphs are recorded, one for each of a few shapes. Evaluations run without graphs: their batches would
+ask for many more.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from tbps.nn.clip_image import ClipImageTower
 from tbps.nn.cross_former import CrossFormer
 from tbps.nn.fusion_block import FusionBlock
 from tbps.nn.mae_decoder import DecoderBlock, MaeDecoder
+from tbps.nn.packing import Packing, widened
 from tbps.nn.swin import SwinBlock
 from tbps.nn.vit import VisionTransformer, VitBlock
 from tbps.training.distributed import gather_objects
@@ -49,8 +50,8 @@ _PARTS: tuple[tuple[type[nn.Module], str, bool, str], ...] = (
 """Modules, the method of theirs that is compiled, whether its lengths differ from step to step, and its name in the log."""
 _BLOCKS = (VitBlock, ClipBlock, FusionBlock, DecoderBlock)
 """What stacks hold, and compute again in backward where activation checkpointing is on."""
-ROWS = 256
-"""Packed tokens are padded to a multiple of so many where CUDA graphs are recorded."""
+ROWS, PLACES = 256, 16
+"""Packed tokens, and the width of their padded view, are padded to multiples of so many where CUDA graphs are recorded."""
 _MOST_GRAPHS = 64
 """Of one method of a class, after which torch runs it as it is: stages, widths, with and without gradients."""
 
@@ -100,11 +101,11 @@ def compile_method(method: nn.Module, device: torch.device, *, cuda_graphs: bool
         cuda_graphs = False
     names: Counter[str] = Counter()
     for module, name, ragged, words in _parts(method):
-        by_row = isinstance(module, BertLayer)
-        recorded = cuda_graphs and (by_row or not ragged)
+        padded = _PADDED.get(type(module)) if ragged else None
+        recorded = cuda_graphs and (padded is not None or not ragged)
         mode = "reduce-overhead" if recorded else None
         made = torch.compile(getattr(module, name), backend=BACKEND, dynamic=ragged, mode=mode)
-        setattr(module, name, in_multiples(made) if recorded and by_row else made)
+        setattr(module, name, padded(made) if recorded and padded else made)
         names[words + ", as CUDA graphs" * recorded] += 1
     if not names:
         logger.warning("loop.compile has no effect: this method has none of the layers that are compiled")
@@ -122,6 +123,35 @@ def in_multiples(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Ten
         return function(F.pad(x_RD, (0, 0, 0, added)))[: len(x_RD)] if added else function(x_RD)
 
     return padded
+
+
+def in_few_shapes(blocks: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """`ClipBlocks.forward`, called with a multiple of `ROWS` packed rows and a padded view whose width is one of `PLACES`: a
+    graph is recorded for each pair of them. What becomes of added rows is dropped."""
+
+    def padded(
+        x: Tensor,
+        packing: Packing | None = None,
+        *,
+        causal: bool = False,
+        first_only: bool = False,
+        rows_S: Tensor | None = None,
+    ) -> Tensor:
+        if packing is None:
+            return blocks(x, causal=causal, first_only=first_only)
+        added = -len(x) % ROWS
+        wide = widened(packing, rows=added, multiple=PLACES)
+        found = blocks(F.pad(x, (0, 0, 0, added)), wide, causal=causal, first_only=first_only, rows_S=rows_S)
+        return found[: len(x)] if rows_S is None else found
+
+    return padded
+
+
+_PADDED: dict[type[nn.Module], Callable[[Callable[..., Tensor]], Callable[..., Tensor]]] = {
+    BertLayer: in_multiples,
+    ClipBlocks: in_few_shapes,
+}
+"""How modules whose lengths differ are called where CUDA graphs of them are recorded; of others none are."""
 
 
 def put_back(method: nn.Module) -> None:
