@@ -192,8 +192,7 @@ class _RowPlan:
         start_I = np.cumsum(queries_I) - queries_I
         grids, flat_I, place = [], np.zeros_like(start_I), 0
         for group, part in _images_by_group(layout):
-            width = _one_of_few(int(queries_I[part].max())) if self.device_type == "cuda" else None
-            grid_IQ = _grid(start_I[part], queries_I[part], width)
+            grid_IQ = _grid(start_I[part], queries_I[part], few=self.device_type == "cuda")
             flat_I[part] = place + np.arange(len(grid_IQ)) * grid_IQ.shape[1]
             place += grid_IQ.size
             grids.append(grid_IQ)
@@ -357,9 +356,10 @@ def _images_by_group(layout: Layout) -> list[tuple[int, slice]]:
     return [(number, slice(start, end)) for (number, _), (start, end) in zip(groups, pairwise(edges), strict=True)]
 
 
-def _grid(start_R: Index, tokens_R: Index, width: int | None = None) -> Index:
-    """(R, W): so many numbers from each start, one row below the other, 0 behind them. width: W (default: the most)."""
-    place_W = np.arange(int(tokens_R.max()) if width is None else width)
+def _grid(start_R: Index, tokens_R: Index, *, few: bool = False) -> Index:
+    """(R, W): so many numbers from each start, one row below the other, 0 behind them. few: W is `_one_of_few`."""
+    most = int(tokens_R.max())
+    place_W = np.arange(_one_of_few(most) if few else most)
     return np.where(place_W < tokens_R[:, None], start_R[:, None] + place_W, 0)
 
 
