@@ -20,12 +20,13 @@ class Loop:
     activation_checkpointing: bool = field(default=False, metadata=PLACE)
     """Recompute encoder blocks in backward: less memory, the same losses."""
     compile: bool = field(default=False, metadata=PLACE)
-    """torch.compile for encoders and cross layers, of every method; where that is not possible, without. The first step
-    takes minutes longer; BERT's layers are compiled between their places of dropout alone."""
+    """torch.compile for encoders and cross layers, of every method; without it where it is not possible, or for a part that
+    the compiler stumbles over, and that is said. The first step takes minutes longer; BERT's layers are compiled between
+    their places of dropout alone."""
     cuda_graphs: bool = field(default=False, metadata=PLACE)
     """Beside `compile`: record compiled parts of fixed shape as CUDA graphs and play them back, for small batches, which the
-    host's launches limit; BERT's feed-forward layers get a multiple of 256 tokens, which changes no loss. More memory;
-    without a GPU it is left out."""
+    host's launches limit; BERT's feed-forward layers and CLIP's text blocks get a multiple of 256 tokens, which changes no
+    loss. More memory; without a GPU it is left out."""
     log_steps: Count = field(default=50, metadata=PLACE)
     """Steps between two lines of the log."""
     profile: Annotated[int, Range(0, because="0 profiles nothing")] = field(default=0, metadata=PLACE)

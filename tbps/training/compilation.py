@@ -62,7 +62,7 @@ class Compiled:
     def __init__(self, names: Counter[str], *, cuda_graphs: bool) -> None:
         self.names, self.cuda_graphs = names, cuda_graphs
         """By their names in the log, how many there are; whether some are recorded as CUDA graphs."""
-        self._graphs = 0
+        self._graphs = self._failed = 0
 
     def begin_step(self) -> None:
         """Before each step: what CUDA graphs gave in the one before may be written over from here on."""
@@ -70,10 +70,17 @@ class Compiled:
             torch.compiler.cudagraph_mark_step_begin()
 
     def tell(self, step: int) -> None:
-        """Say after a step whether it made graphs; the first ones do, later ones hardly ever."""
+        """Say after a step what it compiled (the first ones do, later ones hardly ever), and what could not be compiled."""
         if (graphs := num_graphs()) > self._graphs:
             logger.info("step %d: %d graphs compiled, %d in all, in %.1f s", step, graphs - self._graphs, graphs, _spent_s())
             self._graphs = graphs
+        if (failed := num_failed()) > self._failed:
+            logger.warning(
+                "step %d: %d functions could not be compiled and run as they are; PyTorch's warnings above say why",
+                step,
+                failed,
+            )
+            self._failed = failed
 
 
 def compile_method(method: nn.Module, device: torch.device, *, cuda_graphs: bool = False) -> Compiled | None:
@@ -178,6 +185,12 @@ def why_not(device: torch.device) -> str:
 def num_graphs() -> int:
     """Graphs that this process has compiled."""
     return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+
+
+def num_failed() -> int:
+    """Functions that this process tried to compile, and could not."""
+    frames = torch._dynamo.utils.counters["frames"]
+    return int(frames["total"] - frames["ok"])
 
 
 def _trial(number: Tensor) -> Tensor:

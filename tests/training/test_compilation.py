@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,7 +28,7 @@ from real_methods import build, run_of  # noqa: E402
 from real_step import RealStep  # noqa: E402
 
 from tbps.training import compilation  # noqa: E402
-from tbps.training.compilation import compile_method, num_graphs, put_back, without_graphs  # noqa: E402
+from tbps.training.compilation import compile_method, num_failed, num_graphs, put_back, without_graphs  # noqa: E402
 from tbps.training.loop import train  # noqa: E402
 
 CPU = torch.device("cpu")
@@ -87,7 +88,7 @@ def test_losses_and_gradients_are_the_same_and_graphs_few(
             if step < 2:
                 _assert_same_gradients(compiled.method, plain.method)
             told.tell(step + 1)
-    assert list(compiled.method.state_dict()) == names
+    assert list(compiled.method.state_dict()) == names and num_failed() == 0
     assert 2 <= num_graphs() - made <= MOST_GRAPHS[recipe]
     said = re.findall(r"step (\d+): \d+ graphs compiled, (\d+) in all, in (\d+\.\d) s", caplog.text)
     assert said[-1][1] == str(num_graphs()) and float(said[-1][2]) > 0
@@ -112,6 +113,27 @@ def test_evaluation_makes_no_graphs_and_parts_can_be_put_back() -> None:
     put_back(steps.method)
     steps.step()
     assert num_graphs() == made
+
+
+def test_a_part_that_the_compiler_stumbles_over_runs_as_it_is_and_that_is_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def stumble(graph: torch.fx.GraphModule, _inputs: list[torch.Tensor]) -> Callable[..., Any]:
+        if len(graph.graph.nodes) > 20:  # not over the trial
+            raise AssertionError("of the compiler's own")
+        return graph.forward
+
+    monkeypatch.setattr(compilation, "BACKEND", stumble)
+    steps, plain = (steps_of("clip", checkpointing=False) for _ in range(2))
+    told = compile_method(steps.method, CPU)
+    assert told is not None
+    steps.step()
+    plain.step()
+    assert steps.losses == pytest.approx(plain.losses, rel=1e-6)
+    told.tell(1)
+    told.tell(2)
+    said = [message for message in caplog.messages if "could not be compiled" in message]
+    assert len(said) == 1 and re.fullmatch(r"step 1: \d+ functions could not be compiled and run as they are; .*", said[0])
 
 
 @pytest.mark.parametrize(
