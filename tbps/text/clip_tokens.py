@@ -198,4 +198,4 @@ def _open_clip() -> Any:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module._tokenizer
+    return getattr(module, "_tokenizer", None) or module.SimpleTokenizer()
