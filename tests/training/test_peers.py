@@ -91,10 +91,16 @@ def test_a_step_and_a_batch_that_take_longer_than_the_timeout_are_no_hang(tmp_pa
         assert [process.wait(120) for process in processes] == [0, 0], log_of(runs)
 
 
-def _stop_everybody(processes: list[Ready], *, stop_s: float) -> list[int]:
+STOPPED = 600
+"""Steps of a run that is stopped behind its twentieth."""
+
+
+def _stop_everybody(processes: list[Ready], runs: Path, *, stop_s: float) -> list[int]:
     """As a suspended job; the exit statuses."""
+    wait_for_log(runs, f"step 20/{STOPPED}")
     for process in processes:
         process.send_signal(signal.SIGSTOP)
+    assert f"step {STOPPED}/{STOPPED}" not in log_of(runs), "it had ended before it was stopped"
     time.sleep(stop_s)
     for process in processes:
         process.send_signal(signal.SIGCONT)
@@ -104,17 +110,15 @@ def _stop_everybody(processes: list[Ready], *, stop_s: float) -> list[int]:
 @pytest.mark.slow
 def test_everybody_stopped_and_continued_goes_on(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
-    with _started(runs, steps=200, save_steps=0, every_epochs=0.0, timeout_s=TIMEOUT_S) as processes:
-        wait_for_log(runs, "step 20/200")
-        assert _stop_everybody(processes, stop_s=TIMEOUT_S + 3) == [0, 0], log_of(runs)
+    with _started(runs, steps=STOPPED, save_steps=0, every_epochs=0.0, timeout_s=TIMEOUT_S) as processes:
+        assert _stop_everybody(processes, runs, stop_s=TIMEOUT_S + 3) == [0, 0], log_of(runs)
 
 
 @pytest.mark.slow
 def test_everybody_stopped_for_longer_than_collectives_wait_goes_on_or_is_started_again(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
-    with _started(runs, steps=200, save_steps=0, every_epochs=0.0, timeout_s=TIMEOUT_S) as processes:
-        wait_for_log(runs, "step 20/200")
-        statuses = _stop_everybody(processes, stop_s=2 * TIMEOUT_S + 3)
+    with _started(runs, steps=STOPPED, save_steps=0, every_epochs=0.0, timeout_s=TIMEOUT_S) as processes:
+        statuses = _stop_everybody(processes, runs, stop_s=2 * TIMEOUT_S + 3)
         # Whether a collective was under way when they were stopped is chance.
         assert statuses in ([0, 0], [LOST_EXIT, LOST_EXIT]), log_of(runs)
         told = re.search(r"everybody was stopped for \d\d s, longer than a collective waits", log_of(runs))
