@@ -118,7 +118,7 @@ class Timing:
 
 
 def time_steps(
-    step: Callable[[], Any], device: torch.device, *, warm: int = 3, seconds: float = 1.5, most: int = 20
+    step: Callable[[], Any], device: torch.device, *, warm: int = BATCHES, seconds: float = 1.5, most: int = 20
 ) -> Timing:
     """Run `step` so often as fits into some seconds, two times at least, after some that do not count."""
     if device.type == "cuda":

@@ -133,22 +133,15 @@ def in_multiples(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Ten
 
 
 def in_few_shapes(blocks: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """`ClipBlocks.forward`, called with a multiple of `ROWS` packed rows and a padded view whose width is one of `PLACES`: a
-    graph is recorded for each pair of them. What becomes of added rows is dropped."""
+    """`ClipBlocks.forward`, called with a multiple of `ROWS` packed rows and a padded view whose width is a multiple of
+    `PLACES`: a graph is recorded for each pair of them. What becomes of added rows is dropped."""
 
-    def padded(
-        x: Tensor,
-        packing: Packing | None = None,
-        *,
-        causal: bool = False,
-        first_only: bool = False,
-        rows_S: Tensor | None = None,
-    ) -> Tensor:
+    def padded(x: Tensor, packing: Packing | None = None, *, rows_S: Tensor | None = None, **more: bool) -> Tensor:
         if packing is None:
-            return blocks(x, causal=causal, first_only=first_only)
+            return blocks(x, **more)
         added = -len(x) % ROWS
         wide = widened(packing, rows=added, multiple=PLACES)
-        found = blocks(F.pad(x, (0, 0, 0, added)), wide, causal=causal, first_only=first_only, rows_S=rows_S)
+        found = blocks(F.pad(x, (0, 0, 0, added)), wide, rows_S=rows_S, **more)
         return found[: len(x)] if rows_S is None else found
 
     return padded

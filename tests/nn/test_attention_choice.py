@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tbps.nn.attention import FEW_KEYS, attention
 from tbps.nn.dropout import Site
@@ -56,3 +57,19 @@ def test_the_fused_kernel_runs_where_it_pays(precision: Callable[[str], None], m
     precision("medium")
     attention(query, key, value)
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize("ragged", [True, False])
+def test_on_a_gpu_shapes_that_never_come_again_are_not_planned(ragged: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """cuDNN's kernel is left out for these alone, and for the one call."""
+    allowed: list[bool] = []
+
+    def spy(query: torch.Tensor, *_arguments: Any, **_rest: Any) -> torch.Tensor:
+        allowed.append(torch.backends.cuda.cudnn_sdp_enabled())
+        return query
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
+    with FakeTensorMode():
+        query = torch.empty(2, 3, 5, 8, device="cuda", dtype=torch.bfloat16)
+        attention(query, query, query, ragged=ragged)
+    assert allowed == [not ragged] and torch.backends.cuda.cudnn_sdp_enabled()
